@@ -7836,11 +7836,16 @@ def fits_path(path: str, glob: str) -> bool:
 
 
 def is_plain_path(path: str) -> bool:
-    """Whether a path is the same to all who read it: no dots to go up, nothing hidden by %."""
+    """Whether a path is the same to all who read it: no dots to go up, nothing hidden by %.
+
+    Nor a % that is one only once it is decoded, or what some take for an end, or as no ASCII.
+    """
     lower = path.lower()
     odd = ("//", "\\", "%2e", "%2f", "%5c", "%00", ";")
     is_up = any(each in (".", "..") for each in lower.split("/"))
-    return not is_up and not any(each in lower for each in odd) and path.startswith("/")
+    is_hidden = re.search("%(?:25|3f|23|0[9ad]|20|u|[89a-f])", lower) is not None
+    is_odd = is_hidden or any(each in lower for each in odd)
+    return not is_up and not is_odd and path.startswith("/")
 
 
 def find_proxy_fault(
@@ -19483,8 +19488,12 @@ class Keyholder:
         caller = session.caller or self.identify(session)
         if self.holding.log:
             self.holding.log.write(request, caller, outcome)
+<<<<<<< HEAD
         is_guest = session.grant or request["op"] == "bunker" or request.get("child")
         if is_guest and outcome != "ok":
+=======
+        if outcome != "ok" and (session.grant or request["op"] == "proxy"):
+>>>>>>> 2936e80 (The proxy: no answer that is another's, no hidden request, and who has no token costs nothing)
             return  # who gets nothing keeps nothing open
         autolock = self.holding.autolock
         autolock.used = uptime()
@@ -23341,8 +23350,13 @@ class ProxiedUses:
             return []
         return sets + ([self.given[name]] if name in self.given else [])
 
-    def find_fault(self, vault: Vault, guards: Guards, name: str) -> AvaultError | None:
-        """Why a key does not go by the proxy at all; None where it may."""
+    def find_fault(
+        self, vault: Vault, guards: Guards, name: str, is_counted: bool = False
+    ) -> AvaultError | None:
+        """Why a key does not go by the proxy at all; None where it may.
+
+        That no use is left, is none for one that `is_counted` already.
+        """
         group, _, key = name.partition("/")
         rules, found = guards.rules_of(guards.of(name)), vault.secrets(group, key)
         if rules.ask is not None or any(is_sealed(each.value) for each in found):
@@ -23357,8 +23371,12 @@ class ProxiedUses:
         if len(value.encode()) < SHORTEST_PROXIED:
             said = f"{name} is too short for the proxy (under {SHORTEST_PROXIED} bytes)"
             return Denied(said, "it could not be told from other text in an answer")
+        now, others = time.time(), join_rules([rules])
+        others.times = None
+        if is_counted and others.lets("proxy", now):
+            return None
         try:
-            check(guards, name, "proxy", time.time())
+            check(guards, name, "proxy", now)
         except Denied as error:
             return error
         return None
@@ -23429,8 +23447,7 @@ class ProxiedUses:
         group, _, key = name.partition("/")
         vault.secrets(group, key)
         rules = guards.rules_of(guards.of(name))
-        fault = self.find_fault(vault, guards, name)
-        if fault and not (is_counted and rules.times == 0):
+        if fault := self.find_fault(vault, guards, name, is_counted):
             raise fault
         asked = read_asked(message)
         said = find_proxy_fault(

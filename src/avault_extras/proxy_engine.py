@@ -44,8 +44,12 @@ from mitmproxy.addons.proxyserver import Proxyserver  # noqa: E402
 from mitmproxy.addons.tlsconfig import TlsConfig  # noqa: E402
 from mitmproxy.master import Master  # noqa: E402
 from mitmproxy.proxy import mode_servers  # noqa: E402
+from mitmproxy.proxy.layers import websocket  # noqa: E402
 from mitmproxy.proxy.layers.http import _http1, _http2  # noqa: E402
+from wsproto.events import CloseConnection, Ping, Pong  # noqa: E402
 
+LONGEST_EARLY = 1 << 16  # bytes that a client may send before it is let through to a host
+LONGEST_CONTROL = 125  # bytes of a control frame (RFC 6455, 5.5)
 LIFE = datetime.timedelta(days=90)  # of the authority, which ends with the process long before
 ROOTS = (  # where systems keep the authorities that they trust, as one file
     "/etc/ssl/certs/ca-certificates.crt",
@@ -94,21 +98,19 @@ class Authority:
         name = x509.Name(
             [x509.NameAttribute(x509.NameOID.COMMON_NAME, f"avault {os.urandom(4).hex()}")]
         )
-        permitted = list[x509.GeneralName]()
-        addresses = list[Any]()
+        names, addresses = list[x509.GeneralName](), list[x509.GeneralName]()
         for host in sorted({*hosts}):
             try:
-                addresses.append(ipaddress.ip_network(host))
+                addresses.append(x509.IPAddress(ipaddress.ip_network(host)))
             except ValueError:
-                permitted.append(x509.DNSName(host.removeprefix("*.")))
-        permitted += [x509.IPAddress(each) for each in addresses]
-        excluded = list[x509.GeneralName]()
+                names.append(x509.DNSName(host.removeprefix("*.")))
+        if not names:  # a kind of which nothing is permitted is permitted as a whole
+            names.append(x509.DNSName("none.invalid"))
+        permitted, excluded = names + addresses, list[x509.GeneralName]()
         if not addresses:
             excluded = [
                 x509.IPAddress(ipaddress.ip_network(each)) for each in ("0.0.0.0/0", "::/0")
             ]
-        elif all(isinstance(each, x509.IPAddress) for each in permitted):
-            permitted.append(x509.DNSName("none.invalid"))
         now = datetime.datetime.now(datetime.UTC)
         public = self.key.public_key()
         self.certificate = (
@@ -208,6 +210,60 @@ def is_global(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
+def send_with_end(self: Any, event: Any) -> Any:
+    """Send a request of HTTP/2 by HTTP/1.1, so that its end shows: mitmproxy adds nothing to it.
+
+    A body of no length goes in chunks (RFC 9112, 7.1), and no other request after it. In the place
+    of the `send` of mitmproxy's Http1Client.
+    """
+    if isinstance(event, _http1.RequestHeaders) and event.request.is_http2:
+        request = event.request = event.request.copy()
+        if not event.end_stream and "content-length" not in request.headers:
+            request.headers["transfer-encoding"] = "chunked"
+        request.headers["connection"] = "close"
+    yield from SEND(self, event)
+
+
+SEND = _http1.Http1Client.send
+
+
+class SparingWebSocket(websocket.WebsocketConnection):  # type: ignore[misc]
+    """An end of a WebSocket that has secrets taken out of pings, and of the reason of its end.
+
+    mitmproxy shows these to no addon. One process has one session, and so one `answers`.
+    """
+
+    answers: Any = None
+
+    def send2(self, event: Any) -> Any:
+        """As of mitmproxy's; what is no secret stays, for a pong has what its ping had."""
+        if isinstance(event, Ping | Pong):
+            payload = self.answers.clean(self.conn, bytes(event.payload))
+            event = type(event)(payload[:LONGEST_CONTROL])
+        elif isinstance(event, CloseConnection) and event.reason:
+            reason = self.answers.clean(self.conn, event.reason.encode())
+            event = CloseConnection(event.code, reason.decode(errors="replace"))
+        return super().send2(event)
+
+
+class Early:
+    """A client's stream, until it `is_known`: what comes before that is no more than a head."""
+
+    def __init__(self, reader: asyncio.StreamReader, is_known: Callable[[], bool]) -> None:
+        self.reader, self.is_known, self.left = reader, is_known, LONGEST_EARLY
+
+    async def read(self, size: int) -> bytes:
+        """As of a stream; its end, where too much came."""
+        if self.is_known():
+            return await self.reader.read(size)
+        data = await self.reader.read(min(size, self.left)) if self.left else b""
+        self.left -= len(data)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reader, name)
+
+
 class Peer:
     """A stream's writer that says who the client is, where the socket has no address to tell.
 
@@ -243,18 +299,28 @@ class Engine:
         logging.disable(logging.CRITICAL)  # it logs headers; ours are the keyholder's lines
         for module in (_http1, _http2):
             module.format_error = render_error
+        _http1.Http1Client.send = send_with_end
+        SparingWebSocket.answers = gate.answers
+        websocket.WebsocketConnection = SparingWebSocket
         loop.is_let = gate.is_ruled
         self.master = Master(options.Options(), loop)
         self.proxies = Proxyserver()
         self.master.addons.add(
-            Core(), gate, self.proxies, DisableH2C(), NextLayer(), Greeter(authority, gate)
+            Core(),
+            gate,
+            gate.answers,
+            self.proxies,
+            DisableH2C(),
+            NextLayer(),
+            Greeter(authority, gate),
         )
         wanted = {**OPTIONS, "ssl_verify_upstream_trusted_ca": roots}
         known = self.master.options.keys()
         self.master.options.update(**{name: wanted[name] for name in wanted if name in known})
         self.instance = mode_servers.ServerInstance.make("regular", self.proxies)
         self.count = 0
-        gate.cut = self.cut
+        gate.cut, gate.limit = self.cut, self.limit
+        self.gate = gate
 
     def cut(self, client: Any) -> None:
         """End a client's connection, whatever it still sends."""
@@ -262,6 +328,12 @@ class Engine:
         found = handler.transports.get(client) if handler else None
         if found and found.writer:
             found.writer.transport.abort()
+
+    def limit(self, client: Any) -> None:
+        """Have no more read of a client than a head, until it is let through to a host."""
+        handler = self.proxies.connections.get(client.id)
+        if found := handler.transports.get(client) if handler else None:
+            found.reader = Early(found.reader, lambda: client.id in self.gate.targets)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection, until it ends."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 try:
+    proxy_answers = avault.load_extra("proxy_answers", "proxy")
     proxy_headers = avault.load_extra("proxy_headers", "proxy")
     proxy_scrub = avault.load_extra("proxy_scrub", "proxy")
 except AvaultError:
@@ -41,7 +41,6 @@ SILENCE = 30.0  # seconds that a client has until its first request
 LONGEST_REFUSED = 1 << 20  # bytes of a body that is read for its sender to see why it is refused
 BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
 STATUS = {"denied": 403, "locked": 503, "unavailable": 503, "timed_out": 504}
-PLAIN_ENCODINGS = ("", "identity")
 
 
 class Target:
@@ -49,11 +48,6 @@ class Target:
 
     def __init__(self, host: str, port: int, is_tunnel: bool) -> None:
         self.host, self.port, self.is_tunnel = host, port, is_tunnel
-
-
-def render_refusal(error: AvaultError) -> bytes:
-    """A refusal as the socket protocol has it."""
-    return json.dumps(error.to_dict()).encode() + b"\n"
 
 
 class Gate:
@@ -82,6 +76,8 @@ class Gate:
         self.targets: dict[str, Target] = {}
         self.heard: set[str] = set()  # clients from which something sensible has come
         self.cut: Callable[[Any], None] = lambda client: None  # ends a client's connection
+        self.limit: Callable[[Any], None] = lambda client: None  # of what is read of it
+        self.answers = proxy_answers.Answers(self)
 
     def is_ruled(self, host: str, port: int) -> bool:
         """Whether a rule of this session names a host."""
@@ -161,7 +157,11 @@ class Gate:
         return self.is_named(client) or is_literal
 
     def client_connected(self, client: Any) -> None:
-        """Who says nothing that is a request, or asks for a tunnel, is not waited for long."""
+        """Who says nothing that is a request, or asks for a tunnel, is not waited for long.
+
+        Nor is much read of it before it is known: others of this machine can connect, too.
+        """
+        self.limit(client)
         asyncio.get_running_loop().call_later(SILENCE, self.end_silence, client)
 
     def end_silence(self, client: Any) -> None:
@@ -192,7 +192,14 @@ class Gate:
     # -- requests
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Let a request go on, with a secret where one belongs; or refuse it."""
+        """Let a request go on, with a secret where one belongs; or refuse it.
+
+        Who is not of this session gets no answer, and is in no log: it could fill that.
+        """
+        if flow.client_conn.id not in self.targets and not self.is_known(flow):
+            flow.kill()
+            self.cut(flow.client_conn)
+            return
         self.heard.add(flow.client_conn.id)
         try:
             await self.admit(flow)
@@ -239,7 +246,7 @@ class Gate:
                     needles.append((new[start:].rstrip(b"="), place.value[start:].rstrip(b"=")))
             flow.metadata["needles"] = proxy_scrub.sort_needles(needles)
         request.headers.fields = fields
-        flow.metadata["passed"] = True
+        flow.metadata["passed"], flow.metadata["is_socket"] = True, is_socket
         if not is_socket:
             request.stream = True
 
@@ -256,9 +263,13 @@ class Gate:
             raise Denied("that method does not go through")
         if not has_one_end(request) or not all(map(is_field, request.headers.fields)):
             raise Denied("the request can be read in more than one way")
-        is_newer = request.is_http2
+        is_newer = client.alpn == b"h2"  # what a request says of itself, anybody may say
+        if request.data.http_version != (b"HTTP/2.0" if is_newer else b"HTTP/1.1"):
+            raise Denied("only HTTP/1.1 goes through, and HTTP/2")
         if not re.match(rb"/(?!/)", request.data.path) and request.data.path != b"/":
             raise Denied("the request's target is not a path")
+        if not re.fullmatch(rb"[\x21-\x7e]+", request.data.path) or b"#" in request.data.path:
+            raise Denied("what stands in the request's path or query belongs in none")
         if not is_newer and request.data.authority:
             raise Denied("the request's target is not a path, but a whole address")
         named = request.headers.get_all("host")
@@ -271,6 +282,15 @@ class Gate:
             raise Denied("the request names another host than its connection, or more than one")
         return target
 
+    def request(self, flow: http.HTTPFlow) -> None:
+        """One that has ended, and was not let go on before that: nothing of it has gone out.
+
+        By HTTP/2 it may say a length of what does not come (RFC 9113, 8.1.1).
+        """
+        length = flow.request.headers.get("content-length", "0")
+        if flow.response is None and flow.request.raw_content == b"" and int(length) > 0:
+            self.refuse(flow, Denied("the request ends before its length"))
+
     def refuse(self, flow: http.HTTPFlow, error: AvaultError) -> None:
         """Answer with the reason; where too much comes with the request, end it."""
         self.note(flow, error)
@@ -281,7 +301,7 @@ class Gate:
             flow.response = self.answer(error)
         else:
             flow.kill()
-            if not flow.request.is_http2:  # else the other requests go on
+            if flow.client_conn.alpn != b"h2":  # else the other requests go on
                 self.cut(flow.client_conn)
 
     def note(self, flow: http.HTTPFlow, error: AvaultError) -> None:
@@ -296,58 +316,9 @@ class Gate:
         """A refusal as a response."""
         return http.Response.make(
             STATUS.get(error.code, 403),
-            render_refusal(error),
+            proxy_answers.render_refusal(error),
             {"Content-Type": "application/json", "Cache-Control": "no-store"},
         )
-
-    # -- answers
-
-    def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """Have an answer go on as it comes; one to a request with a secret, without that."""
-        response, needles = flow.response, flow.metadata.get("needles")
-        if response is None or not flow.metadata.get("passed"):
-            return
-        response.headers.pop("alt-svc", None)  # it would lead around us
-        if needles:
-            scrub_fields(response.headers, needles)
-            response.data.reason = proxy_scrub.replace_needles(response.data.reason, needles)
-        is_bodiless = flow.request.method == "HEAD" or response.status_code in (204, 304)
-        if response.status_code == 101:
-            return
-        if not needles or is_bodiless:  # by HTTP/2 something may come all the same
-            response.stream = Instead(b"") if is_bodiless else True
-            return
-        encoding = response.headers.get("content-encoding", "").strip().lower()
-        if encoding in PLAIN_ENCODINGS:
-            response.stream = proxy_scrub.Scrubber(needles)
-            is_same = all(len(needle) == len(instead) for needle, instead in needles)
-        else:
-            said = f"the answer comes in {encoding[:20]}, where none was to be: not passed unseen"
-            error = AvaultError(said, "ask the service for an answer that is not compressed")
-            self.note(flow, error)
-            response.status_code, response.reason = 502, "Bad Gateway"
-            response.headers.clear()
-            response.headers["content-type"] = "application/json"
-            response.stream, is_same = Instead(render_refusal(error)), False
-        if not is_same:
-            response.headers.pop("content-length", None)
-            if flow.client_conn.alpn != b"h2":
-                response.headers["transfer-encoding"] = "chunked"
-
-    def response(self, flow: http.HTTPFlow) -> None:
-        """What comes after an answer's body (RFC 9110, 6.5)."""
-        needles = flow.metadata.get("needles")
-        if needles and flow.response and flow.response.trailers:
-            scrub_fields(flow.response.trailers, needles)
-
-    def websocket_message(self, flow: http.HTTPFlow) -> None:
-        """A message, whole; what the server says is scrubbed, and none is kept."""
-        if flow.websocket is None:
-            return
-        message, needles = flow.websocket.messages[-1], flow.metadata.get("needles")
-        if needles and not message.from_client:
-            message.content = proxy_scrub.replace_needles(message.content, needles)
-        del flow.websocket.messages[:-1]
 
 
 def is_field(field: tuple[bytes, bytes]) -> bool:
@@ -377,21 +348,3 @@ def find_outside(request: Any, fields: Any, placeholders: dict[bytes, str]) -> s
         if found := proxy_headers.find_placeholders(each, placeholders):
             return str(found[0])
     return None
-
-
-def scrub_fields(headers: Any, needles: list[tuple[bytes, bytes]]) -> None:
-    """Take secrets out of headers."""
-    headers.fields = tuple(
-        (proxy_scrub.replace_needles(name, needles), proxy_scrub.replace_needles(value, needles))
-        for name, value in headers.fields
-    )
-
-
-class Instead:
-    """A body in place of one that comes, which is let go."""
-
-    def __init__(self, body: bytes) -> None:
-        self.body = body
-
-    def __call__(self, piece: bytes) -> list[bytes]:
-        return [] if piece or not self.body else [self.body]

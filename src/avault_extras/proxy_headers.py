@@ -104,7 +104,8 @@ def strip_hops(fields: Fields, method: str) -> tuple[Fields, bool]:
     """Headers without what is for a proxy, or for one connection; whether it is a WebSocket's.
 
     Raises Denied for a Connection that names what says where a request goes, or ends (RFC 9110,
-    7.6.1).
+    7.6.1); and for an Expect in another form than the one that mitmproxy answers by itself
+    (10.1.1): the upstream's 100 would be taken for its answer.
     """
     text = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in fields]
     named = {
@@ -115,6 +116,9 @@ def strip_hops(fields: Fields, method: str) -> tuple[Fields, bool]:
     }
     if named & FRAMING - {"te"}:
         raise Denied("Connection names a header that is none of a connection's")
+    expected = [value.lower() for name, value in text if name == "expect"]
+    if expected and expected != ["100-continue"]:
+        raise Denied("Expect may be 100-continue here, once, and nothing else")
     upgrades = [value.strip().lower() for name, value in text if name == "upgrade"]
     is_socket = upgrades == ["websocket"] and "upgrade" in named and method == "GET"
     dropped = HOP | named | {"upgrade"}

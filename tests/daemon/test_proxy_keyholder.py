@@ -123,6 +123,7 @@ async def test_methods_and_paths(counter: Counter) -> None:
         {"path": "/v1//x"},
         {"path": "/v1/x;y"},
         {"path": "/v1\\x"},
+        *({"path": f"/v1/a{each}b"} for each in ("%25", "%3F", "%23", "%0a", "%0D", "%09", "%20", "%u0041", "%c0%af", "%E2")),
     ):
         assert (await counter.use(session, **asked))["error"]["code"] == "denied"
 
@@ -142,6 +143,40 @@ async def test_a_time_that_is_over(counter: Counter, monkeypatch: pytest.MonkeyP
     later = avault.time.time() + 200
     monkeypatch.setattr(avault.time, "time", lambda: later)
     assert "time is over" in (await counter.use(session))["error"]["message"]
+
+
+@pytest.mark.parametrize("asks", [{"until": 100}, {"methods": ["POST"]}, {"ask": True}])
+async def test_what_came_while_the_last_use_was_counted(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch, asks: dict[str, Any]
+) -> None:
+    """That none is left is no fault then; all else is."""
+    until = {"until": int(avault.time.time()) + 100} if "until" in asks else {}
+    await counter.guard("openai/API_KEY", times=1, **until)
+    session, change = counter.begin(), counter.keyholder.change
+
+    async def change_more(function: Any) -> Any:
+        answer = await change(function)
+        monkeypatch.setattr(counter.keyholder, "change", change)
+        if until:
+            later = avault.time.time() + 200
+            monkeypatch.setattr(avault.time, "time", lambda: later)
+        else:
+            await counter.guard("openai/API_KEY", **asks)
+        return answer
+
+    monkeypatch.setattr(counter.keyholder, "change", change_more)
+    answer = await counter.use(session)
+    assert answer.get("error", {}).get("code") == "denied", answer
+
+
+async def test_what_is_refused_keeps_no_vault_open(counter: Counter) -> None:
+    """Else who asks for what is refused, also without the token, keeps it from being locked when it is idle."""
+    session, autolock = counter.begin(), counter.keyholder.holding.autolock
+    autolock.used = 0.0
+    session.note_refused({"host": "evil.example", "method": "GET", "why": "no rule names it", "code": "denied"})
+    assert not (await counter.use(session, host="evil.example.com"))["ok"]
+    assert [line["op"] for line in counter.lines("refused.log")[-2:]] == ["proxy", "proxy"] and autolock.used == 0.0
+    assert (await counter.use(session))["ok"] and autolock.used > 0
 
 
 async def test_a_guard_counts_for_a_session_that_is_under_way(counter: Counter) -> None:

@@ -150,6 +150,19 @@ def read_answer(tls: Any) -> bytes:
     return data + read_rest(tls, data)
 
 
+def send_together(proxy: Running, *requests: bytes) -> bytes:
+    """All that comes back when requests are sent at once on one connection, until each has an answer or it is cut."""
+    with proxy.greet() as tls:
+        tls.sendall(b"".join(requests).replace(b"HOST", f"api.localhost:{proxy.api.port}".encode()))
+        data = b""
+        try:
+            while data.count(b"X-Echo: ") < len(requests) and (piece := tls.recv(65536)):
+                data += piece
+        except (ConnectionError, ssl.SSLError):
+            pass
+    return data
+
+
 def get(path: str = "/echo", *lines: bytes, method: bytes = b"GET", body: bytes = b"") -> bytes:
     head = [b"%s %s HTTP/1.1" % (method, path.encode()), b"Host: HOST", *lines]
     if body:
@@ -448,6 +461,55 @@ def test_an_upstream_that_nobody_vouches_for(proxy: Running, tmp_path: Path) -> 
         stranger.close()
 
 
+@pytest.mark.parametrize("path", ["/echo?\u00fc", "/\u00fc", "/echo?a\x7f", "/echo#a", "/echo?a\x01", "/echo\x0b"])
+def test_a_target_of_other_letters(proxy: Running, path: str) -> None:
+    answer = proxy.send(get(path, BEARER))
+    assert answer.startswith((b"HTTP/1.1 403", b"HTTP/1.1 400")) and not proxy.asked and not proxy.api.heads
+
+
+@pytest.mark.parametrize("version", [b"HTTP/2.0", b"HTTP/3", b"HTTP/1.0", b"HTTP/1.2"])
+def test_another_version_than_the_connections(proxy: Running, version: bytes) -> None:
+    """By HTTP/2 two hosts, and none, are another thing; so who says so has to speak it."""
+    answer = proxy.send(get("/echo", BEARER).replace(b"HTTP/1.1", version))
+    assert b" 200 " not in answer and not proxy.asked and not proxy.api.heads
+
+
+# who has no token
+
+
+def test_who_has_no_token_ends_nothing_and_keeps_nothing_open(proxy: Running) -> None:
+    """Nothing of it is in the log, by which a vault would stay open, and it is not waited for."""
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as sock:
+        sock.sendall(b"POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1000000\r\n\r\n")
+        assert read_to_end(sock) == b""
+    assert not proxy.refused and not proxy.asked
+
+
+def test_who_has_no_token_is_not_kept(proxy: Running) -> None:
+    """Nor what it sends: a head without an end."""
+    before = resident()
+    with pytest.raises(ConnectionError):
+        flood(proxy.port)
+    assert resident() - before < 20 << 20 and not proxy.refused
+
+
+def flood(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nX: ")
+        for _ in range(64):
+            sock.sendall(b"x" * (1 << 20))
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    data = b""
+    try:
+        while piece := sock.recv(65536):
+            data += piece
+    except ConnectionError:
+        pass
+    return data
+
+
 # what is stripped
 
 
@@ -496,6 +558,33 @@ def test_each_of_many_requests_at_once_is_looked_at(proxy: Running) -> None:
             answers += piece
     assert [each[:3] for each in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"403", b"200"]
     assert len(proxy.api.heads) == 2
+
+
+# answers that come in the place of others
+
+
+@pytest.mark.parametrize(
+    "lines", [[b"Expect: 100-continue, x"], [b"Expect: 100-continue", b"Expect: 100-continue"], [b"Expect: x"], [b"expect:"]]
+)
+def test_an_expectation_that_would_shift_the_answers(proxy: Running, lines: list[bytes]) -> None:
+    """An upstream says 100, which would be taken for the answer; and the answer for that to the next request."""
+    data = send_together(proxy, get("/echo?a", BEARER, *lines), get("/echo?b"))
+    assert VALUE.encode() not in data and data.startswith(b"HTTP/1.1 403") and b"Expect" in data
+    assert not any(b"?a" in head for head in proxy.api.heads) and not proxy.asked
+
+
+def test_an_expectation_as_clients_have_it(proxy: Running) -> None:
+    data = send_together(proxy, get("/echo", BEARER, b"Expect: 100-Continue", method=b"POST", body=b"x"))
+    assert data.startswith(b"HTTP/1.1 100 ") and b"HTTP/1.1 200 " in data and VALUE.encode() not in data
+    assert proxy.api.bodies == [b"x"] and b"expect" not in proxy.api.heads[0].lower()
+
+
+@pytest.mark.parametrize("path", ["/100", "/102", "/103", "/101"])
+def test_what_an_upstream_says_before_its_answer(proxy: Running, path: str) -> None:
+    """mitmproxy takes it for the answer: nothing more is to come on that connection."""
+    data = send_together(proxy, get(path, BEARER), get("/echo?b"))
+    assert VALUE.encode() not in data and b"?b" not in data
+    assert "before its answer" in proxy.refused[-1]["why"]
 
 
 def test_a_refused_upload_is_not_read_to_its_end(proxy: Running) -> None:
@@ -728,6 +817,50 @@ def test_a_websocket(proxy: Running) -> None:
     assert came[0] == f"Bearer {VALUE}" and came[1] == f"hello {KEY}" and len(proxy.asked) == 1
 
 
+def test_what_a_websocket_says_besides_messages(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ping, and why it is closed."""
+    server, protocol = pytest.importorskip("websockets.sync.server"), pytest.importorskip("websockets.protocol")
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    seen: list[bytes] = []
+    answered: list[bool] = []
+    receive = protocol.Protocol.recv_frame
+
+    def spy(self: Any, frame: Any) -> None:
+        if self.side is protocol.Side.CLIENT:
+            seen.append(bytes(frame.data))
+        receive(self, frame)
+
+    monkeypatch.setattr(protocol.Protocol, "recv_frame", spy)
+
+    def serve(socket: Any) -> None:
+        text = socket.request.headers["Authorization"].removeprefix("Bearer ")
+        answered.append(socket.ping(b"plain").wait(10))
+        socket.ping(text.encode())
+        socket.pong(text.encode())
+        socket.close(1000, f"bye {text}")
+
+    with server.serve(serve, "127.0.0.1", 0, ssl=proxy.api.context) as running:
+        port = running.socket.getsockname()[1]
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        proxy.gate.rules.append([frozenset({f"api.localhost:{port}"})])
+        try:
+            sock, _ = proxy.connect(f"api.localhost:{port}")
+            context = ssl.create_default_context(cafile=str(proxy.bundle))
+            url, header = f"wss://api.localhost:{port}/live", {"Authorization": f"Bearer {KEY}"}
+            with (
+                connect(url, sock=sock, ssl=context, additional_headers=header, proxy=None) as client,
+                pytest.raises(ConnectionClosed),
+            ):
+                client.recv(20)
+        finally:
+            proxy.gate.rules.pop()
+            running.shutdown()
+    assert answered == [True] and seen[:3] == [b"plain", KEY.encode(), KEY.encode()]
+    assert client.close_reason == f"bye {KEY}" and not any(VALUE.encode() in each for each in seen)
+
+
 # HTTP/2
 
 
@@ -741,8 +874,10 @@ def newer(proxy: Running, tmp_path: Path) -> Iterator[Api]:
     api.close()
 
 
-def send_newer(proxy: Running, api: Api, *lines: tuple[str, str], authority: str = "", path: str = "/echo") -> tuple[str, bytes]:
-    """The status and the text of an answer by HTTP/2, with its trailers; "" for none."""
+def send_newer(
+    proxy: Running, api: Api, *lines: tuple[str, str], authority: str = "", path: str = "/echo", sent: bytes = b""
+) -> tuple[str, bytes]:
+    """The status and the text of an answer by HTTP/2, with its trailers; "" for none. `sent` is sent without its length."""
     import h2.config
     import h2.connection
     import h2.events
@@ -752,12 +887,14 @@ def send_newer(proxy: Running, api: Api, *lines: tuple[str, str], authority: str
         connection = h2.connection.H2Connection(h2.config.H2Configuration(validate_outbound_headers=False))
         connection.initiate_connection()
         head = [
-            (":method", "GET"),
+            (":method", "POST" if sent else "GET"),
             (":scheme", "https"),
             (":path", path),
             (":authority", authority or f"api.localhost:{api.port}"),
         ]
-        connection.send_headers(1, [*head, *lines], end_stream=True)
+        connection.send_headers(1, [*head, *lines], end_stream=not sent)
+        if sent:
+            connection.send_data(1, sent, end_stream=True)
         tls.sendall(connection.data_to_send())
         while data := tls.recv(65536):
             for event in connection.receive_data(data):
@@ -794,6 +931,26 @@ def test_the_authority_is_the_host_of_the_connection(proxy: Running, newer: Api,
 def test_a_host_besides_the_authority(proxy: Running, newer: Api) -> None:
     status, _ = send_newer(proxy, newer, ("authorization", f"Bearer {KEY}"), ("host", "other.localhost"))
     assert status in ("403", "") and not newer.heads and not proxy.asked
+
+
+def test_no_second_request_in_a_body_of_http_2(proxy: Running) -> None:
+    """An upstream of HTTP/1.1 reads a body without a length as the next request, which nobody has looked at."""
+    hidden = get("/hidden", BEARER).replace(b"HOST", f"api.localhost:{proxy.api.port}".encode())
+    status, body = send_newer(proxy, proxy.api, ("authorization", f"Bearer {KEY}"), sent=hidden)
+    assert status == "200" and proxy.api.bodies == [hidden] and len(proxy.api.heads) == 1
+    head = proxy.api.heads[0].lower()
+    assert b"transfer-encoding: chunked\r\n" in head and b"connection: close\r\n" in head and VALUE.encode() not in body
+
+
+def test_a_body_of_http_2_with_its_length(proxy: Running) -> None:
+    status, _ = send_newer(proxy, proxy.api, ("content-length", "3"), sent=b"abc")
+    assert status == "200" and proxy.api.bodies == [b"abc"] and b"chunked" not in proxy.api.heads[0].lower()
+    assert send_newer(proxy, proxy.api)[0] == "200" and b"chunked" not in proxy.api.heads[1].lower()
+
+
+def test_a_length_of_http_2_without_a_body(proxy: Running) -> None:
+    status, _ = send_newer(proxy, proxy.api, ("content-length", "5"), ("authorization", f"Bearer {KEY}"))
+    assert status in ("403", "") and not proxy.api.heads
 
 
 # egress
@@ -890,3 +1047,11 @@ def test_a_placeholder_has_the_form_of_its_key(value: str, form: str) -> None:
 def test_a_placeholder_tells_nothing_else_of_a_value() -> None:
     """What is kept of it is how keys of that service begin: of all other characters, none depends on the value's."""
     assert not any(avault.make_placeholder("correct-horse-battery-staple-1")[:7] == "correct" for _ in range(50))
+
+
+def test_an_authority_for_no_host() -> None:
+    """With --egress open, and no secret that goes to a host: it vouches for nobody."""
+    from cryptography import x509
+
+    found = engine.Authority([]).certificate.extensions.get_extension_for_class(x509.NameConstraints).value
+    assert [each.value for each in found.permitted_subtrees] == ["none.invalid"] and len(found.excluded_subtrees) == 2

@@ -102,6 +102,9 @@ class Api:
         self.heads.append(head)
         self.bodies.append(body)
         path = head.split()[1].decode("latin-1").partition("?")[0]
+        if b"\nexpect:" in head.lower():
+            tls.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            time.sleep(0.3)  # the next request is under way by then
         for piece in self.pieces(path, head, body):
             tls.sendall(piece)
         return path != "/until-close"
@@ -157,6 +160,14 @@ class Api:
             yield chunk(body)
             self.proceed.wait(10)
             yield b"0\r\n\r\n"
+        elif path in ("/100", "/102", "/103"):  # what nobody asked for, and then the answer
+            yield b"HTTP/1.1 %s Early\r\nX-Echo: %s\r\n\r\n" % (path[1:].encode(), credential)
+            time.sleep(0.3)
+            yield respond(head + body)
+        elif path == "/101":
+            yield b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+            time.sleep(0.3)
+            yield respond(head + body)
         elif path == "/big":
             yield b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (64 << 20)
             for _ in range(64):

@@ -292,7 +292,7 @@ class Keyholder:
         caller = session.caller or self.identify(session)
         if self.holding.log:
             self.holding.log.write(request, caller, outcome)
-        is_guest = session.grant or request["op"] == "bunker" or request.get("child")
+        is_guest = session.grant or request["op"] in ("bunker", "proxy") or request.get("child")
         if is_guest and outcome != "ok":
             return  # who gets nothing keeps nothing open
         autolock = self.holding.autolock

@@ -22,7 +22,7 @@ from avault.vault.placeholders import make_placeholder
 from avault.vault.proxy_rules import canonical_host, find_proxy_fault
 from avault.vault.records import Vault
 from avault.vault.rule_members import EXAMPLES, is_host
-from avault.vault.rules import MOST, is_place
+from avault.vault.rules import MOST, is_place, join_rules
 from avault.vault.secret import is_sealed
 
 if TYPE_CHECKING:
@@ -108,8 +108,13 @@ class ProxiedUses:
             return []
         return sets + ([self.given[name]] if name in self.given else [])
 
-    def find_fault(self, vault: Vault, guards: Guards, name: str) -> AvaultError | None:
-        """Why a key does not go by the proxy at all; None where it may."""
+    def find_fault(
+        self, vault: Vault, guards: Guards, name: str, is_counted: bool = False
+    ) -> AvaultError | None:
+        """Why a key does not go by the proxy at all; None where it may.
+
+        That no use is left, is none for one that `is_counted` already.
+        """
         group, _, key = name.partition("/")
         rules, found = guards.rules_of(guards.of(name)), vault.secrets(group, key)
         if rules.ask is not None or any(is_sealed(each.value) for each in found):
@@ -124,8 +129,12 @@ class ProxiedUses:
         if len(value.encode()) < SHORTEST_PROXIED:
             said = f"{name} is too short for the proxy (under {SHORTEST_PROXIED} bytes)"
             return Denied(said, "it could not be told from other text in an answer")
+        now, others = time.time(), join_rules([rules])
+        others.times = None
+        if is_counted and others.lets("proxy", now):
+            return None
         try:
-            check(guards, name, "proxy", time.time())
+            check(guards, name, "proxy", now)
         except Denied as error:
             return error
         return None
@@ -196,8 +205,7 @@ class ProxiedUses:
         group, _, key = name.partition("/")
         vault.secrets(group, key)
         rules = guards.rules_of(guards.of(name))
-        fault = self.find_fault(vault, guards, name)
-        if fault and not (is_counted and rules.times == 0):
+        if fault := self.find_fault(vault, guards, name, is_counted):
             raise fault
         asked = read_asked(message)
         said = find_proxy_fault(

@@ -96,11 +96,16 @@ def fits_path(path: str, glob: str) -> bool:
 
 
 def is_plain_path(path: str) -> bool:
-    """Whether a path is the same to all who read it: no dots to go up, nothing hidden by %."""
+    """Whether a path is the same to all who read it: no dots to go up, nothing hidden by %.
+
+    Nor a % that is one only once it is decoded, or what some take for an end, or as no ASCII.
+    """
     lower = path.lower()
     odd = ("//", "\\", "%2e", "%2f", "%5c", "%00", ";")
     is_up = any(each in (".", "..") for each in lower.split("/"))
-    return not is_up and not any(each in lower for each in odd) and path.startswith("/")
+    is_hidden = re.search("%(?:25|3f|23|0[9ad]|20|u|[89a-f])", lower) is not None
+    is_odd = is_hidden or any(each in lower for each in odd)
+    return not is_up and not is_odd and path.startswith("/")
 
 
 def find_proxy_fault(

@@ -1,0 +1,121 @@
+"""What becomes of the answers to requests of a session: an addon of mitmproxy beside the gate.
+
+In the answer to a request that carried a secret, the placeholder takes its place again.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import avault
+from avault import AvaultError
+
+if TYPE_CHECKING:
+    from mitmproxy import http
+
+try:
+    proxy_scrub = avault.load_extra("proxy_scrub", "proxy")
+except AvaultError:
+    raise
+
+PLAIN_ENCODINGS = ("", "identity")
+
+
+def render_refusal(error: AvaultError) -> bytes:
+    """A refusal as the socket protocol has it."""
+    return json.dumps(error.to_dict()).encode() + b"\n"
+
+
+class Answers:
+    """Lets answers through as they come; `gate` knows the requests, and ends connections."""
+
+    def __init__(self, gate: Any) -> None:
+        self.gate = gate
+        self.needles: dict[str, list[tuple[bytes, bytes]]] = {}  # of WebSockets, by client
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Have an answer go on as it comes; one to a request with a secret, without that."""
+        response, needles = flow.response, flow.metadata.get("needles")
+        if response is None or not flow.metadata.get("passed"):
+            return
+        status = response.status_code
+        if status < 200 and not (status == 101 and flow.metadata.get("is_socket")):
+            # mitmproxy takes it for the answer, and the answer then for that to the next request
+            said = f"the upstream said {status} before its answer, which does not go through"
+            self.gate.note(flow, AvaultError(said))
+            flow.kill()
+            self.gate.cut(flow.client_conn)
+            return
+        response.headers.pop("alt-svc", None)  # it would lead around us
+        if needles:
+            scrub_fields(response.headers, needles)
+            response.data.reason = proxy_scrub.replace_needles(response.data.reason, needles)
+        is_bodiless = flow.request.method == "HEAD" or status in (204, 304)
+        if status == 101:
+            return
+        if not needles or is_bodiless:  # by HTTP/2 something may come all the same
+            response.stream = Instead(b"") if is_bodiless else True
+            return
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        if encoding in PLAIN_ENCODINGS:
+            response.stream = proxy_scrub.Scrubber(needles)
+            is_same = all(len(needle) == len(instead) for needle, instead in needles)
+        else:
+            said = f"the answer comes in {encoding[:20]}, where none was to be: not passed unseen"
+            error = AvaultError(said, "ask the service for an answer that is not compressed")
+            self.gate.note(flow, error)
+            response.status_code, response.reason = 502, "Bad Gateway"
+            response.headers.clear()
+            response.headers["content-type"] = "application/json"
+            response.stream, is_same = Instead(render_refusal(error)), False
+        if not is_same:
+            response.headers.pop("content-length", None)
+            if flow.client_conn.alpn != b"h2":
+                response.headers["transfer-encoding"] = "chunked"
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """What comes after an answer's body (RFC 9110, 6.5)."""
+        needles = flow.metadata.get("needles")
+        if needles and flow.response and flow.response.trailers:
+            scrub_fields(flow.response.trailers, needles)
+
+    def websocket_start(self, flow: http.HTTPFlow) -> None:
+        """What else a server says is looked at, too: see `SparingWebSocket`."""
+        if needles := flow.metadata.get("needles"):
+            self.needles[flow.client_conn.id] = needles
+
+    def clean(self, client: Any, data: bytes) -> bytes:
+        """What a WebSocket says to a client, without secrets."""
+        return bytes(proxy_scrub.replace_needles(data, self.needles.get(client.id, [])))
+
+    def client_disconnected(self, client: Any) -> None:
+        """It is gone."""
+        self.needles.pop(client.id, None)
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        """A message, whole; what the server says is scrubbed, and none is kept."""
+        if flow.websocket is None:
+            return
+        message, needles = flow.websocket.messages[-1], flow.metadata.get("needles")
+        if needles and not message.from_client:
+            message.content = proxy_scrub.replace_needles(message.content, needles)
+        del flow.websocket.messages[:-1]
+
+
+def scrub_fields(headers: Any, needles: list[tuple[bytes, bytes]]) -> None:
+    """Take secrets out of headers."""
+    headers.fields = tuple(
+        (proxy_scrub.replace_needles(name, needles), proxy_scrub.replace_needles(value, needles))
+        for name, value in headers.fields
+    )
+
+
+class Instead:
+    """A body in place of one that comes, which is let go."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def __call__(self, piece: bytes) -> list[bytes]:
+        return [] if piece or not self.body else [self.body]
