@@ -145,28 +145,19 @@ async def test_a_time_that_is_over(counter: Counter, monkeypatch: pytest.MonkeyP
     assert "time is over" in (await counter.use(session))["error"]["message"]
 
 
-@pytest.mark.parametrize("asks", [{"until": 100}, {"methods": ["POST"]}, {"ask": True}])
-async def test_what_came_while_the_last_use_was_counted(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch, asks: dict[str, Any]
-) -> None:
-    """That none is left is no fault then; all else is."""
-    until = {"until": int(avault.time.time()) + 100} if "until" in asks else {}
-    await counter.guard("openai/API_KEY", times=1, **until)
+async def test_what_came_while_the_last_use_was_counted(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That none is left is no fault then; that the time is over is one."""
+    await counter.guard("openai/API_KEY", times=1, until=int(avault.time.time()) + 100)
     session, change = counter.begin(), counter.keyholder.change
 
-    async def change_more(function: Any) -> Any:
+    async def change_late(function: Any) -> Any:
         answer = await change(function)
-        monkeypatch.setattr(counter.keyholder, "change", change)
-        if until:
-            later = avault.time.time() + 200
-            monkeypatch.setattr(avault.time, "time", lambda: later)
-        else:
-            await counter.guard("openai/API_KEY", **asks)
+        later = avault.time.time() + 200
+        monkeypatch.setattr(avault.time, "time", lambda: later)
         return answer
 
-    monkeypatch.setattr(counter.keyholder, "change", change_more)
-    answer = await counter.use(session)
-    assert answer.get("error", {}).get("code") == "denied", answer
+    monkeypatch.setattr(counter.keyholder, "change", change_late)
+    assert (await counter.use(session))["error"]["code"] == "denied"
 
 
 async def test_what_is_refused_keeps_no_vault_open(counter: Counter) -> None:

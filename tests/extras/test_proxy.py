@@ -64,6 +64,31 @@ def test_the_value_reaches_the_host_and_the_command_has_a_placeholder(vault: Mac
     assert VALUE not in printed and f"Bearer {placeholder}" in printed
 
 
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap")
+def test_in_a_sandbox(vault: Machine, api: Api) -> None:
+    """It has no network but the proxy; the value is put in upstream, and is nowhere inside."""
+    (vault.top / "project").mkdir(exist_ok=True)
+    line = f'echo "$API_KEY"; {" ".join(curl_line(api, "/echo"))}; env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline'
+    straight = f"curl -sS --noproxy '*' -m 5 https://api.localhost:{api.port}/straight; echo straight $?"
+    before, top = len(api.heads), vault.top
+    vault.top = top / "project"
+    try:
+        printed = through(vault, api, "sh", "-c", f"{line} 2>&1; {straight} 2>&1", words=("--sandbox",))
+    finally:
+        vault.top = top
+    placeholder = printed.splitlines()[0]
+    assert placeholder.startswith("sk-proj-") and placeholder != VALUE and len(placeholder) == len(VALUE)
+    assert len(api.heads) == before + 1 and f"Bearer {VALUE}".encode() in api.heads[-1]
+    assert VALUE not in printed and f"Bearer {placeholder}" in printed
+    assert "straight 0" not in printed and "straight " in printed
+
+
+def test_authorities_that_the_daemon_was_given_are_shown(vault: Machine, api: Api) -> None:
+    """Whoever starts the daemon says whom the proxy trusts; it is to be seen."""
+    assert vault.status()["roots"] == str(api.roots)
+    assert f"Proxy: it trusts the authorities in {api.roots}" in vault("status").stdout
+
+
 def processes(vault: Machine) -> list[int]:
     """The proxies of a vault: processes of ours with its directory among their arguments."""
     found = []

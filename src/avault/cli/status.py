@@ -117,7 +117,7 @@ STATUS_FIELDS = (
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
-    "asked", "asks", "questions", "pauses", "replica", "messages", "grants",
+    "asked", "asks", "questions", "pauses", "replica", "messages", "grants", "roots",
 )  # fmt: skip
 
 
@@ -224,6 +224,8 @@ def render_status(status: dict[str, Any]) -> str:
     if replica := status.get("replica"):
         lines += [f"Replica: {line}" for line in render_replica(replica)]
     lines += render_messages(status.get("messages"))
+    if roots := status.get("roots"):
+        lines.append(f"Proxy: it trusts the authorities in {printable(roots)}, by AVAULT_ROOTS")
     lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
     waiting = status["waiting"]
     if state == "waiting" and waiting:

@@ -58,6 +58,7 @@ def describe_status(places: Places, warden: Warden) -> Message:
         "locks_after": warden.child.limits[0],
         "locks_idle": warden.child.limits[1],
         "custodians": warden.custody.order(),
+        "roots": os.environ.get("AVAULT_ROOTS") or None,
         "asked": warden.phones.describe(),
         "version": __version__,
     }
