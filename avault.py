@@ -428,6 +428,7 @@ if TYPE_CHECKING:
     import shlex
     import shutil
     import signal
+    import site
     import socket
     import sqlite3
     import stat
@@ -542,6 +543,7 @@ else:
     shlex = Lazy("shlex")
     shutil = Lazy("shutil")
     signal = Lazy("signal")
+    site = Lazy("site")
     socket = Lazy("socket")
     sqlite3 = Lazy("sqlite3")
     stat = Lazy("stat")
@@ -13640,6 +13642,18 @@ def sweep_sessions(places: Places) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def broker_command(directory: str) -> list[str]:
+    """The command line of a proxy's process.
+
+    Without what lies in the user's own packages (-s): a usercustomize.py there, which anything may
+    have written, would run before all else; unless mitmproxy itself is there.
+    """
+    words, found = own_command("proxy-session", directory), importlib.util.find_spec("mitmproxy")
+    if found and (found.origin or "").startswith(site.getusersitepackages() + os.sep):
+        return words
+    return [words[0], "-s", *words[1:]]
+
+
 async def run_broker(child: Child, places: Places, number: str) -> None:
     """Start one, give the keyholder the door to it, and see it end.
 
@@ -13648,7 +13662,7 @@ async def run_broker(child: Child, places: Places, number: str) -> None:
     control, directory = child.control, session_prefix(places) + secrets.token_hex(4)
     try:
         os.mkdir(directory, 0o700)
-        process, door = start_met(own_command("proxy-session", directory), subprocess.DEVNULL)
+        process, door = start_met(broker_command(directory), subprocess.DEVNULL)
     except (AvaultError, OSError) as error:
         shutil.rmtree(directory, ignore_errors=True)
         if control and control is child.control:
