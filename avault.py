@@ -19502,12 +19502,8 @@ class Keyholder:
         caller = session.caller or self.identify(session)
         if self.holding.log:
             self.holding.log.write(request, caller, outcome)
-<<<<<<< HEAD
-        is_guest = session.grant or request["op"] == "bunker" or request.get("child")
+        is_guest = session.grant or request["op"] in ("bunker", "proxy") or request.get("child")
         if is_guest and outcome != "ok":
-=======
-        if outcome != "ok" and (session.grant or request["op"] == "proxy"):
->>>>>>> 2936e80 (The proxy: no answer that is another's, no hidden request, and who has no token costs nothing)
             return  # who gets nothing keeps nothing open
         autolock = self.holding.autolock
         autolock.used = uptime()
