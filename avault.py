@@ -19332,7 +19332,8 @@ class Keyholder:
     def receive(self, message: Message, fd: int | None) -> None:
         """A message from the supervisor."""
         if message["do"] == "connection" and fd is not None:
-            spawn(self.tasks, self.take_over(fd, **message["taken"]))
+            frame, identity = message["frame"], message["identity"]
+            spawn(self.tasks, self.take_over(fd, frame, message["since"], identity))
         elif message["do"] == "grant":
             self.grants.hear(message)
         elif message["do"] == "unlock":
@@ -22313,8 +22314,9 @@ class Supervisor:
         control = self.warden.child.control
         if not control:
             raise self.warden.locked()
-        taken = {"frame": request, "since": since, "identity": identity}
-        control.send({"do": "connection", "taken": taken}, sock.fileno())
+        # one level around the frame, and no more: the other end reads no more (see `Control`)
+        taken = {"do": "connection", "frame": request, "since": since, "identity": identity}
+        control.send(taken, sock.fileno())
 
     async def notify(self, command: str) -> None:
         """Run the operator's command whenever the state is another one."""

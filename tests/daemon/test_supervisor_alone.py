@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -113,6 +116,44 @@ async def test_a_connection_is_handed_to_a_keyholder_which_locking_ends(desk: De
     assert (await desk.ask("lock", force=True))["state"] == "locked"
     assert not os.path.exists(f"/proc/{status['keyholder_pid']}")
     assert desk.said.count("unlocked") == 1 and desk.said[-1] == "locked"
+
+
+@pytest.mark.parametrize("through", ["its own socket", "a grant"])
+async def test_what_a_frame_may_be_the_other_process_can_read(desk: Desk, monkeypatch: pytest.MonkeyPatch, through: str) -> None:
+    """Else one frame of anybody locks the vault for everybody: what follows it could not be read either."""
+    came: list[dict[str, Any]] = []
+    lost: list[bool] = []
+
+    def take(message: dict[str, Any], fd: int | None) -> None:
+        came.append(message)
+        os.close(fd or -1)
+
+    ours, theirs = socket.socketpair()
+    sides = [avault.Control(ours, lambda *_: None, lambda: None), avault.Control(theirs, take, lambda: lost.append(True))]
+    monkeypatch.setattr(desk.supervisor.warden.child, "control", sides[0])
+    grant: Any = SimpleNamespace(is_closed=False, identity="f" * 32, leave=lambda sock: None)
+    for lists in range(95, 103):
+        frame: dict[str, Any] = {"v": 1, "vault": desk.places.id, "op": "init", "x": json.loads("[" * lists + "]" * lists)}
+        client, served = socket.socketpair()
+        with client:
+            client.setblocking(False)
+            client.sendall(avault.encode_frame(frame))
+            if through == "a grant":
+                await desk.supervisor.serve(served, grant)
+            else:
+                monkeypatch.setattr(desk.supervisor.warden, "start", nothing)
+                await desk.supervisor.serve(served)
+            if lists < avault.NESTED:
+                async with asyncio.timeout(5):
+                    while not lost and not (came and came[-1]["frame"] == frame):
+                        await asyncio.sleep(0)
+            assert not lost, lists
+    assert len(came) == avault.NESTED - 95, "what is deeper is refused before it is handed on"
+    for side in sides:
+        side.close()
+
+
+async def nothing() -> None: ...
 
 
 async def test_a_path_that_is_gone_is_bound_again(desk: Desk) -> None:

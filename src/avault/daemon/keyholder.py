@@ -122,7 +122,8 @@ class Keyholder:
     def receive(self, message: Message, fd: int | None) -> None:
         """A message from the supervisor."""
         if message["do"] == "connection" and fd is not None:
-            spawn(self.tasks, self.take_over(fd, **message["taken"]))
+            frame, identity = message["frame"], message["identity"]
+            spawn(self.tasks, self.take_over(fd, frame, message["since"], identity))
         elif message["do"] == "grant":
             self.grants.hear(message)
         elif message["do"] == "unlock":

@@ -231,8 +231,9 @@ class Supervisor:
         control = self.warden.child.control
         if not control:
             raise self.warden.locked()
-        taken = {"frame": request, "since": since, "identity": identity}
-        control.send({"do": "connection", "taken": taken}, sock.fileno())
+        # one level around the frame, and no more: the other end reads no more (see `Control`)
+        taken = {"do": "connection", "frame": request, "since": since, "identity": identity}
+        control.send(taken, sock.fileno())
 
     async def notify(self, command: str) -> None:
         """Run the operator's command whenever the state is another one."""
