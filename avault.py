@@ -144,8 +144,8 @@ The rooms, in order; each calls only what stands above it:
     daemon/holding            What the keyholder holds: an open vault, and this machine's own files of it
     daemon/sentences          The sentences by which the operator agrees to a change of the ways into the vault
     daemon/entrusting         Giving a custodian an unlock key of its own, if the operator agrees
-    daemon/grants             The grants there are, in the keyholder: in its memory alone, and gone with it
     daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
+    daemon/grants             The grants there are, in the keyholder: in its memory alone, and gone with it
     daemon/approving          The operator's word for the first use of a grant that wants it
     daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
     daemon/broker_link        The processes of proxies, as the keyholder has them: one for each session
@@ -6242,8 +6242,8 @@ def render_export(form: str, variables: dict[str, str], group: str | None = None
     return "".join(QUOTES[form](name, value) for name, value in variables.items())
 
 
-def describe_vault(vault: Vault) -> list[dict[str, Any]]:
-    """Groups with key names, notes, times and guards; never values."""
+def describe_vault(vault: Vault, wanted: list[str] | None = None) -> list[dict[str, Any]]:
+    """Groups with key names, notes, times and guards; never values. All, or those `wanted`."""
     guards = Guards(vault.facts)
 
     def describe_guard_of(name: str) -> dict[str, Any] | None:
@@ -6268,6 +6268,7 @@ def describe_vault(vault: Vault) -> list[dict[str, Any]]:
             ],
         }
         for name, group in sorted(vault.groups.items())
+        if not wanted or name in wanted
     ]
 
 
@@ -12715,6 +12716,17 @@ MOST_TIMES = 1_000_000
 ASK_MAKER = "ask whoever made the grant"
 
 
+class Pause:
+    """How often one who makes grants has had the phone asked in vain, and until when it is not.
+
+    It outlasts its grants: else a new one would be asked for at once. One question at a time.
+    """
+
+    def __init__(self) -> None:
+        self.in_vain, self.until = 0, 0.0
+        self.asking = asyncio.Lock()
+
+
 class Grant:
     """What a caller may have: all of `groups`, and `only` (GROUP/KEY), for the uses that it `can`.
 
@@ -12733,8 +12745,7 @@ class Grant:
         self.used: float | None = None  # Unix seconds of the last use
         self.path = ""
         self.seen: tuple[Vault, Vault] | None = None  # a vault, and what it has of it
-        self.asking = asyncio.Lock()
-        self.in_vain, self.rests_until = 0, 0.0  # questions that nobody answered; until when
+        self.pause = Pause()  # of who made it
 
     def has(self, group: str, key: str) -> bool:
         """Whether a secret of that name is in it."""
@@ -12754,14 +12765,12 @@ class Grant:
             raise Denied("through a grant that may not be asked", "with the vault's own socket")
 
     def check_way(self, way: str) -> None:
-        """Raise Denied where it is not for that way, or has no uses left: whatever is asked for."""
+        """Raise Denied where it has ended, or is not for that way: whatever is asked for."""
         self.check_request("get")
         if NEEDED.get(way) not in self.can:
             shown = " or ".join(sorted(self.can, key=GRANT_USES.index))
             hint = "avault run -- CMD" if self.can & {"run"} else ASK_MAKER
             raise Denied(f"the grant {self.name} is only to {shown}", hint)
-        if self.times == 0:
-            raise Denied(f"the grant {self.name} has been used as often as it may be", ASK_MAKER)
 
     def is_mask(self, request: Message) -> bool:
         """Whether a request wants all values so that `run` can mask them, which is no use.
@@ -12774,8 +12783,13 @@ class Grant:
         return wants and is_all and "run" in self.can and not is_free
 
     def use(self, way: str) -> None:
-        """Count a use, before anything is given out; raises Denied where none is left."""
+        """Count a use, before anything is given out; raises Denied where none is left.
+
+        What was counted is looked at by `check_way` alone while the phone is asked of it.
+        """
         self.check_way(way)
+        if self.times == 0:
+            raise Denied(f"the grant {self.name} has been used as often as it may be", ASK_MAKER)
         if self.times is not None:
             self.times -= 1
         self.used = time.time()
@@ -12852,6 +12866,9 @@ def read_grant(request: Message, own_uid: int) -> Grant:
 
 # ----------------------------------------------------------- daemon/wire ----
 # The connections of the daemon: between its two processes, and of clients to the keyholder.
+
+
+FRAME_OF_GRANT = 4 * FIRST_FRAME  # bytes; no value comes in through a grant, only names
 
 
 class Control:
@@ -12957,6 +12974,7 @@ class Session:
     Requests are given to `answer` in order. One that takes time is a coroutine,
     which may ask for the next frame with `await session.frame()`; `settled` is
     called when it has ended. `sessions` are the open ones, by their last requests.
+    Through a `grant` frames are shorter, and one is answered in a turn of the loop.
     """
 
     STALLED = 30.0  # seconds that half a frame may stay half
@@ -12975,18 +12993,19 @@ class Session:
         self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
         self.since = since  # when the connection was accepted, as `uptime` counts
         self.caller: dict[str, Any] | None = None
-        self.frames = Frames()
+        self.frames = Frames(FRAME_OF_GRANT if grant else MAX_FRAME)
         self.task: asyncio.Task[None] | None = None
         self.awaited: asyncio.Future[dict[str, Any]] | None = None
         self.stalled: asyncio.TimerHandle | None = None
         self.is_conversation = self.is_paused = self.is_last = False
+        self.is_next = False  # it goes on in the next turn of the loop
         self.grant = grant  # through whose socket it came
         self.ended: Callable[[], None] | None = None  # called once, when the client is gone
 
     def connection_made(self, transport: Any) -> None:
         """The connection was taken over; its first frame came with it."""
         self.transport = transport
-        transport.set_write_buffer_limits(high=MAX_FRAME)
+        transport.set_write_buffer_limits(high=self.frames.limit)
         if self.grant and self.grant.is_over():  # it has ended on the way to here
             transport.abort()
             return
@@ -12995,12 +13014,17 @@ class Session:
     def data_received(self, data: bytes) -> None:
         """More bytes from the client."""
         self.frames.feed(data)
-        if len(self.frames.buffer) > 2 * MAX_FRAME:
+        if len(self.frames.buffer) > 2 * self.frames.limit:
             self.transport.abort()
         self.advance()
 
     def advance(self) -> None:
-        """Handle the frames that are there, until one takes time."""
+        """Handle the frames that are there, until one takes time.
+
+        Through a grant one, and in the next turn the next: others are answered in between.
+        """
+        if self.is_next:
+            return
         try:
             while not self.is_held() and (data := self.frames.next()) is not None:
                 if self.awaited:
@@ -13008,6 +13032,10 @@ class Session:
                     self.awaited = None
                 else:
                     self.handle(decode_frame(data))
+                if self.grant:
+                    self.is_next = True
+                    asyncio.get_running_loop().call_soon(self.go_on)
+                    return
         except Usage as error:
             self.send(error.to_dict())
             self.transport.close()
@@ -13025,6 +13053,12 @@ class Session:
             if waits
             else None
         )
+
+    def go_on(self) -> None:
+        """Handle the next frame, in another turn of the loop."""
+        self.is_next = False
+        if not self.transport.is_closing():
+            self.advance()
 
     def handle(self, request: dict[str, Any]) -> None:
         """Answer one request, now or by a task."""
@@ -14133,9 +14167,14 @@ class GrantSocket:
         self.is_closed = False
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self.socket.bind(path)  # 0700 by our umask
-            if uids - {os.getuid()}:
-                os.chmod(path, 0o666)  # noqa: S103  whose they are, the kernel says
+            # 0700 by our umask; or 0666 from the first, as a mode given by path follows links:
+            # whose connections they are, the kernel says
+            mask = os.umask(0o111) if uids - {os.getuid()} else None
+            try:
+                self.socket.bind(path)
+            finally:
+                if mask is not None:
+                    os.umask(mask)
             self.socket.listen(128)
         except OSError as error:
             self.socket.close()
@@ -16913,6 +16952,272 @@ async def note_proof(holding: Holding) -> None:
         holding.reporter.report()
 
 
+# ------------------------------------------------------ daemon/restraint ----
+# Programs that ask too often: after a question in vain they leave the phone alone, ever longer.
+
+
+ASK_PAUSES = (30.0, 120.0, 600.0, 3600.0)  # seconds after one question in vain, two, …
+MOST_SHOWN = 20  # pauses in `status`: the longest
+WORD_CHARACTERS = LETTERS | DIGITS | set("._+-")
+SECRET_PAUSES = (10.0, 30.0, 120.0)  # the same for a secret, whoever asked
+FLOOD, FLOOD_TIME = 6, 300.0  # so many in vain, of the whole vault, in so many seconds
+REMEMBERED = 86_400.0  # seconds
+MOST_OVERHEARD = 40  # questions to which one process hears answers for nobody
+MOST_WAITING = 4  # uses by one program that wait for their turn
+
+
+def who_asks(caller: dict[str, Any]) -> Who:
+    """A caller, as it is known again: what runs, and in what."""
+    parent = caller.get("parent") or {}
+    return caller["uid"], caller["exe"], parent.get("exe"), caller.get("grant")
+
+
+def which_asks(caller: dict[str, Any], grant: Grant | None = None) -> Who | None:
+    """A caller, as one approval is good for it: a program, started by one process, in one session.
+
+    What is started by init, or from outside of a container, stands for itself. As orphans get
+    another parent, which many may have, the kernel's session counts too: nobody can join one. Who
+    comes through a grant comes through that one, and not through a later one of its name. None for
+    who is not known: it is not known again either.
+    """
+    pid, parent = caller["pid"], (caller.get("parent") or {}).get("pid")
+    if not (pid and caller["exe"] and parent is not None):
+        return None
+    starter = parent if parent > 1 else pid
+    try:
+        leader = os.getsid(pid)
+    except OSError:  # it has ended
+        return None
+    who = caller["uid"], caller["exe"], *name_process(starter), *name_process(leader)
+    return *who, grant and grant.identity
+
+
+def name_process(pid: int) -> tuple[int, bytes]:
+    """A process, as no other one is named: its pid, and when it was started."""
+    _, fields = read_stat(pid)
+    return pid, fields[19] if fields else b""
+
+
+def describe_who(caller: dict[str, Any]) -> str:
+    """A caller in words, as the kernel tells."""
+    parent = caller.get("parent") or {}
+    shown = f"{name_program(caller)} (pid {caller['pid']})"
+    if parent.get("exe"):
+        shown += f", started by {name_program(parent)} (pid {parent['pid']})"
+    return f"{shown}, by the grant {caller['grant']}," if caller.get("grant") else shown
+
+
+def name_program(process: dict[str, Any]) -> str:
+    """The name of what a process runs."""
+    if exe := process.get("exe"):
+        return spell(os.path.basename(str(exe)))
+    if name := process.get("name"):  # that of another user: it has chosen the name itself
+        return f"a program of uid {process['uid']} that calls itself {spell(str(name))}"
+    return "a program that is not known"
+
+
+def spell(word: str) -> str:
+    """A word that others have chosen, as it cannot be taken for a part of the sentence."""
+    return "".join(each if each in WORD_CHARACTERS else "?" for each in word[:24])
+
+
+class Restraint:
+    """How long callers leave the phone alone: who they are, what they asked for, and how many.
+
+    `in_vain` has how many questions in a row were, and when the last; those of a secret by whoever
+    asked (None) too, as who copies a program is another one. Who was approved before, for a secret,
+    has its own pauses alone, so that others cannot keep it out. All is forgotten after a day.
+    What was asked through a grant counts for that grant, and for nobody else.
+    """
+
+    def __init__(self) -> None:
+        self.in_vain: dict[tuple[Who | None, str], tuple[int, float]] = {}
+        self.latest: list[float] = []  # when the last questions of all were in vain
+        self.latest_of: dict[Who, list[float]] = {}  # and of each caller
+        self.approved: dict[tuple[Who, str], float] = {}
+
+    def check(self, who: Who, names: list[str]) -> None:
+        """Raise Denied while the pause of a caller lasts."""
+        now = uptime()
+        for name in names:
+            end = max(self.end(who, name), end_of_flood(self.latest_of.get(who, [])))
+            if not self.is_known(who, [name]):
+                end = max(end, self.end(None, name), end_of_flood(self.latest))
+                if grant := by_grant(who):
+                    floods = end_of_flood(self.latest_of.get(grant, []))
+                    end = max(end, self.end(grant, name), floods)
+            if end > now:
+                raise Denied(
+                    f"the phone was asked in vain; for {name} it is not asked again for"
+                    f" {end - now:.0f} s",
+                    "wait, or see who asked: avault log",
+                )
+
+    def is_known(self, who: Who, names: list[str]) -> bool:
+        """Whether the operator has agreed to a caller before, for all of these."""
+        return all((who, name) in self.approved for name in names)
+
+    def end(self, who: Who | None, name: str) -> float:
+        """When the pause of a caller ends, or that of all; 0 where it has none."""
+        count, last = self.in_vain.get((who, name), (0, 0.0))
+        pauses = ASK_PAUSES if who and who[1:] else SECRET_PAUSES
+        return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
+
+    def describe(self) -> list[Message]:
+        """The pauses that last: of what, whose, and until when."""
+        now = uptime()
+        ends = [(end_of_flood(self.latest), name_who(None), "anything")]
+        for who, latest in self.latest_of.items():
+            ends.append((end_of_flood(latest), name_who(who), "anything"))
+        for one, name in self.in_vain:
+            ends.append((self.end(one, name), name_who(one), name))
+        return [
+            {"name": name, "program": program, "until": render_time(time.time() + end - now)}
+            for end, program, name in sorted(ends)
+            if end > now
+        ][-MOST_SHOWN:]
+
+    def note(self, who: Who, names: list[str]) -> None:
+        """A question was in vain: refused, or nobody answered."""
+        now, grant = uptime(), by_grant(who)
+        self.forget(now - REMEMBERED)
+        if not grant:
+            self.latest = [*self.latest, now][-FLOOD:]
+        for one in (who, grant) if grant else (who,):
+            self.latest_of[one] = [*self.latest_of.get(one, []), now][-FLOOD:]
+        for each in [(each, name) for each in (who, grant) for name in names]:
+            self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
+
+    def forget(self, before: float) -> None:
+        """Forget what is older."""
+        self.in_vain = {each: found for each, found in self.in_vain.items() if found[1] > before}
+        self.approved = {each: at for each, at in self.approved.items() if at > before}
+        self.latest_of = {who: at for who, at in self.latest_of.items() if at[-1] > before}
+
+    def forgive(self, who: Who, names: list[str]) -> None:
+        """The operator has agreed."""
+        for name in names:
+            self.in_vain.pop((who, name), None)
+            self.in_vain.pop((by_grant(who), name), None)
+            if who[1]:  # else it is any program that is not known
+                self.approved[who, name] = uptime()
+
+
+def by_grant(who: Who) -> Who | None:
+    """All who ask through the same grant as a caller; None for one who asks through none."""
+    return who[3:] if any(who[3:]) else None
+
+
+def name_who(who: Who | None) -> str:
+    """Whose a pause is, in words."""
+    if who is None:
+        return "any other program"
+    return name_program({"exe": who[1]}) if who[1:] else f"any program by the grant {who[0]}"
+
+
+def end_of_flood(latest: list[float]) -> float:
+    """When one may ask again after too many questions in vain, of which these are the last."""
+    return latest[0] + FLOOD_TIME if len(latest) == FLOOD else 0.0
+
+
+class Turn:
+    """The only one who asks for some names, for the length of a `with`."""
+
+    def __init__(self, turns: Turns, who: Who, names: list[str], is_first: bool) -> None:
+        self.turns, self.who, self.names, self.is_first = turns, who, {*names}, is_first
+        self.begun = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        self.turns.join(self)
+        try:
+            await self.begun.wait()
+        except asyncio.CancelledError:
+            self.turns.leave(self)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.turns.leave(self)
+
+
+class Turns:
+    """Whose turn it is to ask: one at a time for each secret, and first who is to be first."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Turn] = []
+        self.begun: list[Turn] = []
+
+    def join(self, turn: Turn) -> None:
+        """Wait for a turn; raises Denied where too many of the same caller do."""
+        if sum(each.who == turn.who for each in self.waiting) >= MOST_WAITING:
+            raise Denied(
+                f"{MOST_WAITING} uses by this program wait for the phone already",
+                "try again when some have been answered",
+            )
+        self.waiting.append(turn)
+        self.go_on()
+
+    def leave(self, turn: Turn) -> None:
+        """It has had its turn, or wants none any more."""
+        (self.begun if turn.begun.is_set() else self.waiting).remove(turn)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begin the turns of which no name is taken, or is to be by who waits before them."""
+        taken = {name for each in self.begun for name in each.names}
+        for turn in sorted(self.waiting, key=lambda each: not each.is_first):
+            if not taken & turn.names:
+                self.waiting.remove(turn)
+                self.begun.append(turn)
+                turn.begun.set()
+            taken |= turn.names
+
+
+class Askings:
+    """The questions of an open vault: one at a time for each secret.
+
+    `questions` are those that the phone has now, as `status` shows them, by what becomes of them;
+    `late` are processes that listen for an answer which is for nobody any more, by the names that
+    they were to open; `staying` those that have opened something for a caller, for a time.
+    """
+
+    def __init__(self) -> None:
+        self.restraint = Restraint()
+        self.turns = Turns()
+        self.questions: dict[Any, Message] = {}
+        self.late: dict[str, Any] = {}
+        self.staying: dict[Who, Any] = {}
+
+    def alone(self, who: Who, names: list[str]) -> Turn:
+        """Be the only one who asks for these, for the length of a `with`."""
+        return Turn(self.turns, who, names, self.restraint.is_known(who, names))
+
+    def end_stale(self, vault: Vault) -> None:
+        """End what has opened values that are others by now, in the vault that is served."""
+        for each, found in [*self.staying.items()]:
+            if found.is_stale(vault):
+                found.assignment.end()
+                self.staying.pop(each, None)
+
+    def describe(self) -> Message:
+        """What `status` shows of them."""
+        return {"questions": [*self.questions.values()], "pauses": self.restraint.describe()}
+
+    def end_late(self, names: list[str], is_full: bool, through: str | None) -> list[Message]:
+        """Who asks anew for a secret hears the late answers himself; for others there is room.
+
+        Through a grant, only what was asked through it makes room. The questions whose answers
+        are to be heard by who comes in their place.
+        """
+        questions: list[Message] = []
+        late = [name for name, each in self.late.items() if through in (None, each.through)]
+        for name in [*names, *(late[:1] if is_full else [])]:
+            found = self.late.pop(name, None)
+            if found and not found.is_gone:
+                questions += found.questions
+                found.end()
+        return questions[-MOST_OVERHEARD:]
+
+
 # --------------------------------------------------------- daemon/grants ----
 # The grants there are, in the keyholder: in its memory alone, and gone with it.
 #
@@ -16936,6 +17241,7 @@ class Grants:
     ) -> None:
         self.control, self.sessions, self.changed = control, sessions, changed
         self.known: dict[str, Grant] = {}
+        self.pauses: dict[Who, Pause] = {}  # by who makes grants that ask
         self.awaited: dict[str, asyncio.Future[Message]] = {}
 
     def find(self, identity: str, sock: socket.socket) -> Grant | None:
@@ -17034,251 +17340,6 @@ class Grants:
             self.end(over)
 
 
-# ------------------------------------------------------ daemon/restraint ----
-# Programs that ask too often: after a question in vain they leave the phone alone, ever longer.
-
-
-ASK_PAUSES = (30.0, 120.0, 600.0, 3600.0)  # seconds after one question in vain, two, …
-MOST_SHOWN = 20  # pauses in `status`: the longest
-WORD_CHARACTERS = LETTERS | DIGITS | set("._+-")
-SECRET_PAUSES = (10.0, 30.0, 120.0)  # the same for a secret, whoever asked
-FLOOD, FLOOD_TIME = 6, 300.0  # so many in vain, of the whole vault, in so many seconds
-REMEMBERED = 86_400.0  # seconds
-MOST_OVERHEARD = 40  # questions to which one process hears answers for nobody
-MOST_WAITING = 4  # uses by one program that wait for their turn
-
-
-def who_asks(caller: dict[str, Any]) -> Who:
-    """A caller, as it is known again: what runs, and in what."""
-    parent = caller.get("parent") or {}
-    return caller["uid"], caller["exe"], parent.get("exe"), caller.get("grant")
-
-
-def which_asks(caller: dict[str, Any]) -> Who | None:
-    """A caller, as one approval is good for it: a program, started by one process, in one session.
-
-    What is started by init, or from outside of a container, stands for itself. As orphans get
-    another parent, which many may have, the kernel's session counts too: nobody can join one. None
-    for who is not known: it is not known again either.
-    """
-    pid, parent = caller["pid"], (caller.get("parent") or {}).get("pid")
-    if not (pid and caller["exe"] and parent is not None):
-        return None
-    starter = parent if parent > 1 else pid
-    try:
-        leader = os.getsid(pid)
-    except OSError:  # it has ended
-        return None
-    who = caller["uid"], caller["exe"], *name_process(starter), *name_process(leader)
-    return *who, caller.get("grant")
-
-
-def name_process(pid: int) -> tuple[int, bytes]:
-    """A process, as no other one is named: its pid, and when it was started."""
-    _, fields = read_stat(pid)
-    return pid, fields[19] if fields else b""
-
-
-def describe_who(caller: dict[str, Any]) -> str:
-    """A caller in words, as the kernel tells."""
-    parent = caller.get("parent") or {}
-    shown = f"{name_program(caller)} (pid {caller['pid']})"
-    if parent.get("exe"):
-        shown += f", started by {name_program(parent)} (pid {parent['pid']})"
-    return f"{shown}, by the grant {caller['grant']}," if caller.get("grant") else shown
-
-
-def name_program(process: dict[str, Any]) -> str:
-    """The name of what a process runs."""
-    if name := process.get("exe") or process.get("name"):
-        return spell(os.path.basename(str(name)))
-    return "a program that is not known"
-
-
-def spell(word: str) -> str:
-    """A word that others have chosen, as it cannot be taken for a part of the sentence."""
-    return "".join(each if each in WORD_CHARACTERS else "?" for each in word[:24])
-
-
-class Restraint:
-    """How long callers leave the phone alone: who they are, what they asked for, and how many.
-
-    `in_vain` has how many questions in a row were, and when the last; those of a secret by whoever
-    asked (None) too, as who copies a program is another one. Who was approved before, for a secret,
-    has its own pauses alone, so that others cannot keep it out. All is forgotten after a day.
-    """
-
-    def __init__(self) -> None:
-        self.in_vain: dict[tuple[Who | None, str], tuple[int, float]] = {}
-        self.latest: list[float] = []  # when the last questions of all were in vain
-        self.latest_of: dict[Who, list[float]] = {}  # and of each caller
-        self.approved: dict[tuple[Who, str], float] = {}
-
-    def check(self, who: Who, names: list[str]) -> None:
-        """Raise Denied while the pause of a caller lasts."""
-        now = uptime()
-        for name in names:
-            end = max(self.end(who, name), end_of_flood(self.latest_of.get(who, [])))
-            if not self.is_known(who, [name]):
-                end = max(end, self.end(None, name), end_of_flood(self.latest))
-            if end > now:
-                raise Denied(
-                    f"the phone was asked in vain; for {name} it is not asked again for"
-                    f" {end - now:.0f} s",
-                    "wait, or see who asked: avault log",
-                )
-
-    def is_known(self, who: Who, names: list[str]) -> bool:
-        """Whether the operator has agreed to a caller before, for all of these."""
-        return all((who, name) in self.approved for name in names)
-
-    def end(self, who: Who | None, name: str) -> float:
-        """When the pause of a caller ends, or that of all; 0 where it has none."""
-        count, last = self.in_vain.get((who, name), (0, 0.0))
-        pauses = ASK_PAUSES if who else SECRET_PAUSES
-        return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
-
-    def describe(self) -> list[Message]:
-        """The pauses that last: of what, whose, and until when."""
-        now, others = uptime(), "any other program"
-        ends = [(end_of_flood(self.latest), others, "anything")]
-        for who, latest in self.latest_of.items():
-            ends.append((end_of_flood(latest), name_program({"exe": who[1]}), "anything"))
-        for one, name in self.in_vain:
-            ends.append(
-                (self.end(one, name), name_program({"exe": one[1]}) if one else others, name)
-            )
-        return [
-            {"name": name, "program": program, "until": render_time(time.time() + end - now)}
-            for end, program, name in sorted(ends)
-            if end > now
-        ][-MOST_SHOWN:]
-
-    def note(self, who: Who, names: list[str]) -> None:
-        """A question was in vain: refused, or nobody answered."""
-        now = uptime()
-        self.forget(now - REMEMBERED)
-        self.latest = [*self.latest, now][-FLOOD:]
-        self.latest_of[who] = [*self.latest_of.get(who, []), now][-FLOOD:]
-        for each in [(each, name) for each in (who, None) for name in names]:
-            self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
-
-    def forget(self, before: float) -> None:
-        """Forget what is older."""
-        self.in_vain = {each: found for each, found in self.in_vain.items() if found[1] > before}
-        self.approved = {each: at for each, at in self.approved.items() if at > before}
-        self.latest_of = {who: at for who, at in self.latest_of.items() if at[-1] > before}
-
-    def forgive(self, who: Who, names: list[str]) -> None:
-        """The operator has agreed."""
-        for name in names:
-            self.in_vain.pop((who, name), None)
-            self.in_vain.pop((None, name), None)
-            if who[1]:  # else it is any program that is not known
-                self.approved[who, name] = uptime()
-
-
-def end_of_flood(latest: list[float]) -> float:
-    """When one may ask again after too many questions in vain, of which these are the last."""
-    return latest[0] + FLOOD_TIME if len(latest) == FLOOD else 0.0
-
-
-class Turn:
-    """The only one who asks for some names, for the length of a `with`."""
-
-    def __init__(self, turns: Turns, who: Who, names: list[str], is_first: bool) -> None:
-        self.turns, self.who, self.names, self.is_first = turns, who, {*names}, is_first
-        self.begun = asyncio.Event()
-
-    async def __aenter__(self) -> None:
-        self.turns.join(self)
-        try:
-            await self.begun.wait()
-        except asyncio.CancelledError:
-            self.turns.leave(self)
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self.turns.leave(self)
-
-
-class Turns:
-    """Whose turn it is to ask: one at a time for each secret, and first who is to be first."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Turn] = []
-        self.begun: list[Turn] = []
-
-    def join(self, turn: Turn) -> None:
-        """Wait for a turn; raises Denied where too many of the same caller do."""
-        if sum(each.who == turn.who for each in self.waiting) >= MOST_WAITING:
-            raise Denied(
-                f"{MOST_WAITING} uses by this program wait for the phone already",
-                "try again when some have been answered",
-            )
-        self.waiting.append(turn)
-        self.go_on()
-
-    def leave(self, turn: Turn) -> None:
-        """It has had its turn, or wants none any more."""
-        (self.begun if turn.begun.is_set() else self.waiting).remove(turn)
-        self.go_on()
-
-    def go_on(self) -> None:
-        """Begin the turns of which no name is taken, or is to be by who waits before them."""
-        taken = {name for each in self.begun for name in each.names}
-        for turn in sorted(self.waiting, key=lambda each: not each.is_first):
-            if not taken & turn.names:
-                self.waiting.remove(turn)
-                self.begun.append(turn)
-                turn.begun.set()
-            taken |= turn.names
-
-
-class Askings:
-    """The questions of an open vault: one at a time for each secret.
-
-    `questions` are those that the phone has now, as `status` shows them, by what becomes of them;
-    `late` are processes that listen for an answer which is for nobody any more, by the names that
-    they were to open; `staying` those that have opened something for a caller, for a time.
-    """
-
-    def __init__(self) -> None:
-        self.restraint = Restraint()
-        self.turns = Turns()
-        self.questions: dict[Any, Message] = {}
-        self.late: dict[str, Any] = {}
-        self.staying: dict[Who, Any] = {}
-
-    def alone(self, who: Who, names: list[str]) -> Turn:
-        """Be the only one who asks for these, for the length of a `with`."""
-        return Turn(self.turns, who, names, self.restraint.is_known(who, names))
-
-    def end_stale(self, vault: Vault) -> None:
-        """End what has opened values that are others by now, in the vault that is served."""
-        for each, found in [*self.staying.items()]:
-            if found.is_stale(vault):
-                found.assignment.end()
-                self.staying.pop(each, None)
-
-    def describe(self) -> Message:
-        """What `status` shows of them."""
-        return {"questions": [*self.questions.values()], "pauses": self.restraint.describe()}
-
-    def end_late(self, names: list[str], is_full: bool) -> list[Message]:
-        """Who asks anew for a secret hears the late answers himself; for others there is room.
-
-        The questions whose answers are to be heard by who comes in their place.
-        """
-        questions: list[Message] = []
-        for name in [*names, *(list(self.late)[:1] if is_full else [])]:
-            late = self.late.pop(name, None)
-            if late and not late.is_gone:
-                questions += late.questions
-                late.end()
-        return questions[-MOST_OVERHEARD:]
-
-
 # ------------------------------------------------------ daemon/approving ----
 # The operator's word for the first use of a grant that wants it.
 
@@ -17319,21 +17380,22 @@ async def approve_grant(
 async def ask_for_grant(
     holding: Holding, session: Session, grant: Grant, caller: dict[str, Any]
 ) -> None:
-    """One question at a time; after one that nobody answered the phone is left alone, ever longer.
+    """One question at a time; after one in vain the phone is left alone, ever longer.
 
     A grant that is refused has ended. Raises AvaultError.
     """
-    async with grant.asking:
+    pause = grant.pause
+    async with pause.asking:
         grant.check_request("get")
         if not grant.asks:
             return
-        if (left := grant.rests_until - uptime()) > 0:
+        if (left := pause.until - uptime()) > 0:
             raise Denied(f"the phone was asked in vain; it is asked again in {left:.0f} s", "wait")
         store = holding.store
         if not store or not holding.contact.find(store):
             raise Locked("the phone cannot be asked", ASK_MAKER)
-        grant.in_vain += 1
-        grant.rests_until = uptime() + ASK_PAUSES[min(grant.in_vain, len(ASK_PAUSES)) - 1]
+        pause.in_vain += 1
+        pause.until = uptime() + ASK_PAUSES[min(pause.in_vain, len(ASK_PAUSES)) - 1]
         sentence = (
             f"avault: {describe_who(caller)} on {holding.host} wants to begin using the grant"
             f" {grant.name} of {store.vault.name}, for {describe_grant(grant)}"
@@ -17350,7 +17412,7 @@ async def ask_for_grant(
         except TimeoutError:
             raise TimedOut("nobody approved in time", "is the signer app open?") from None
         grant.check_request("get")
-        grant.asks, grant.in_vain, grant.rests_until = False, 0, 0.0
+        grant.asks, pause.in_vain, pause.until = False, 0, 0.0
 
 
 # ----------------------------------------------------------- daemon/gate ----
@@ -17465,7 +17527,7 @@ class Gate:
             vault = take_out(vault, [])
         elif grant:
             grant.check_way(way)
-        if self.is_free:
+        if self.is_free and not grant:  # whether anything is guarded, no grant's answer tells
             return Passage(vault, way)
         names, is_named = pick(vault, request)
         passage = Passage(vault, way)
@@ -18306,9 +18368,13 @@ class OpenerLink:
     """A process that has a job, and what it says; None once it is gone."""
 
     def __init__(
-        self, sock: socket.socket, ended: Callable[[OpenerLink], None], is_asking: bool
+        self,
+        sock: socket.socket,
+        ended: Callable[[OpenerLink], None],
+        is_asking: bool,
+        through: str | None = None,
     ) -> None:
-        self.is_asking = is_asking
+        self.is_asking, self.through = is_asking, through  # through which grant it was asked for
         self.questions: list[Message] = []  # whose answers it hears
         self.said: asyncio.Queue[Message | None] = asyncio.Queue()
         self.ended, self.is_gone, self.is_staying = ended, False, False
@@ -18362,6 +18428,7 @@ class Openers:
     """How the keyholder comes by such processes, and what it has them do without the phone."""
 
     MOST = 8  # at once that ask the phone, and as many that seal; each takes 40 MB
+    MOST_OF_GRANT = 2  # of those that ask, for one grant; and half of them for all grants
     MOST_STAYING = 8  # besides, that have opened something for a time
     START_TIME = 15.0  # seconds
 
@@ -18369,7 +18436,8 @@ class Openers:
         self.holding, self.own = holding, OwnLocks(holding.places)
         self.keeping = asyncio.Lock()  # locks.json is written by one at a time
         self.settling = asyncio.Lock()
-        self.starting: list[bool] = []  # whether they are to ask
+        # whether they are to ask, and through which grant
+        self.starting: list[tuple[bool, str | None]] = []
         self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
         self.assigned: set[OpenerLink] = set()
         self.looked: Vault | None = None  # that has nothing which is to be sealed, or cannot be
@@ -18383,18 +18451,24 @@ class Openers:
         else:
             door.close()
 
-    def is_full(self, is_asking: bool = True) -> bool:
-        """Whether there are as many as may be, of those that ask or of those that seal."""
-        there = [each.is_asking for each in self.assigned if not each.is_staying]
-        return (there + self.starting).count(is_asking) >= self.MOST
+    def is_full(self, is_asking: bool = True, through: str | None = None) -> bool:
+        """Whether there are as many as may be, of those that ask or of those that seal.
 
-    async def start(self, is_asking: bool = True) -> OpenerLink:
+        Through a grant fewer may be, so that nobody's programs keep the phone from the owner's.
+        """
+        there = [(each.is_asking, each.through) for each in self.assigned if not each.is_staying]
+        found = [grant for asks, grant in there + self.starting if asks == is_asking]
+        is_much = found.count(through) >= self.MOST_OF_GRANT
+        is_much = is_much or sum(each is not None for each in found) >= self.MOST // 2
+        return len(found) >= self.MOST or (through is not None and is_much)
+
+    async def start(self, is_asking: bool = True, through: str | None = None) -> OpenerLink:
         """One that is hardened; raises AvaultError."""
-        if self.is_full(is_asking):
+        if self.is_full(is_asking, through):
             what = "wait for the phone" if is_asking else "values are set at once"
             raise Unavailable(f"too many {what}", "try again in a while")
         number = secrets.token_hex(8)
-        self.starting.append(is_asking)
+        self.starting.append((is_asking, through))
         wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
         try:
             self.holding.reporter.control.send({"opener": number})
@@ -18404,10 +18478,10 @@ class Openers:
             raise Unavailable("no process could be started that opens it", "try again") from None
         finally:
             self.wanted.pop(number, None)
-            self.starting.remove(is_asking)
+            self.starting.remove((is_asking, through))
         with door:
             own = await meet(door, pid)
-        found = OpenerLink(own, self.assigned.discard, is_asking)
+        found = OpenerLink(own, self.assigned.discard, is_asking, through)
         self.assigned.add(found)
         return found
 
@@ -19604,7 +19678,7 @@ class Release:
         self.keyholder, self.session, self.request = keyholder, session, request
         self.passage, self.assignment = passage, assignment
         self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.which = which_asks(session.caller or {})  # one approval is good for it
+        self.which = which_asks(session.caller or {}, session.grant)  # one approval is good for it
         self.opened_at, self.giving = 0.0, asyncio.Lock()
         self.is_asked = self.is_in_vain = self.is_noted = False
         spawn(keyholder.tasks, self.attend())
@@ -19845,7 +19919,7 @@ def describe_wish(
 
 def count_again(session: Session, passage: Passage) -> int:
     """For how many seconds an approval is good: for one use, where a caller is not known again."""
-    return min(passage.asked.values()) if which_asks(session.caller or {}) else 0
+    return min(passage.asked.values()) if which_asks(session.caller or {}, session.grant) else 0
 
 
 # ---------------------------------------------------------- daemon/asked ----
@@ -19874,9 +19948,9 @@ async def serve_asked(
 
     `admit` is what may go out at the moment: it may be another when it is this one's turn.
     """
-    names = sorted(admit().asked)
     keyholder.identify(session)
     try:
+        names = sorted(admit().asked)
         await while_there(session, obtain(keyholder, session, request, admit, names))
     except AvaultError as error:
         keyholder.release(session, request, error.code)
@@ -19912,8 +19986,9 @@ async def obtain(
         if sorted(passage.asked) != names:
             raise Denied("the guards have changed meanwhile", "ask again")
         job = describe_job(keyholder, session, request, passage)
-        is_full = keyholder.openers.is_full()
-        job["overheard"] = keyholder.askings.end_late(names, is_full)
+        through = session.grant.name if session.grant else None
+        is_full = keyholder.openers.is_full(through=through)
+        job["overheard"] = keyholder.askings.end_late(names, is_full, through)
         await release(keyholder, session, request, passage, job, waiting)
         restraint.forgive(who, names)
 
@@ -19927,7 +20002,9 @@ async def release(
     waiting: asyncio.Timeout,
 ) -> None:
     """Have a process ask, open and answer, in the time that is left; raises AvaultError."""
-    found = Release(keyholder, session, request, passage, await keyholder.openers.start())
+    through = session.grant.name if session.grant else None
+    opener = await keyholder.openers.start(through=through)
+    found = Release(keyholder, session, request, passage, opener)
     job["limit"] = max((waiting.when() or 0.0) - asyncio.get_running_loop().time(), 0.0)
     waiting.reschedule(None)  # the process looks at it
     found.assignment.questions = job["overheard"] + job["questions"]
@@ -19991,7 +20068,7 @@ async def serve_again(
     keyholder: Keyholder, session: Session, request: Message, passage: Passage
 ) -> bool:
     """Give a caller what was opened for it a while ago, where its guard allows that."""
-    now, caller = uptime(), which_asks(session.caller or {})
+    now, caller = uptime(), which_asks(session.caller or {}, session.grant)
     keyholder.askings.end_stale(keyholder.open_store().vault)
     for (who, names), found in keyholder.askings.staying.items():
         is_there = caller and who == caller and {*passage.asked} <= {*names}
@@ -20229,11 +20306,11 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
     if session.grant:
         session.grant.check_way("sign")
     vault = keyholder.open_store().vault
-    keys = keyholder.signing.keys.look(vault)
+    keys = look_at_keys(keyholder, vault, session.grant)
     if keys and binds:
         bound = await keyholder.signing.ask(do="binds", binds=binds)
         vault = keyholder.open_store().vault
-        keys = keyholder.signing.keys.look(vault)
+        keys = look_at_keys(keyholder, vault, session.grant)
     guards, now = keyholder.gate.look(vault), time.time()
     fits = {name: guards.rules_of(guards.of(name)) for name in keys}
     may = [
@@ -20241,11 +20318,16 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
         for name, rules in fits.items()
         if keys[name].kind != "nostr"
         and rules.ways() is not None
-        and (not session.grant or session.grant.has(*name.split("/")))
         and rules.lets(way, now)
         and may_offer(bound, rules.servers, rules.namespaces)
     ]
     return {"ok": True, "keys": may}
+
+
+def look_at_keys(keyholder: Keyholder, vault: Vault, grant: Grant | None) -> dict[str, SigningKey]:
+    """The keys that sign, by name: through a grant as if there were no others."""
+    keys = keyholder.signing.keys.look(vault)
+    return {name: each for name, each in keys.items() if not grant or grant.has(*name.split("/"))}
 
 
 # -------------------------------------------------- daemon/nostr_signing ----
@@ -22629,9 +22711,14 @@ def summarize_grant(grant: Grant) -> Message:
 async def serve_grant(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Make a grant; or one that ends with the connection that it was made on (`stay`)."""
     grant = read_grant(request, os.getuid())
+    if request.get("stay") and session.ended:
+        raise Usage("a grant ends with this connection already", "make the other on another one")
     if grant.asks:
         keyholder.openers.need_pairing(keyholder.open_store())
     keyholder.release(session, summarize_grant(grant))
+    if grant.asks:
+        maker = who_asks(session.caller or keyholder.identify(session))
+        grant.pause = keyholder.grants.pauses.setdefault(maker, Pause())
     await keyholder.grants.make(grant)
     if request.get("stay"):
 
@@ -23781,7 +23868,7 @@ def serve_list(keyholder: Keyholder, session: Session, request: Message) -> Answ
     rows = choose_keys(vault, wanted, [])
     if form == "names":
         return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in rows)}
-    groups = [group for group in describe_vault(vault) if not wanted or group["name"] in wanted]
+    groups = describe_vault(vault, wanted)
     if form == "text":
         return {"ok": True, "output": render_list(groups)}
     if form == "json":
@@ -23912,14 +23999,17 @@ def released(op: str, pick: Pick) -> Serve:
             vault = keyholder.open_store().vault
             return keyholder.gate.admit(vault, request, pick, session.grant)
 
+        is_mask = bool(session.grant and session.grant.is_mask(request))
         try:
             passage = admit()
             found = ANSWERED[op](passage.vault, request)
-            if session.grant and not session.grant.is_mask(request):
+            if session.grant and not is_mask:
                 session.grant.use(passage.way)
         except AvaultError as error:
             keyholder.release(session, request, error.code)
             raise
+        if is_mask:  # it has nothing in it: no use, which would keep the vault open
+            return found
         if passage.held:
             held = {"op": "reveal", "for": request["op"], "only": passage.held}
             keyholder.release(session, held, Denied.code)

@@ -93,19 +93,20 @@ class House(Desk):
         self.keyholder.control.send = self.hear  # type: ignore[method-assign]
 
     def hear(self, message: dict[str, Any], fd: int | None = None) -> None:
-        self.told.append(message)
+        self.take(message, fd)
         if "opener" in message:
             ours, theirs = socket.socketpair()
             self.openers.append(avault.Opener(theirs))
             self.keyholder.receive({"do": "opener", "number": message["opener"], "pid": 1}, ours.detach())
 
-    async def begin(self, op: str, **fields: Any) -> socket.socket:
-        """A client that has sent a request."""
+    async def begin(self, op: str, through: str | None = None, **fields: Any) -> socket.socket:
+        """A client that has sent a request, perhaps through a grant."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self.clients.append(ours)
         request = {"v": 1, "vault": self.places.id, "op": op, **fields}
-        await self.keyholder.take_over(theirs.detach(), request, avault.uptime())
+        identity = self.keyholder.grants.known[through].identity if through else None
+        await self.keyholder.take_over(theirs.detach(), request, avault.uptime(), identity)
         return ours
 
     async def end(self, client: socket.socket) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -180,6 +181,55 @@ def test_who_was_approved_before_does_not_ask_for_all_there_is_without_end() -> 
     other = (1, "python", "sh")
     restraint.forgive(other, names[-1:])
     restraint.check(other, names[-1:])
+
+
+# -- through a grant
+
+
+async def test_a_grants_last_use_may_be_one_that_asks(house: House) -> None:
+    """It was counted before the phone is asked, and is not counted again."""
+    assert (await house.ask("grant", name="web", only=["stripe/KEY"], times=1))["ok"]
+    client = await house.begin("get", through="web", **PLACE)
+    assert (await approve_all(house, client))["value"] == VALUE
+    assert house.keyholder.grants.known["web"].times == 0
+    again = await house.ask("get", through="web", **PLACE)
+    assert "as often as it may be" in again["error"]["message"] and len(house.man.questions) == 2
+
+
+async def test_a_grant_has_two_questions_at_once_and_leaves_the_others(house: House) -> None:
+    assert (await house.ask("guard", group="many", ask=0))["ok"]
+    for number in range(6):
+        assert (await house.ask("set", group="many", key=f"K{number}", generate=9))["ok"]
+    for name in ("web", "other", "third"):
+        assert (await house.ask("grant", name=name, groups=["many"]))["ok"]
+    clients = [await house.begin("get", through="web", group="many", key=f"K{number}") for number in range(2)]
+    await house.man.asked(2)
+    full = await house.ask("get", through="web", group="many", key="K2")
+    assert "too many wait for the phone" in full["error"]["message"]
+    clients += [await house.begin("get", through="other", group="many", key=f"K{number}") for number in (2, 3)]
+    await house.man.asked(4)
+    full = await house.ask("get", through="third", group="many", key="K4")
+    assert "too many wait for the phone" in full["error"]["message"], "all grants together have half"
+    for client in clients[:2]:
+        client.close()
+    async with asyncio.timeout(5):
+        while len(house.keyholder.askings.late) < 2:
+            await asyncio.sleep(0.01)
+    await house.begin("get", group="many", key="K5")
+    assert "wants many/K5 of" in await house.man.asked(5), "who left in vain keeps nobody else away"
+    assert len(house.keyholder.askings.late) == 2
+
+
+async def test_a_refusal_at_the_first_look_is_noted(house: House) -> None:
+    session, noted = SimpleNamespace(caller=None), list[str]()
+
+    def admit() -> Any:
+        raise avault.Denied("the guards have changed")
+
+    desk: Any = SimpleNamespace(identify=lambda session: {}, release=lambda session, request, outcome: noted.append(outcome))
+    with pytest.raises(avault.Denied):
+        await avault.serve_asked(desk, session, {"op": "get"}, admit)
+    assert noted == ["denied"]
 
 
 # -- what was opened for a time

@@ -44,7 +44,7 @@ async def grant(desk: Desk, **fields: Any) -> avault.Grant:
 
     def identify(session: Any) -> dict[str, Any]:
         session.caller = {**CALLER, "grant": "web"}
-        return dict(session.caller)
+        return session.caller  # type: ignore[no-any-return]
 
     desk.keyholder.identify = identify  # type: ignore[method-assign]
     return desk.session.grant  # type: ignore[no-any-return]
@@ -133,6 +133,8 @@ def answer(gate: avault.Gate, vault: avault.Vault, request: dict[str, Any], made
     try:
         passage = gate.admit(vault, request, pick, made)
         told = json.dumps(avault.ANSWERED[request["op"]](passage.vault, request))
+        if made and not made.is_mask(request):
+            made.use(passage.way)
     except avault.AvaultError:
         return None
     return {f"{group}/{key}" for group, key in SECRETS if f"value-{group}-{key}" in told}
@@ -227,6 +229,30 @@ async def test_times_are_counted_before_anything_goes_out(house: House) -> None:
     assert "DENIED" in await house.hear("provide", value=ids)
     as_maker(house)
     assert shows(await house.hear("get", group="free", key="KEY"), "free")
+
+
+@pytest.mark.parametrize("fields", [{"times": 1}, {"can": ["run"]}])
+async def test_what_is_masked_of_nothing_is_no_use_and_keeps_no_vault_open(house: House, fields: dict[str, Any]) -> None:
+    await grant(house, groups=["free"], **fields)
+    lines, autolock = len(house.lines("access.log")), house.holding.autolock
+    autolock.used = 5.0
+    for _ in range(3):
+        assert json.loads(await house.hear("reveal", **{"for": "mask"})) == {"ok": True, "secrets": []}
+    assert autolock.used == 5.0 and len(house.lines("access.log")) == lines and not house.lines("refused.log")
+
+
+async def test_whether_anything_else_is_guarded_is_not_told(house: House) -> None:
+    """What is named is looked for in a vault without guards, too."""
+    vault, gate = avault.Vault("00" * 16, "a" * 64, "b" * 64, "test"), avault.Gate()
+    vault.put("free", "KEY", "value", 1, "m")
+    made = avault.Grant("web", ["free"], [], ["get"])
+    request = {"op": "reveal", "as": ["X=other/KEY"]}
+    for is_guarded in (False, True):
+        if is_guarded:
+            vault = vault.copy()
+            avault.add_guard(vault, "other", {"only": ["run"]}, 1, "m")
+        with pytest.raises(avault.NotFound):
+            gate.admit(vault, request, avault.pick_export, made)
 
 
 async def test_a_log_that_cannot_be_written_releases_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,6 +419,57 @@ async def test_a_question_that_nobody_answers_makes_a_pause(house: House, monkey
     assert shows(await house.hear("get", group="free", key="KEY"), "free")
 
 
+async def test_a_new_grant_is_not_asked_for_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a person refused stays refused, for a while, under another name too."""
+    operator = Operator(monkeypatch, house)
+    operator.answer = avault.Denied("refused")
+    monkeypatch.setattr(house.keyholder, "identify", lambda session: CALLER)
+    now = avault.uptime()
+    monkeypatch.setattr(avault, "uptime", lambda: now)
+    for name in ("web", "web", "other"):
+        as_maker(house)
+        await house.serve("grant", name=name, groups=["free"], ask=True)
+        house.session = SimpleNamespace(caller=CALLER, send=lambda message: None, grant=house.keyholder.grants.known[name])
+        await house.hear("get", group="free", key="KEY")
+        assert len(operator.asked) == 1, name
+        house.keyholder.grants.end([*house.keyholder.grants.known.values()])
+    as_maker(house)
+    await house.serve("grant", name="web", groups=["free"], ask=True)
+    now, operator.answer = now + 31, None
+    house.session = SimpleNamespace(caller=CALLER, send=lambda message: None, grant=house.keyholder.grants.known["web"])
+    assert shows(await house.hear("get", group="free", key="KEY"), "free")
+
+
+async def test_with_a_connection_one_grant_ends(house: House) -> None:
+    """A second one would take the place of the first, which would be there for ever."""
+    as_maker(house)
+    house.session.ended, house.session.transport = None, SimpleNamespace(is_closing=lambda: False)
+    await house.serve("grant", name="one", groups=["free"], stay=True)
+    with pytest.raises(avault.Usage, match="a grant ends with this connection already"):
+        await house.serve("grant", name="two", groups=["free"], stay=True)
+    assert [*house.keyholder.grants.known] == ["one"]
+    house.session.ended()
+    assert not house.keyholder.grants.known
+
+
+async def test_keys_that_are_not_granted_change_no_answer(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether there are any is not told: what is bound to no server is looked at by who has a key alone."""
+    asked: list[dict[str, Any]] = []
+
+    async def ask(**job: Any) -> dict[str, Any]:
+        asked.append(job)
+        raise avault.Usage("not understood")
+
+    monkeypatch.setattr(house.keyholder.signing, "ask", ask)
+    monkeypatch.setattr(house.keyholder.signing.keys, "look", lambda vault: {"free/KEY": object()})
+    await grant(house, groups=["soon"], can=["sign"])
+    bound = {"as": "ssh", "binds": [base64.b64encode(b"no server").decode()]}
+    assert json.loads(await house.hear("keys", **bound)) == {"ok": True, "keys": []} and not asked
+    house.keyholder.grants.end([house.session.grant])
+    await grant(house, groups=["free"], can=["sign"])
+    assert "not understood" in await house.hear("keys", **bound) and asked
+
+
 async def test_a_vault_without_a_phone_has_nobody_to_ask(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     await desk.open()
@@ -494,6 +571,21 @@ def test_who_is_led_to_a_grant_is_led_to_nothing_else(place: Any, tmp_path: Path
         avault.Connection(places)
     with pytest.raises(avault.AvaultError, match="names a grant's socket"):
         avault.Listener(places, print, lambda sock: None).open()
+
+
+async def test_no_mode_is_given_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who puts a link there meanwhile opens nothing by it."""
+    monkeypatch.setattr(os, "chmod", None)
+    mask = os.umask(0o077)
+    try:
+        made = avault.GrantSocket("1", frozenset({UID + 1}), str(tmp_path / "a"), lambda *_: None)
+        own = avault.GrantSocket("2", frozenset({UID}), str(tmp_path / "b"), lambda *_: None)
+        assert [stat.S_IMODE((tmp_path / each).stat().st_mode) for each in "ab"] == [0o666, 0o700]
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(mask)
+    for each in (made, own):
+        each.close()
 
 
 async def test_its_sockets_directories(tmp_path: Path) -> None:

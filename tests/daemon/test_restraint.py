@@ -53,6 +53,8 @@ def test_an_orphan_of_another_session_is_another_caller() -> None:
     finally:
         for pid in orphans:
             os.kill(pid, signal.SIGKILL)
+    one, other = (avault.Grant("web", ["a"], [], ["get"]) for _ in range(2))
+    assert len({avault.which_asks(describe(os.getpid()), each) for each in (one, other, None)}) == 3, "not by its name"
     assert avault.which_asks({**describe(os.getpid()), "pid": 0}) is None, "of another pid namespace"
     assert avault.which_asks({**describe(os.getpid()), "exe": None}) is None
 
@@ -138,6 +140,38 @@ def test_all_is_forgotten_after_a_day(clock: SimpleNamespace, ask: Callable[...,
     assert not clock.restraint.approved
     clock.restraint.forgive((1, None, None), ["a/K"])
     assert not clock.restraint.approved, "nobody is known again by nothing"
+
+
+def test_what_is_asked_through_a_grant_in_vain_is_that_grants(clock: SimpleNamespace) -> None:
+    """Whoever it names keeps the phone from nobody else, and copies of a program from nobody but itself."""
+    restraint, owner, other = avault.Restraint(), (1, "node", "sh", None), (3, "web", "sh", "other")
+
+    def ask(number: int, name: str, grant: str = "web") -> bool:
+        who = (2, f"/tmp/x{number}", "sh", grant)
+        try:
+            restraint.check(who, [name])
+        except avault.Denied:
+            return False
+        restraint.note(who, [name])
+        return True
+
+    assert sum(ask(number, f"many/K{number}") for number in range(20)) == avault.FLOOD
+    assert [ask(50, "many/K0"), ask(51, "c/K")] == [False, False], "a copy is no other"
+    for each in (owner, other):
+        restraint.check(each, ["many/K0", "c/K"])
+    assert not restraint.latest
+    assert {"any program by the grant web"} <= {each["program"] for each in restraint.describe()}
+    clock.time += avault.FLOOD_TIME
+    assert [ask(60, "c/K"), ask(61, "c/K")] == [True, False]
+    restraint.note(owner, ["d/K"])
+    assert not ask(62, "d/K"), "what the owner refused is paused for all"
+    restraint.forgive((2, "/tmp/y", "sh", "web"), ["c/K", "d/K"])
+    assert ask(63, "c/K") and not ask(64, "d/K")
+
+
+def test_a_name_that_a_process_of_another_user_gives_itself_is_said_to_be_that() -> None:
+    caller = {"pid": 5, "uid": 1001, "exe": None, "name": "avault", "parent": {"pid": 4, "exe": None}, "grant": "web"}
+    assert avault.describe_who(caller) == "a program of uid 1001 that calls itself avault (pid 5), by the grant web,"
 
 
 async def test_who_was_approved_before_is_first(clock: SimpleNamespace) -> None:

@@ -259,10 +259,10 @@ class Wire:
 class Talk:
     """A session of a client that asks `first`; `answer` answers."""
 
-    def __init__(self, answer: Callable[..., Any], first: Message | None = None) -> None:
+    def __init__(self, answer: Callable[..., Any], first: Message | None = None, grant: avault.Grant | None = None) -> None:
         self.wire, self.settled = Wire(), 0
         self.sessions: dict[avault.Session, None] = {}
-        self.session = avault.Session(first or {"op": "first"}, answer, self.settle, self.sessions, 0.0)
+        self.session = avault.Session(first or {"op": "first"}, answer, self.settle, self.sessions, 0.0, grant)
         self.session.connection_made(self.wire)
 
     def settle(self) -> None:
@@ -394,6 +394,39 @@ async def test_a_client_that_sends_without_end_is_cut_off() -> None:
     assert not talk.wire.aborted
     talk.session.data_received(b"\0")
     assert talk.wire.aborted
+    talk.session.connection_lost(None)
+
+
+async def test_through_a_grant_one_frame_is_answered_in_a_turn_of_the_loop() -> None:
+    """Who sends many at once keeps nobody else waiting."""
+    talk, other = Talk(echo, grant=avault.Grant("web", ["a"], [], ["get"])), Talk(echo)
+    for _ in range(3):
+        talk.say(*({"op": "has"} for _ in range(100)))
+    talk.session.eof_received()
+    assert len(talk.said) <= 4, "as many as it was called, and its first"
+    for turn in range(1, 4):
+        before = len(talk.said)
+        await asyncio.sleep(0)
+        other.say({"op": "has"})
+        assert len(talk.said) <= before + 1 and len(other.said) == turn + 1
+    await until(lambda: len(talk.said) == 301 and talk.wire.closed)
+    assert not talk.wire.aborted
+    for each in (talk, other):
+        each.session.connection_lost(None)
+
+
+async def test_through_a_grant_little_is_kept() -> None:
+    made, most = avault.Grant("web", ["a"], [], ["get"]), 1 << 18
+    talk = Talk(Slow(), {"op": "slow"}, grant=made)
+    assert talk.wire.high == most
+    talk.session.data_received(bytes(2 * most))
+    assert not talk.wire.aborted
+    talk.session.data_received(b"\0")
+    assert talk.wire.aborted
+    talk.session.connection_lost(None)
+    talk = Talk(echo, grant=made)
+    talk.session.data_received((most + 1).to_bytes(4, "big"))
+    assert "the limit is 262,144" in talk.said[-1]["error"]["message"] and talk.wire.closed
     talk.session.connection_lost(None)
 
 

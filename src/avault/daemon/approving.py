@@ -54,21 +54,22 @@ async def approve_grant(
 async def ask_for_grant(
     holding: Holding, session: Session, grant: Grant, caller: dict[str, Any]
 ) -> None:
-    """One question at a time; after one that nobody answered the phone is left alone, ever longer.
+    """One question at a time; after one in vain the phone is left alone, ever longer.
 
     A grant that is refused has ended. Raises AvaultError.
     """
-    async with grant.asking:
+    pause = grant.pause
+    async with pause.asking:
         grant.check_request("get")
         if not grant.asks:
             return
-        if (left := grant.rests_until - uptime()) > 0:
+        if (left := pause.until - uptime()) > 0:
             raise Denied(f"the phone was asked in vain; it is asked again in {left:.0f} s", "wait")
         store = holding.store
         if not store or not holding.contact.find(store):
             raise Locked("the phone cannot be asked", ASK_MAKER)
-        grant.in_vain += 1
-        grant.rests_until = uptime() + ASK_PAUSES[min(grant.in_vain, len(ASK_PAUSES)) - 1]
+        pause.in_vain += 1
+        pause.until = uptime() + ASK_PAUSES[min(pause.in_vain, len(ASK_PAUSES)) - 1]
         sentence = (
             f"avault: {describe_who(caller)} on {holding.host} wants to begin using the grant"
             f" {grant.name} of {store.vault.name}, for {describe_grant(grant)}"
@@ -85,4 +86,4 @@ async def ask_for_grant(
         except TimeoutError:
             raise TimedOut("nobody approved in time", "is the signer app open?") from None
         grant.check_request("get")
-        grant.asks, grant.in_vain, grant.rests_until = False, 0, 0.0
+        grant.asks, pause.in_vain, pause.until = False, 0, 0.0

@@ -52,9 +52,9 @@ async def serve_asked(
 
     `admit` is what may go out at the moment: it may be another when it is this one's turn.
     """
-    names = sorted(admit().asked)
     keyholder.identify(session)
     try:
+        names = sorted(admit().asked)
         await while_there(session, obtain(keyholder, session, request, admit, names))
     except AvaultError as error:
         keyholder.release(session, request, error.code)
@@ -90,8 +90,9 @@ async def obtain(
         if sorted(passage.asked) != names:
             raise Denied("the guards have changed meanwhile", "ask again")
         job = describe_job(keyholder, session, request, passage)
-        is_full = keyholder.openers.is_full()
-        job["overheard"] = keyholder.askings.end_late(names, is_full)
+        through = session.grant.name if session.grant else None
+        is_full = keyholder.openers.is_full(through=through)
+        job["overheard"] = keyholder.askings.end_late(names, is_full, through)
         await release(keyholder, session, request, passage, job, waiting)
         restraint.forgive(who, names)
 
@@ -105,7 +106,9 @@ async def release(
     waiting: asyncio.Timeout,
 ) -> None:
     """Have a process ask, open and answer, in the time that is left; raises AvaultError."""
-    found = Release(keyholder, session, request, passage, await keyholder.openers.start())
+    through = session.grant.name if session.grant else None
+    opener = await keyholder.openers.start(through=through)
+    found = Release(keyholder, session, request, passage, opener)
     job["limit"] = max((waiting.when() or 0.0) - asyncio.get_running_loop().time(), 0.0)
     waiting.reschedule(None)  # the process looks at it
     found.assignment.questions = job["overheard"] + job["questions"]
@@ -169,7 +172,7 @@ async def serve_again(
     keyholder: Keyholder, session: Session, request: Message, passage: Passage
 ) -> bool:
     """Give a caller what was opened for it a while ago, where its guard allows that."""
-    now, caller = uptime(), which_asks(session.caller or {})
+    now, caller = uptime(), which_asks(session.caller or {}, session.grant)
     keyholder.askings.end_stale(keyholder.open_store().vault)
     for (who, names), found in keyholder.askings.staying.items():
         is_there = caller and who == caller and {*passage.asked} <= {*names}

@@ -131,7 +131,7 @@ class Gate:
             vault = take_out(vault, [])
         elif grant:
             grant.check_way(way)
-        if self.is_free:
+        if self.is_free and not grant:  # whether anything is guarded, no grant's answer tells
             return Passage(vault, way)
         names, is_named = pick(vault, request)
         passage = Passage(vault, way)

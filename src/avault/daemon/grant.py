@@ -36,6 +36,17 @@ MOST_TIMES = 1_000_000
 ASK_MAKER = "ask whoever made the grant"
 
 
+class Pause:
+    """How often one who makes grants has had the phone asked in vain, and until when it is not.
+
+    It outlasts its grants: else a new one would be asked for at once. One question at a time.
+    """
+
+    def __init__(self) -> None:
+        self.in_vain, self.until = 0, 0.0
+        self.asking = asyncio.Lock()
+
+
 class Grant:
     """What a caller may have: all of `groups`, and `only` (GROUP/KEY), for the uses that it `can`.
 
@@ -54,8 +65,7 @@ class Grant:
         self.used: float | None = None  # Unix seconds of the last use
         self.path = ""
         self.seen: tuple[Vault, Vault] | None = None  # a vault, and what it has of it
-        self.asking = asyncio.Lock()
-        self.in_vain, self.rests_until = 0, 0.0  # questions that nobody answered; until when
+        self.pause = Pause()  # of who made it
 
     def has(self, group: str, key: str) -> bool:
         """Whether a secret of that name is in it."""
@@ -75,14 +85,12 @@ class Grant:
             raise Denied("through a grant that may not be asked", "with the vault's own socket")
 
     def check_way(self, way: str) -> None:
-        """Raise Denied where it is not for that way, or has no uses left: whatever is asked for."""
+        """Raise Denied where it has ended, or is not for that way: whatever is asked for."""
         self.check_request("get")
         if NEEDED.get(way) not in self.can:
             shown = " or ".join(sorted(self.can, key=GRANT_USES.index))
             hint = "avault run -- CMD" if self.can & {"run"} else ASK_MAKER
             raise Denied(f"the grant {self.name} is only to {shown}", hint)
-        if self.times == 0:
-            raise Denied(f"the grant {self.name} has been used as often as it may be", ASK_MAKER)
 
     def is_mask(self, request: Message) -> bool:
         """Whether a request wants all values so that `run` can mask them, which is no use.
@@ -95,8 +103,13 @@ class Grant:
         return wants and is_all and "run" in self.can and not is_free
 
     def use(self, way: str) -> None:
-        """Count a use, before anything is given out; raises Denied where none is left."""
+        """Count a use, before anything is given out; raises Denied where none is left.
+
+        What was counted is looked at by `check_way` alone while the phone is asked of it.
+        """
         self.check_way(way)
+        if self.times == 0:
+            raise Denied(f"the grant {self.name} has been used as often as it may be", ASK_MAKER)
         if self.times is not None:
             self.times -= 1
         self.used = time.time()

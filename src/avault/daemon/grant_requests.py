@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from avault.daemon.grant import Grant, check_grant_name, read_grant
+from avault.daemon.grant import Grant, Pause, check_grant_name, read_grant
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.restraint import who_asks
 from avault.daemon.wire import Session
+from avault.errors import Usage
 from avault.protocol import refuse_unknown
 from avault.vault.records import Vault
 
@@ -35,9 +37,14 @@ def summarize_grant(grant: Grant) -> Message:
 async def serve_grant(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Make a grant; or one that ends with the connection that it was made on (`stay`)."""
     grant = read_grant(request, os.getuid())
+    if request.get("stay") and session.ended:
+        raise Usage("a grant ends with this connection already", "make the other on another one")
     if grant.asks:
         keyholder.openers.need_pairing(keyholder.open_store())
     keyholder.release(session, summarize_grant(grant))
+    if grant.asks:
+        maker = who_asks(session.caller or keyholder.identify(session))
+        grant.pause = keyholder.grants.pauses.setdefault(maker, Pause())
     await keyholder.grants.make(grant)
     if request.get("stay"):
 

@@ -42,9 +42,14 @@ class GrantSocket:
         self.is_closed = False
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self.socket.bind(path)  # 0700 by our umask
-            if uids - {os.getuid()}:
-                os.chmod(path, 0o666)  # noqa: S103  whose they are, the kernel says
+            # 0700 by our umask; or 0666 from the first, as a mode given by path follows links:
+            # whose connections they are, the kernel says
+            mask = os.umask(0o111) if uids - {os.getuid()} else None
+            try:
+                self.socket.bind(path)
+            finally:
+                if mask is not None:
+                    os.umask(mask)
             self.socket.listen(128)
         except OSError as error:
             self.socket.close()

@@ -9,7 +9,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from avault.daemon.grant import Grant
+from avault.daemon.grant import Grant, Pause
 from avault.daemon.wire import Control, Session
 from avault.errors import AvaultError, Denied, NotFound, Unavailable
 from avault.plain import peer_uid
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from avault.daemon.restraint import Who
     from avault.protocol import Message
 
 
@@ -39,6 +40,7 @@ class Grants:
     ) -> None:
         self.control, self.sessions, self.changed = control, sessions, changed
         self.known: dict[str, Grant] = {}
+        self.pauses: dict[Who, Pause] = {}  # by who makes grants that ask
         self.awaited: dict[str, asyncio.Future[Message]] = {}
 
     def find(self, identity: str, sock: socket.socket) -> Grant | None:

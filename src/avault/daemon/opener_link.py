@@ -19,9 +19,13 @@ class OpenerLink:
     """A process that has a job, and what it says; None once it is gone."""
 
     def __init__(
-        self, sock: socket.socket, ended: Callable[[OpenerLink], None], is_asking: bool
+        self,
+        sock: socket.socket,
+        ended: Callable[[OpenerLink], None],
+        is_asking: bool,
+        through: str | None = None,
     ) -> None:
-        self.is_asking = is_asking
+        self.is_asking, self.through = is_asking, through  # through which grant it was asked for
         self.questions: list[Message] = []  # whose answers it hears
         self.said: asyncio.Queue[Message | None] = asyncio.Queue()
         self.ended, self.is_gone, self.is_staying = ended, False, False

@@ -37,6 +37,7 @@ class Openers:
     """How the keyholder comes by such processes, and what it has them do without the phone."""
 
     MOST = 8  # at once that ask the phone, and as many that seal; each takes 40 MB
+    MOST_OF_GRANT = 2  # of those that ask, for one grant; and half of them for all grants
     MOST_STAYING = 8  # besides, that have opened something for a time
     START_TIME = 15.0  # seconds
 
@@ -44,7 +45,8 @@ class Openers:
         self.holding, self.own = holding, OwnLocks(holding.places)
         self.keeping = asyncio.Lock()  # locks.json is written by one at a time
         self.settling = asyncio.Lock()
-        self.starting: list[bool] = []  # whether they are to ask
+        # whether they are to ask, and through which grant
+        self.starting: list[tuple[bool, str | None]] = []
         self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
         self.assigned: set[OpenerLink] = set()
         self.looked: Vault | None = None  # that has nothing which is to be sealed, or cannot be
@@ -58,18 +60,24 @@ class Openers:
         else:
             door.close()
 
-    def is_full(self, is_asking: bool = True) -> bool:
-        """Whether there are as many as may be, of those that ask or of those that seal."""
-        there = [each.is_asking for each in self.assigned if not each.is_staying]
-        return (there + self.starting).count(is_asking) >= self.MOST
+    def is_full(self, is_asking: bool = True, through: str | None = None) -> bool:
+        """Whether there are as many as may be, of those that ask or of those that seal.
 
-    async def start(self, is_asking: bool = True) -> OpenerLink:
+        Through a grant fewer may be, so that nobody's programs keep the phone from the owner's.
+        """
+        there = [(each.is_asking, each.through) for each in self.assigned if not each.is_staying]
+        found = [grant for asks, grant in there + self.starting if asks == is_asking]
+        is_much = found.count(through) >= self.MOST_OF_GRANT
+        is_much = is_much or sum(each is not None for each in found) >= self.MOST // 2
+        return len(found) >= self.MOST or (through is not None and is_much)
+
+    async def start(self, is_asking: bool = True, through: str | None = None) -> OpenerLink:
         """One that is hardened; raises AvaultError."""
-        if self.is_full(is_asking):
+        if self.is_full(is_asking, through):
             what = "wait for the phone" if is_asking else "values are set at once"
             raise Unavailable(f"too many {what}", "try again in a while")
         number = secrets.token_hex(8)
-        self.starting.append(is_asking)
+        self.starting.append((is_asking, through))
         wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
         try:
             self.holding.reporter.control.send({"opener": number})
@@ -79,10 +87,10 @@ class Openers:
             raise Unavailable("no process could be started that opens it", "try again") from None
         finally:
             self.wanted.pop(number, None)
-            self.starting.remove(is_asking)
+            self.starting.remove((is_asking, through))
         with door:
             own = await meet(door, pid)
-        found = OpenerLink(own, self.assigned.discard, is_asking)
+        found = OpenerLink(own, self.assigned.discard, is_asking, through)
         self.assigned.add(found)
         return found
 

@@ -49,7 +49,7 @@ class Release:
         self.keyholder, self.session, self.request = keyholder, session, request
         self.passage, self.assignment = passage, assignment
         self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.which = which_asks(session.caller or {})  # one approval is good for it
+        self.which = which_asks(session.caller or {}, session.grant)  # one approval is good for it
         self.opened_at, self.giving = 0.0, asyncio.Lock()
         self.is_asked = self.is_in_vain = self.is_noted = False
         spawn(keyholder.tasks, self.attend())

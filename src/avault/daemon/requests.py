@@ -62,14 +62,17 @@ def released(op: str, pick: Pick) -> Serve:
             vault = keyholder.open_store().vault
             return keyholder.gate.admit(vault, request, pick, session.grant)
 
+        is_mask = bool(session.grant and session.grant.is_mask(request))
         try:
             passage = admit()
             found = ANSWERED[op](passage.vault, request)
-            if session.grant and not session.grant.is_mask(request):
+            if session.grant and not is_mask:
                 session.grant.use(passage.way)
         except AvaultError as error:
             keyholder.release(session, request, error.code)
             raise
+        if is_mask:  # it has nothing in it: no use, which would keep the vault open
+            return found
         if passage.held:
             held = {"op": "reveal", "for": request["op"], "only": passage.held}
             keyholder.release(session, held, Denied.code)

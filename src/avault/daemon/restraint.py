@@ -16,6 +16,7 @@ from avault.vault.times import render_time
 if TYPE_CHECKING:
     from typing import Any
 
+    from avault.daemon.grant import Grant
     from avault.protocol import Message
     from avault.vault.records import Vault
 
@@ -38,12 +39,13 @@ def who_asks(caller: dict[str, Any]) -> Who:
     return caller["uid"], caller["exe"], parent.get("exe"), caller.get("grant")
 
 
-def which_asks(caller: dict[str, Any]) -> Who | None:
+def which_asks(caller: dict[str, Any], grant: Grant | None = None) -> Who | None:
     """A caller, as one approval is good for it: a program, started by one process, in one session.
 
     What is started by init, or from outside of a container, stands for itself. As orphans get
-    another parent, which many may have, the kernel's session counts too: nobody can join one. None
-    for who is not known: it is not known again either.
+    another parent, which many may have, the kernel's session counts too: nobody can join one. Who
+    comes through a grant comes through that one, and not through a later one of its name. None for
+    who is not known: it is not known again either.
     """
     pid, parent = caller["pid"], (caller.get("parent") or {}).get("pid")
     if not (pid and caller["exe"] and parent is not None):
@@ -54,7 +56,7 @@ def which_asks(caller: dict[str, Any]) -> Who | None:
     except OSError:  # it has ended
         return None
     who = caller["uid"], caller["exe"], *name_process(starter), *name_process(leader)
-    return *who, caller.get("grant")
+    return *who, grant and grant.identity
 
 
 def name_process(pid: int) -> tuple[int, bytes]:
@@ -74,8 +76,10 @@ def describe_who(caller: dict[str, Any]) -> str:
 
 def name_program(process: dict[str, Any]) -> str:
     """The name of what a process runs."""
-    if name := process.get("exe") or process.get("name"):
-        return spell(os.path.basename(str(name)))
+    if exe := process.get("exe"):
+        return spell(os.path.basename(str(exe)))
+    if name := process.get("name"):  # that of another user: it has chosen the name itself
+        return f"a program of uid {process['uid']} that calls itself {spell(str(name))}"
     return "a program that is not known"
 
 
@@ -90,6 +94,7 @@ class Restraint:
     `in_vain` has how many questions in a row were, and when the last; those of a secret by whoever
     asked (None) too, as who copies a program is another one. Who was approved before, for a secret,
     has its own pauses alone, so that others cannot keep it out. All is forgotten after a day.
+    What was asked through a grant counts for that grant, and for nobody else.
     """
 
     def __init__(self) -> None:
@@ -105,6 +110,9 @@ class Restraint:
             end = max(self.end(who, name), end_of_flood(self.latest_of.get(who, [])))
             if not self.is_known(who, [name]):
                 end = max(end, self.end(None, name), end_of_flood(self.latest))
+                if grant := by_grant(who):
+                    floods = end_of_flood(self.latest_of.get(grant, []))
+                    end = max(end, self.end(grant, name), floods)
             if end > now:
                 raise Denied(
                     f"the phone was asked in vain; for {name} it is not asked again for"
@@ -119,19 +127,17 @@ class Restraint:
     def end(self, who: Who | None, name: str) -> float:
         """When the pause of a caller ends, or that of all; 0 where it has none."""
         count, last = self.in_vain.get((who, name), (0, 0.0))
-        pauses = ASK_PAUSES if who else SECRET_PAUSES
+        pauses = ASK_PAUSES if who and who[1:] else SECRET_PAUSES
         return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
 
     def describe(self) -> list[Message]:
         """The pauses that last: of what, whose, and until when."""
-        now, others = uptime(), "any other program"
-        ends = [(end_of_flood(self.latest), others, "anything")]
+        now = uptime()
+        ends = [(end_of_flood(self.latest), name_who(None), "anything")]
         for who, latest in self.latest_of.items():
-            ends.append((end_of_flood(latest), name_program({"exe": who[1]}), "anything"))
+            ends.append((end_of_flood(latest), name_who(who), "anything"))
         for one, name in self.in_vain:
-            ends.append(
-                (self.end(one, name), name_program({"exe": one[1]}) if one else others, name)
-            )
+            ends.append((self.end(one, name), name_who(one), name))
         return [
             {"name": name, "program": program, "until": render_time(time.time() + end - now)}
             for end, program, name in sorted(ends)
@@ -140,11 +146,13 @@ class Restraint:
 
     def note(self, who: Who, names: list[str]) -> None:
         """A question was in vain: refused, or nobody answered."""
-        now = uptime()
+        now, grant = uptime(), by_grant(who)
         self.forget(now - REMEMBERED)
-        self.latest = [*self.latest, now][-FLOOD:]
-        self.latest_of[who] = [*self.latest_of.get(who, []), now][-FLOOD:]
-        for each in [(each, name) for each in (who, None) for name in names]:
+        if not grant:
+            self.latest = [*self.latest, now][-FLOOD:]
+        for one in (who, grant) if grant else (who,):
+            self.latest_of[one] = [*self.latest_of.get(one, []), now][-FLOOD:]
+        for each in [(each, name) for each in (who, grant) for name in names]:
             self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
 
     def forget(self, before: float) -> None:
@@ -157,9 +165,21 @@ class Restraint:
         """The operator has agreed."""
         for name in names:
             self.in_vain.pop((who, name), None)
-            self.in_vain.pop((None, name), None)
+            self.in_vain.pop((by_grant(who), name), None)
             if who[1]:  # else it is any program that is not known
                 self.approved[who, name] = uptime()
+
+
+def by_grant(who: Who) -> Who | None:
+    """All who ask through the same grant as a caller; None for one who asks through none."""
+    return who[3:] if any(who[3:]) else None
+
+
+def name_who(who: Who | None) -> str:
+    """Whose a pause is, in words."""
+    if who is None:
+        return "any other program"
+    return name_program({"exe": who[1]}) if who[1:] else f"any program by the grant {who[0]}"
 
 
 def end_of_flood(latest: list[float]) -> float:
@@ -249,15 +269,17 @@ class Askings:
         """What `status` shows of them."""
         return {"questions": [*self.questions.values()], "pauses": self.restraint.describe()}
 
-    def end_late(self, names: list[str], is_full: bool) -> list[Message]:
+    def end_late(self, names: list[str], is_full: bool, through: str | None) -> list[Message]:
         """Who asks anew for a secret hears the late answers himself; for others there is room.
 
-        The questions whose answers are to be heard by who comes in their place.
+        Through a grant, only what was asked through it makes room. The questions whose answers
+        are to be heard by who comes in their place.
         """
         questions: list[Message] = []
-        for name in [*names, *(list(self.late)[:1] if is_full else [])]:
-            late = self.late.pop(name, None)
-            if late and not late.is_gone:
-                questions += late.questions
-                late.end()
+        late = [name for name, each in self.late.items() if through in (None, each.through)]
+        for name in [*names, *(late[:1] if is_full else [])]:
+            found = self.late.pop(name, None)
+            if found and not found.is_gone:
+                questions += found.questions
+                found.end()
         return questions[-MOST_OVERHEARD:]

@@ -39,7 +39,7 @@ def serve_list(keyholder: Keyholder, session: Session, request: Message) -> Answ
     rows = choose_keys(vault, wanted, [])
     if form == "names":
         return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in rows)}
-    groups = [group for group in describe_vault(vault) if not wanted or group["name"] in wanted]
+    groups = describe_vault(vault, wanted)
     if form == "text":
         return {"ok": True, "output": render_list(groups)}
     if form == "json":

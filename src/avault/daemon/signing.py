@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage, check, take_out
+from avault.daemon.grant import Grant
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import Denied, NotFound, TimedOut, Usage, complain
@@ -22,6 +23,7 @@ from avault.vault.names import check_group, check_key
 from avault.vault.records import Vault
 from avault.vault.rules import Rules, join_rules
 from avault.vault.secret import is_sealed
+from avault.vault.signing_keys import SigningKey
 from avault.vault.ssh_rules import find_ssh_fault, may_offer
 
 if TYPE_CHECKING:
@@ -224,11 +226,11 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
     if session.grant:
         session.grant.check_way("sign")
     vault = keyholder.open_store().vault
-    keys = keyholder.signing.keys.look(vault)
+    keys = look_at_keys(keyholder, vault, session.grant)
     if keys and binds:
         bound = await keyholder.signing.ask(do="binds", binds=binds)
         vault = keyholder.open_store().vault
-        keys = keyholder.signing.keys.look(vault)
+        keys = look_at_keys(keyholder, vault, session.grant)
     guards, now = keyholder.gate.look(vault), time.time()
     fits = {name: guards.rules_of(guards.of(name)) for name in keys}
     may = [
@@ -236,8 +238,13 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
         for name, rules in fits.items()
         if keys[name].kind != "nostr"
         and rules.ways() is not None
-        and (not session.grant or session.grant.has(*name.split("/")))
         and rules.lets(way, now)
         and may_offer(bound, rules.servers, rules.namespaces)
     ]
     return {"ok": True, "keys": may}
+
+
+def look_at_keys(keyholder: Keyholder, vault: Vault, grant: Grant | None) -> dict[str, SigningKey]:
+    """The keys that sign, by name: through a grant as if there were no others."""
+    keys = keyholder.signing.keys.look(vault)
+    return {name: each for name, each in keys.items() if not grant or grant.has(*name.split("/"))}

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 from avault.daemon.grant import ASK_MAKER, Grant
 from avault.errors import Locked, Usage, complain
 from avault.plain import MAX_FRAME
-from avault.protocol import NESTED, SESSIONS, Frames, decode_frame, encode_frame
+from avault.protocol import FIRST_FRAME, NESTED, SESSIONS, Frames, decode_frame, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
+
+
+FRAME_OF_GRANT = 4 * FIRST_FRAME  # bytes; no value comes in through a grant, only names
 
 
 class Control:
@@ -122,6 +125,7 @@ class Session:
     Requests are given to `answer` in order. One that takes time is a coroutine,
     which may ask for the next frame with `await session.frame()`; `settled` is
     called when it has ended. `sessions` are the open ones, by their last requests.
+    Through a `grant` frames are shorter, and one is answered in a turn of the loop.
     """
 
     STALLED = 30.0  # seconds that half a frame may stay half
@@ -140,18 +144,19 @@ class Session:
         self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
         self.since = since  # when the connection was accepted, as `uptime` counts
         self.caller: dict[str, Any] | None = None
-        self.frames = Frames()
+        self.frames = Frames(FRAME_OF_GRANT if grant else MAX_FRAME)
         self.task: asyncio.Task[None] | None = None
         self.awaited: asyncio.Future[dict[str, Any]] | None = None
         self.stalled: asyncio.TimerHandle | None = None
         self.is_conversation = self.is_paused = self.is_last = False
+        self.is_next = False  # it goes on in the next turn of the loop
         self.grant = grant  # through whose socket it came
         self.ended: Callable[[], None] | None = None  # called once, when the client is gone
 
     def connection_made(self, transport: Any) -> None:
         """The connection was taken over; its first frame came with it."""
         self.transport = transport
-        transport.set_write_buffer_limits(high=MAX_FRAME)
+        transport.set_write_buffer_limits(high=self.frames.limit)
         if self.grant and self.grant.is_over():  # it has ended on the way to here
             transport.abort()
             return
@@ -160,12 +165,17 @@ class Session:
     def data_received(self, data: bytes) -> None:
         """More bytes from the client."""
         self.frames.feed(data)
-        if len(self.frames.buffer) > 2 * MAX_FRAME:
+        if len(self.frames.buffer) > 2 * self.frames.limit:
             self.transport.abort()
         self.advance()
 
     def advance(self) -> None:
-        """Handle the frames that are there, until one takes time."""
+        """Handle the frames that are there, until one takes time.
+
+        Through a grant one, and in the next turn the next: others are answered in between.
+        """
+        if self.is_next:
+            return
         try:
             while not self.is_held() and (data := self.frames.next()) is not None:
                 if self.awaited:
@@ -173,6 +183,10 @@ class Session:
                     self.awaited = None
                 else:
                     self.handle(decode_frame(data))
+                if self.grant:
+                    self.is_next = True
+                    asyncio.get_running_loop().call_soon(self.go_on)
+                    return
         except Usage as error:
             self.send(error.to_dict())
             self.transport.close()
@@ -190,6 +204,12 @@ class Session:
             if waits
             else None
         )
+
+    def go_on(self) -> None:
+        """Handle the next frame, in another turn of the loop."""
+        self.is_next = False
+        if not self.transport.is_closing():
+            self.advance()
 
     def handle(self, request: dict[str, Any]) -> None:
         """Answer one request, now or by a task."""

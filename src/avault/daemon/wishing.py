@@ -45,4 +45,4 @@ def describe_wish(
 
 def count_again(session: Session, passage: Passage) -> int:
     """For how many seconds an approval is good: for one use, where a caller is not known again."""
-    return min(passage.asked.values()) if which_asks(session.caller or {}) else 0
+    return min(passage.asked.values()) if which_asks(session.caller or {}, session.grant) else 0

@@ -186,8 +186,8 @@ def render_export(form: str, variables: dict[str, str], group: str | None = None
     return "".join(QUOTES[form](name, value) for name, value in variables.items())
 
 
-def describe_vault(vault: Vault) -> list[dict[str, Any]]:
-    """Groups with key names, notes, times and guards; never values."""
+def describe_vault(vault: Vault, wanted: list[str] | None = None) -> list[dict[str, Any]]:
+    """Groups with key names, notes, times and guards; never values. All, or those `wanted`."""
     guards = Guards(vault.facts)
 
     def describe_guard_of(name: str) -> dict[str, Any] | None:
@@ -212,6 +212,7 @@ def describe_vault(vault: Vault) -> list[dict[str, Any]]:
             ],
         }
         for name, group in sorted(vault.groups.items())
+        if not wanted or name in wanted
     ]
 
 
