@@ -440,6 +440,14 @@ async def test_a_new_grant_is_not_asked_for_at_once(house: House, monkeypatch: p
     assert shows(await house.hear("get", group="free", key="KEY"), "free")
 
 
+async def test_what_is_not_asked_for_is_not_described(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To list one group costs no more than that one."""
+    described: list[str] = []
+    monkeypatch.setattr(avault, "describe_signing_key", described.append)
+    assert [each["name"] for each in (await house.serve("list", groups=["free"]))["groups"]] == ["free"]
+    assert described == [VALUES["free"]]
+
+
 async def test_with_a_connection_one_grant_ends(house: House) -> None:
     """A second one would take the place of the first, which would be there for ever."""
     as_maker(house)
