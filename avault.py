@@ -21252,7 +21252,7 @@ class Messenger:
         """What is on; nothing where that cannot be read."""
         try:
             return MessageSettings.load(self.places)
-        except Tampered:
+        except AvaultError:
             return MessageSettings()
 
     def describe(self) -> dict[str, Any] | None:
@@ -21306,6 +21306,16 @@ class Messenger:
 
     async def hear(self, agent: str) -> None:
         """Run the program that hears, and take what it says of relays, until it ends."""
+        try:
+            await self.run_listener(agent)
+        except OSError:
+            await asyncio.sleep(self.AGAIN)
+        finally:
+            self.is_hearing, self.relays = False, []
+            self.planned.set()
+
+    async def run_listener(self, agent: str) -> None:
+        """Run it once; raises OSError."""
         process = self.process = await asyncio.create_subprocess_exec(
             *own_command("message", "listen", "--agent", agent, "--dir", self.places.dir),
             stdin=subprocess.PIPE,
@@ -21321,18 +21331,18 @@ class Messenger:
             except (Usage, KeyError):
                 pass  # no word of ours
         await process.wait()
-        self.relays = []
         if self.process is process:  # by itself
-            self.process = None
+            self.process, self.relays = None, []
             await asyncio.sleep(self.AGAIN)
-        self.is_hearing = False
-        self.planned.set()
 
     async def tell(self, report: dict[str, Any]) -> None:
         """Have the notice sent."""
         said = ["--name", report["name"], "--since", report["waiting"]["since"]]
         said += ["--code", report["code"], "--dir", self.places.dir]
-        self.notice = await run_program(own_command("message", "notice", *said))
+        try:
+            self.notice = await run_program(own_command("message", "notice", *said))
+        except OSError as error:
+            self.notice = {"ok": False, "said": {}, "problem": complain(error).message}
 
 
 def end_process(process: asyncio.subprocess.Process) -> None:
@@ -23924,6 +23934,7 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> A
 
 WORD_OBEYED = "lock"
 LONGEST_WORD = 4096  # characters of an event; one with this word has 1,701
+LATEST_LOCK = 5.0  # seconds after which it locks, whether or not somebody asks for it
 FRESH_WORD = 600  # seconds that a word may be old, or ahead
 SKEW = 120  # seconds by which the phone's clock may be behind, when it is sent after an unlock
 MOST_INBOXES = 10  # relays
@@ -23953,13 +23964,20 @@ async def serve_word(keyholder: Keyholder, session: Session, request: Message) -
     is_obeyed = sender in store.vault.operators() and said.strip().lower() == WORD_OBEYED
     if not is_obeyed or not is_fresh:
         return {"ok": True, "word": None}
-    keyholder.release(session, {"op": "word", "for": WORD_OBEYED})
-    replies = describe_outcomes(store.vault.name, time.time())
-    events = {
-        outcome: json.loads(await asyncio.to_thread(wrap_message, store.keys, sender, reply))
-        for outcome, reply in replies.items()
-    }
-    return {"ok": True, "word": WORD_OBEYED, "written": written, "to": sender, "replies": events}
+    with contextlib.suppress(AvaultError):  # a full disk keeps nothing open
+        keyholder.release(session, {"op": "word", "for": WORD_OBEYED})
+    locks = bool(keyholder.holding.ratchet.proven) and not is_unsaved(keyholder)
+    said = describe_lock(store.vault.name, time.time(), locks)
+    reply = json.loads(await asyncio.to_thread(wrap_message, store.keys, sender, said))
+    if locks:  # whoever has that reply, and what they do with it: it is true
+        asyncio.get_running_loop().call_later(LATEST_LOCK, keyholder.ended.set)
+    told = {"word": WORD_OBEYED, "written": written, "to": sender}
+    return {"ok": True, **told, "locks": locks, "reply": reply}
+
+
+def is_unsaved(keyholder: Keyholder) -> bool:
+    """Whether what is served is not on the disk: to lock now may lose it."""
+    return "unsaved" in keyholder.holding.reporter.warnings
 
 
 def announce_inbox(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -23973,13 +23991,12 @@ def announce_inbox(keyholder: Keyholder, session: Session, request: Message) -> 
     return {"ok": True, "event": event, "agent": public_hex(store.keys)}
 
 
-def describe_outcomes(name: str, now: float) -> dict[str, str]:
-    """What the operator is answered: made before the key is gone, sent when it is known which."""
+def describe_lock(name: str, now: float, locks: bool) -> str:
+    """What the operator is answered: made before the key is gone."""
     at = time.strftime("%H:%M UTC", time.gmtime(now))
-    return {
-        "locked": f"avault: {name} is locked, {at}",
-        "refused": f"avault: {name} is NOT locked, {at}: see avault status there",
-    }
+    if locks:
+        return f"avault: {name} locks, {at}"
+    return f"avault: {name} is NOT locked, {at}: see avault status there"
 
 
 # ------------------------------------------------------- daemon/requests ----
@@ -28903,6 +28920,7 @@ async def put_event(event: dict[str, Any], urls: list[str]) -> dict[str, str]:
 
 
 BACK = 49 * 3600  # seconds: what wraps a message is up to two days older than it (NIP-59)
+SEARCH_TIME = 10.0  # seconds
 PACE = 0.2  # seconds between two that the keyholder is given
 MOST_UNREAD = 100  # what came before these is not read
 MOST_HEARD = 10_000  # events that are not looked at twice
@@ -28919,12 +28937,15 @@ class Ear:
     def hear(self, event: Event) -> None:
         """Take an event that is small, signed and new."""
         text, identity = event.as_json(), event.id().to_hex()
-        if len(text) > LONGEST_WORD or identity in self.known or not event.verify():
+        if len(text) > LONGEST_WORD or identity in self.known:
+            return
+        found = json.loads(text)
+        if len(json.dumps(found)) > LONGEST_WORD or not event.verify():  # as it goes on
             return
         self.known[identity] = None
         if len(self.known) > MOST_HEARD:
             del self.known[next(iter(self.known))]
-        self.unread.append(json.loads(text))
+        self.unread.append(found)
         self.came.set()
 
     async def next(self) -> dict[str, Any]:
@@ -28965,8 +28986,10 @@ class Listening:
         try:
             while True:
                 event, after = await self.ear.next(), self.settings.obeyed
-                said = await self.vault.ask("word", action="read", event=event, after=after)
-                if said["word"]:
+                said: Message = {}
+                with contextlib.suppress(Usage):  # of one that is not taken, nothing comes
+                    said = await self.vault.ask("word", action="read", event=event, after=after)
+                if said.get("word"):
                     return await self.lock(said)
                 await asyncio.sleep(PACE)
         finally:
@@ -28978,15 +29001,24 @@ class Listening:
         """Lock the vault, and tell who wanted it what came of that."""
         self.is_answering = True
         self.settings.obeyed = int(said["written"])
-        self.settings.save(self.places)  # before: the same word does not lock the next time
-        outcome = "locked"
-        try:
-            await VaultLink(self.places).ask("lock")  # which is not for the keyholder
-        except Denied:
-            outcome = "refused"
+        with contextlib.suppress(AvaultError):  # it locks, be there room on the disk or not
+            self.settings.save(self.places)  # the same word does not lock the next time
+        if said["locks"]:
+            with contextlib.suppress(AvaultError):  # else the keyholder does it by itself
+                await VaultLink(self.places).ask("lock")  # which is not for the keyholder
+        await asyncio.gather(
+            put_event(said["reply"], self.settings.relays), self.answer_elsewhere(said)
+        )
+
+    async def answer_elsewhere(self, said: Message) -> None:
+        """Send the answer where the operator takes messages, if that is found out soon."""
         urls = self.settings.relays
-        known = await find_inbox(str(said["to"]), urls)
-        await put_event(said["replies"][outcome], [*known, *urls])
+        try:
+            async with asyncio.timeout(SEARCH_TIME):
+                known = await find_inbox(str(said["to"]), urls)
+        except TimeoutError:
+            return
+        await put_event(said["reply"], [url for url in known if url not in urls])
 
 
 async def listen_for_word(places: Places, agent: str) -> None:
@@ -29014,9 +29046,18 @@ async def listen_for_word(places: Places, agent: str) -> None:
 # a text: it opens nothing, and approved is only what appears in the signer.
 
 
+SINCE = regex(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+CODE = regex(r"[0-9A-Z]{4}")
+
+
 def compose_notice(name: str, since: str, code: str) -> str:
-    """What the operator reads: since when (RFC 3339), and the code of the phone's sentence."""
-    at = f"{since[11:16]} UTC"
+    """What the operator reads: since when (RFC 3339), and the code of the phone's sentence.
+
+    Raises Usage for what none of these can be.
+    """
+    if not SINCE.fullmatch(since) or not CODE.fullmatch(code):
+        raise Usage("not a time, or not a code")
+    name, at = check_name(name).replace(".", " "), f"{since[11:16]} UTC"  # apps make links of dots
     return f"avault: {name} has waited since {at}, code {code}. Approve only in your signer app."
 
 

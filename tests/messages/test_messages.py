@@ -91,7 +91,7 @@ def test_the_word_out_of_an_app_locks_and_is_answered(machine: Machine, relay: R
         app.send("write", to=agent, relay=relay.url, text="Lock")
     wait_until_locked(machine)
     [(author, text)] = wait_until(lambda: read_messages(relay, operator), what="the answer")
-    assert author == agent and text.startswith("avault: test@machine is locked, ") and text.endswith(" UTC")
+    assert author == agent and text.startswith("avault: test@machine locks, ") and text.endswith(" UTC")
     # it was obeyed: it does not lock the vault that is opened after it
     open_again(machine)
     wait_until_heard(machine)
@@ -220,8 +220,22 @@ async def test_a_notice_that_can_go_nowhere_is_said(waiting: Desk) -> None:
 
 
 def test_a_notice_has_no_link() -> None:
-    text = avault.compose_notice("clawd on db1", "2026-11-27T12:03:04Z", "7K3F")
-    assert "://" not in text and "www" not in text
+    text = avault.compose_notice("evil.example.com on db1", "2026-11-27T12:03:04Z", "7K3F")
+    assert text.startswith("avault: evil example com on db1 has waited since 12:03 UTC, code 7K3F. ") and "://" not in text
+    for name, since, code in (
+        ("x" * 65, "2026-11-27T12:03:04Z", "7K3F"),
+        ("a", "now, go to", "7K3F"),
+        ("a", "2026-11-27T12:03:04Z", "b.co"),
+    ):
+        with pytest.raises(avault.Usage):
+            avault.compose_notice(name, since, code)
+
+
+async def test_settings_that_cannot_be_read_are_off(desk: Desk) -> None:  # noqa: F811
+    path = desk.example.path("messages.json")
+    path.symlink_to(path)
+    assert desk.supervisor.companions.messenger.describe() is None
+    assert (await desk.ask("status"))["messages"] is None
 
 
 def test_settings_are_read_as_they_were_written(tmp_path: Path, place: Any) -> None:

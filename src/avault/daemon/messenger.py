@@ -11,7 +11,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from avault.daemon.programs import run_program
-from avault.errors import Tampered, Usage
+from avault.errors import AvaultError, Usage, complain
 from avault.places import Places
 from avault.process import clean_environment, own_command, uptime
 from avault.protocol import decode_frame
@@ -48,7 +48,7 @@ class Messenger:
         """What is on; nothing where that cannot be read."""
         try:
             return MessageSettings.load(self.places)
-        except Tampered:
+        except AvaultError:
             return MessageSettings()
 
     def describe(self) -> dict[str, Any] | None:
@@ -102,6 +102,16 @@ class Messenger:
 
     async def hear(self, agent: str) -> None:
         """Run the program that hears, and take what it says of relays, until it ends."""
+        try:
+            await self.run_listener(agent)
+        except OSError:
+            await asyncio.sleep(self.AGAIN)
+        finally:
+            self.is_hearing, self.relays = False, []
+            self.planned.set()
+
+    async def run_listener(self, agent: str) -> None:
+        """Run it once; raises OSError."""
         process = self.process = await asyncio.create_subprocess_exec(
             *own_command("message", "listen", "--agent", agent, "--dir", self.places.dir),
             stdin=subprocess.PIPE,
@@ -117,18 +127,18 @@ class Messenger:
             except (Usage, KeyError):
                 pass  # no word of ours
         await process.wait()
-        self.relays = []
         if self.process is process:  # by itself
-            self.process = None
+            self.process, self.relays = None, []
             await asyncio.sleep(self.AGAIN)
-        self.is_hearing = False
-        self.planned.set()
 
     async def tell(self, report: dict[str, Any]) -> None:
         """Have the notice sent."""
         said = ["--name", report["name"], "--since", report["waiting"]["since"]]
         said += ["--code", report["code"], "--dir", self.places.dir]
-        self.notice = await run_program(own_command("message", "notice", *said))
+        try:
+            self.notice = await run_program(own_command("message", "notice", *said))
+        except OSError as error:
+            self.notice = {"ok": False, "said": {}, "problem": complain(error).message}
 
 
 def end_process(process: asyncio.subprocess.Process) -> None:

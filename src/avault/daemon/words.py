@@ -7,13 +7,14 @@ of a chat app what only the signer is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
-from avault.errors import Usage
+from avault.errors import AvaultError, Usage
 from avault.nostr import open_message, public_hex, sign_inbox, wrap_message
 from avault.protocol import refuse_unknown
 from avault.vault.own_files import normalise_relay
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 WORD_OBEYED = "lock"
 LONGEST_WORD = 4096  # characters of an event; one with this word has 1,701
+LATEST_LOCK = 5.0  # seconds after which it locks, whether or not somebody asks for it
 FRESH_WORD = 600  # seconds that a word may be old, or ahead
 SKEW = 120  # seconds by which the phone's clock may be behind, when it is sent after an unlock
 MOST_INBOXES = 10  # relays
@@ -53,13 +55,20 @@ async def serve_word(keyholder: Keyholder, session: Session, request: Message) -
     is_obeyed = sender in store.vault.operators() and said.strip().lower() == WORD_OBEYED
     if not is_obeyed or not is_fresh:
         return {"ok": True, "word": None}
-    keyholder.release(session, {"op": "word", "for": WORD_OBEYED})
-    replies = describe_outcomes(store.vault.name, time.time())
-    events = {
-        outcome: json.loads(await asyncio.to_thread(wrap_message, store.keys, sender, reply))
-        for outcome, reply in replies.items()
-    }
-    return {"ok": True, "word": WORD_OBEYED, "written": written, "to": sender, "replies": events}
+    with contextlib.suppress(AvaultError):  # a full disk keeps nothing open
+        keyholder.release(session, {"op": "word", "for": WORD_OBEYED})
+    locks = bool(keyholder.holding.ratchet.proven) and not is_unsaved(keyholder)
+    said = describe_lock(store.vault.name, time.time(), locks)
+    reply = json.loads(await asyncio.to_thread(wrap_message, store.keys, sender, said))
+    if locks:  # whoever has that reply, and what they do with it: it is true
+        asyncio.get_running_loop().call_later(LATEST_LOCK, keyholder.ended.set)
+    told = {"word": WORD_OBEYED, "written": written, "to": sender}
+    return {"ok": True, **told, "locks": locks, "reply": reply}
+
+
+def is_unsaved(keyholder: Keyholder) -> bool:
+    """Whether what is served is not on the disk: to lock now may lose it."""
+    return "unsaved" in keyholder.holding.reporter.warnings
 
 
 def announce_inbox(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -73,10 +82,9 @@ def announce_inbox(keyholder: Keyholder, session: Session, request: Message) -> 
     return {"ok": True, "event": event, "agent": public_hex(store.keys)}
 
 
-def describe_outcomes(name: str, now: float) -> dict[str, str]:
-    """What the operator is answered: made before the key is gone, sent when it is known which."""
+def describe_lock(name: str, now: float, locks: bool) -> str:
+    """What the operator is answered: made before the key is gone."""
     at = time.strftime("%H:%M UTC", time.gmtime(now))
-    return {
-        "locked": f"avault: {name} is locked, {at}",
-        "refused": f"avault: {name} is NOT locked, {at}: see avault status there",
-    }
+    if locks:
+        return f"avault: {name} locks, {at}"
+    return f"avault: {name} is NOT locked, {at}: see avault status there"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import json
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.words import LONGEST_WORD
-from avault.errors import Denied, Locked, Unavailable
+from avault.errors import AvaultError, Locked, Unavailable, Usage
 from avault.fronts.vault_link import VaultLink
 from avault.messages.delivery import find_inbox, put_event
 from avault.nostr import make_keys, parse_npub
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from avault.protocol import Message
 
 BACK = 49 * 3600  # seconds: what wraps a message is up to two days older than it (NIP-59)
+SEARCH_TIME = 10.0  # seconds
 PACE = 0.2  # seconds between two that the keyholder is given
 MOST_UNREAD = 100  # what came before these is not read
 MOST_HEARD = 10_000  # events that are not looked at twice
@@ -47,12 +49,15 @@ class Ear:
     def hear(self, event: Event) -> None:
         """Take an event that is small, signed and new."""
         text, identity = event.as_json(), event.id().to_hex()
-        if len(text) > LONGEST_WORD or identity in self.known or not event.verify():
+        if len(text) > LONGEST_WORD or identity in self.known:
+            return
+        found = json.loads(text)
+        if len(json.dumps(found)) > LONGEST_WORD or not event.verify():  # as it goes on
             return
         self.known[identity] = None
         if len(self.known) > MOST_HEARD:
             del self.known[next(iter(self.known))]
-        self.unread.append(json.loads(text))
+        self.unread.append(found)
         self.came.set()
 
     async def next(self) -> dict[str, Any]:
@@ -93,8 +98,10 @@ class Listening:
         try:
             while True:
                 event, after = await self.ear.next(), self.settings.obeyed
-                said = await self.vault.ask("word", action="read", event=event, after=after)
-                if said["word"]:
+                said: Message = {}
+                with contextlib.suppress(Usage):  # of one that is not taken, nothing comes
+                    said = await self.vault.ask("word", action="read", event=event, after=after)
+                if said.get("word"):
                     return await self.lock(said)
                 await asyncio.sleep(PACE)
         finally:
@@ -106,15 +113,24 @@ class Listening:
         """Lock the vault, and tell who wanted it what came of that."""
         self.is_answering = True
         self.settings.obeyed = int(said["written"])
-        self.settings.save(self.places)  # before: the same word does not lock the next time
-        outcome = "locked"
-        try:
-            await VaultLink(self.places).ask("lock")  # which is not for the keyholder
-        except Denied:
-            outcome = "refused"
+        with contextlib.suppress(AvaultError):  # it locks, be there room on the disk or not
+            self.settings.save(self.places)  # the same word does not lock the next time
+        if said["locks"]:
+            with contextlib.suppress(AvaultError):  # else the keyholder does it by itself
+                await VaultLink(self.places).ask("lock")  # which is not for the keyholder
+        await asyncio.gather(
+            put_event(said["reply"], self.settings.relays), self.answer_elsewhere(said)
+        )
+
+    async def answer_elsewhere(self, said: Message) -> None:
+        """Send the answer where the operator takes messages, if that is found out soon."""
         urls = self.settings.relays
-        known = await find_inbox(str(said["to"]), urls)
-        await put_event(said["replies"][outcome], [*known, *urls])
+        try:
+            async with asyncio.timeout(SEARCH_TIME):
+                known = await find_inbox(str(said["to"]), urls)
+        except TimeoutError:
+            return
+        await put_event(said["reply"], [url for url in known if url not in urls])
 
 
 async def listen_for_word(places: Places, agent: str) -> None:

@@ -9,20 +9,31 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from avault.errors import Unavailable
+from avault.errors import Unavailable, Usage
+from avault.late import regex
 from avault.messages.delivery import find_inbox, put_event
 from avault.nostr import wrap_message
 from avault.places import Places
 from avault.signer.pairing import Pairing
 from avault.vault.messages import MessageSettings
+from avault.vault.own_files import check_name
 
 if TYPE_CHECKING:
     from typing import Any
 
 
+SINCE = regex(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+CODE = regex(r"[0-9A-Z]{4}")
+
+
 def compose_notice(name: str, since: str, code: str) -> str:
-    """What the operator reads: since when (RFC 3339), and the code of the phone's sentence."""
-    at = f"{since[11:16]} UTC"
+    """What the operator reads: since when (RFC 3339), and the code of the phone's sentence.
+
+    Raises Usage for what none of these can be.
+    """
+    if not SINCE.fullmatch(since) or not CODE.fullmatch(code):
+        raise Usage("not a time, or not a code")
+    name, at = check_name(name).replace(".", " "), f"{since[11:16]} UTC"  # apps make links of dots
     return f"avault: {name} has waited since {at}, code {code}. Approve only in your signer app."
 
 
