@@ -466,7 +466,7 @@ def test_a_rotation_is_learnt_by_relay(owner: Owner, both: tuple[Machine, Machin
     assert second.status()["agent_npub"] == after
     assert get(second, "openai/API_KEY") == "old"
     assert "only/HERE" in str(second.status()["warnings"])
-    second("restore", "--unsaved", "--yes")
+    second("restore", "--unsaved")
     assert get(second, "only/HERE") == "mine"
     push(second)
     push(machine)
