@@ -46699,12 +46699,10 @@ def build_commands(words: Iterable[str]) -> click.Group:
             return context.args
 
         def get_help(self, context: click.Context) -> str:
-            put(
-                "\n".join(
-                    line.removeprefix("    ") for line in (self.help or "").split("\n")
-                ).rstrip()
-                + "\n"
-            )
+            import inspect
+
+            # Python 3.13 and later take the indentation away themselves
+            put(inspect.cleandoc(self.help or "") + "\n")
             context.exit()
 
     class Group(click.Group):

@@ -62,8 +62,6 @@ def test_only_run(vault: Machine, canary: Canary) -> None:
 
 def test_what_run_cannot_use(vault: Machine) -> None:
     done = vault("guard", "db", "--host", "DB.example.com", "--method", "get", "--path", "/v1/*")
-    assert "nothing here can use it like that yet" not in done.stderr
-    assert "nothing here can use it like that yet" in vault("guard", "plain", "--only", "sign").stderr
     assert "db is guarded: only proxy, to db.example.com, by GET, at /v1/*" in done.stderr
     for options in (["--no-mask"], []):
         refused = vault("run", "--group", "db", *options, "--", "true", code=5)

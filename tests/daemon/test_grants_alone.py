@@ -544,7 +544,8 @@ async def test_a_key_signs_for_who_may_and_nobody_has_it(tmp_path: Path) -> None
 # Where sockets may be
 
 
-def test_a_socket_of_another_user_is_trusted_where_nobody_else_can_put_one(tmp_path: Path) -> None:
+def test_a_socket_of_another_user_is_trusted_where_nobody_else_can_put_one(place: Any) -> None:
+    tmp_path = place.top  # whose path is short
     place = tmp_path / "web"
     place.mkdir(mode=0o711)
     path = place / "grant.sock"
@@ -582,8 +583,9 @@ def test_who_is_led_to_a_grant_is_led_to_nothing_else(place: Any, tmp_path: Path
         avault.Listener(places, print, lambda sock: None).open()
 
 
-async def test_no_mode_is_given_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_mode_is_given_by_path(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who puts a link there meanwhile opens nothing by it."""
+    tmp_path = place.top  # whose path is short
     monkeypatch.setattr(os, "chmod", None)
     mask = os.umask(0o077)
     try:
@@ -597,8 +599,10 @@ async def test_no_mode_is_given_by_path(tmp_path: Path, monkeypatch: pytest.Monk
         each.close()
 
 
-async def test_its_sockets_directories(tmp_path: Path) -> None:
+async def test_its_sockets_directories(place: Any) -> None:
     """0700 where it is for us alone; where it is for another, it can be gone through, and not listed."""
+    tmp_path = place.top / "grants"  # whose path is short
+    tmp_path.mkdir()
     example = Example(tmp_path)
     places = example.places
     places.socket = str(tmp_path / "a.sock")

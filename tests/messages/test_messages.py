@@ -21,6 +21,12 @@ import avault
 GENEROUS = {"max_reqs": 1000, "notes_per_minute": 10_000}
 
 
+@pytest.fixture(autouse=True)
+def no_loop_of_another_test() -> None:
+    """What is told to the library of an event loop is for its process, and tests share one."""
+    nostr_sdk.uniffi_set_event_loop(None)  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def relay() -> Iterator[Relay]:
     with peers.local_relay(rate_limit=GENEROUS) as relay:

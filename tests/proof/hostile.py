@@ -31,6 +31,7 @@ READS = [
     "guards",
     "keys",
     "sign",
+    "proxy",
     "word",
     "grants",
 ]
@@ -68,7 +69,8 @@ FIELDS = [
     "group", "key", "format", "note", "generate", "groups", "only", "prefix", "allow", "for", "value", "secrets", "notes",
     "replace", "dry_run", "file", "ours", "theirs", "timeout", "private", "relays", "name", "signer_npub", "agent", "operator",
     "accept_rollback", "settled", "detach", "nsec", "bunker", "action", "fd", "do", "frame", "ok", "ready", "progress",
-    "slot", "after", "epoch", "event", "events", "parts", "public", "payload", "binds", "flags", "claims",
+    "slot", "after", "epoch", "event", "events", "parts", "hosts", "egress", "also", "tcp", "everything",
+    "public", "payload", "binds", "flags", "claims",
     "kind", "passphrase", "servers",
     "as", "to_group", "to_key", "unsaved", "ask_again", "confirm", "person", "force", "v", "vault", "op",
 ]  # fmt: skip

@@ -28,7 +28,16 @@ def why_none() -> str:
     """What keeps this machine from having sandboxes."""
     if sys.platform != "linux" or not shutil.which("bwrap", path=avault.PROGRAMS):
         return "needs bubblewrap"
-    words = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"]
+    words = [
+        shutil.which("bwrap", path=avault.PROGRAMS) or "bwrap",
+        "--unshare-all",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "true",
+    ]
     done = subprocess.run(words, check=False, capture_output=True, text=True)
     return f"no sandboxes here: {done.stderr.strip()}" if done.returncode else ""
 
