@@ -39646,6 +39646,13 @@ def fleet_file() -> str:
     return os.path.join(base, "avault", "fleet")
 
 
+def list_path(path: str | None) -> str:
+    """The list that was named; the usual one where none was. Raises Usage for an empty name."""
+    if path == "":
+        raise Usage("--hosts names no file", "--hosts FILE")
+    return path or fleet_file()
+
+
 def check_host(name: str) -> str:
     """A host as ssh takes it; raises Usage for what ssh or a shell could take for more."""
     is_plain = name.isprintable() and not set(name) & set(" \"'`\\#$;&|<>(){}*?!=,")
@@ -39689,7 +39696,7 @@ def read_hosts(path: str | None) -> list[Host]:
     Raises NotFound where there is none, Usage with the line that is wrong.
     """
     try:
-        lines = read_lines(path or fleet_file())
+        lines = read_lines(list_path(path))
     except NotFound:
         if path:
             raise
@@ -39722,7 +39729,7 @@ def write_lines(path: str, lines: list[str]) -> None:
 
 def add_hosts(path: str | None, hosts: list[Host]) -> list[Host]:
     """Put hosts at the end of a list, those that are not in it; gives those."""
-    path = path or fleet_file()
+    path = list_path(path)
     try:
         lines = read_lines(path)
         there = {host.label() for line in lines if (host := parse_host(line))}
@@ -39737,7 +39744,7 @@ def add_hosts(path: str | None, hosts: list[Host]) -> list[Host]:
 
 def remove_hosts(path: str | None, names: list[str]) -> list[Host]:
     """Take hosts out of a list, by name or as they are shown; gives those. Raises NotFound."""
-    path = path or fleet_file()
+    path = list_path(path)
     kept, gone = [], []
     for line in read_lines(path):
         host = parse_host(line)
@@ -39826,7 +39833,10 @@ SHUT_OUT = (  # said before anything was run there
 
 
 class Ended(Fields, frozen=True):
-    """What came of a connection: ssh's exit code, None where the deadline ended it."""
+    """What came of a connection: ssh's exit code, None where the deadline ended it.
+
+    `out` is what the line printed, without what the host's shell printed before it.
+    """
 
     code: int | None
     out: str
@@ -39983,7 +39993,9 @@ class Crew:
         A door that is shut is tried twice more: nothing was run behind it. The deadline counts
         from where the host's turn has come.
         """
-        argv = ssh_command(host, line, self.is_fresh)
+        # what a shell prints when it starts may lack its newline, and is no part of the answer
+        mark = f"avault-{os.urandom(8).hex()}"
+        argv = ssh_command(host, f"echo; echo {mark}; {line}", self.is_fresh)
         env = ssh_environment(host)
         talk: list[str] = []
 
@@ -40009,7 +40021,8 @@ class Crew:
                         await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311
             except TimeoutError:
                 return Ended(None, "", "\n".join(talk[-20:]))
-        return ended
+        before, begun, out = ended.out.partition(f"\n{mark}\n")
+        return Ended(ended.code, out if begun else before, ended.err)
 
 
 def was_shut_out(ended: Ended) -> bool:
@@ -40559,22 +40572,27 @@ class Gift:
         return Outcome("has another", 1, "given, and served otherwise: look there", fields)
 
     async def prepare(self, crew: Crew, host: Host) -> Outcome:
-        """Whether a host could be given it now, and has some value of it (`has`): none is sent."""
+        """Whether a host could be given it now, and has some value of it (`has`): none is sent.
+
+        That it has none is what it says itself, in as many words.
+        """
         look = command_line(host, "list", self.group, "--json")
         ended = await crew.reach(host, f"{look}; {command_line(host, 'status', '--json')}")
         state = read_state(ended)
         if state.code:
             return state
         objects = find_objects(ended.out)
-        groups: list[Any] = next(
-            (each["groups"] for each in objects if type(each.get("groups")) is list), []
+        groups: list[Any] | None = next(
+            (each["groups"] for each in objects if type(each.get("groups")) is list), None
         )
         error = find_error(objects)
         if error and error["code"] != "not_found":
             return judge_error(error)
+        if groups is None and not error:
+            return strange(ended)  # it has said nothing of the secret: it may have it
         found = [
             key
-            for group in groups
+            for group in groups or []
             if group["name"] == self.group
             for key in group["keys"]
             if key["name"] == self.key
@@ -40675,10 +40693,13 @@ class Round:
         deadline: str | None,
         usual: float = DEADLINE,
     ) -> None:
-        if local and file:
+        if local and file is not None:
             raise Usage("--local and --hosts exclude each other")
         if not 0 < jobs <= MOST_JOBS:
             raise Usage(f"--jobs takes 1 to {MOST_JOBS}", "--jobs 16")
+        if any(not each.strip(", ") for each in patterns):
+            # an empty variable of a shell: never all of them
+            raise Usage("--only names no host", "--only 'web*'")
         self.all = local_vaults() if local else read_hosts(file)
         names = [name for each in patterns for name in each.split(",") if name]
         self.hosts = choose_hosts(self.all, names)
@@ -43573,7 +43594,7 @@ def cmd_fleet_add(
       avault fleet add bot7 --program '~/.local/bin/avault'
     """
     given = {"vault": vault, "program": program}
-    said = shlex.join(f"{name}={text}" for name, text in given.items() if text)
+    said = shlex.join(f"{name}={text}" for name, text in given.items() if text is not None)
     hosts = [parse_host(f"{check_host(name)} {said}") for name in host]
     new = add_hosts(file, [each for each in hosts if each])
     say(f"{len(new)} of {len(host)} added to {file or fleet_file()}")
@@ -44125,6 +44146,8 @@ def cmd_fleet_rotate(
 
       avault fleet rotate stripe/SECRET_KEY --restart 'systemctl --user restart shop'
     """
+    if restart is not None and not restart.strip():
+        raise Usage("--restart names no command", "--restart 'systemctl --user restart shop'")
     chosen, gift = take_gift("avault fleet rotate GROUP/API_KEY", group, key, which)
     board = Board(chosen.hosts, is_shown=not terminal.want_json)
     ready = Board(chosen.hosts, is_shown=False)

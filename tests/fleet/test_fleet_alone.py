@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import time
@@ -77,6 +78,99 @@ STATE = {"state": "unlocked", "warnings": [], "proven": True, "version": "0.1.0"
 )
 def test_the_state_is_the_last_that_parses(out: str, word: str) -> None:
     assert avault.read_state(avault.Ended(0, out, "")).word == word
+
+
+# Whether a host has a secret
+
+
+class Speaker:
+    """A crew for which every host says the same."""
+
+    def __init__(self, *lines: str) -> None:
+        self.ended = avault.Ended(0, "\n".join(lines), "")
+
+    async def reach(self, *_: object, **__: object) -> avault.Ended:
+        return self.ended
+
+
+def refusal(code: str) -> str:
+    return json.dumps({"ok": False, "error": {"code": code, "message": "no"}})
+
+
+LISTED = json.dumps({"groups": [{"name": "stripe", "keys": [{"name": "KEY"}]}]})
+
+
+@pytest.mark.parametrize(
+    ("lines", "word", "code"),
+    [
+        ([LISTED], "ready", 0),
+        ([LISTED.replace("KEY", "OTHER")], "has none", 0),
+        ([refusal("not_found")], "has none", 0),
+        ([refusal("locked")], "locked", 3),
+        ([], "no sense", 1),
+        (["Welcome!" + LISTED], "no sense", 1),
+        (['{"groups": "many"}'], "no sense", 1),
+        (["Killed"], "no sense", 1),
+    ],
+)
+def test_only_a_host_that_says_so_has_none(lines: list[str], word: str, code: int) -> None:
+    """One whose answer did not come may have the old value: it is not counted as one that never had it."""
+    crew: Any = Speaker(*lines, json.dumps(STATE))
+    outcome = asyncio.run(avault.Gift("stripe", "KEY", "sk-1").prepare(crew, avault.Host("web1")))
+    assert (outcome.word, outcome.code) == (word, code)
+    assert "has" in outcome.fields or word not in ("ready", "has none")
+
+
+def reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, login: str, line: str, **settings: Any) -> avault.Ended:
+    """What comes of a line on a host whose logins begin with others: ssh is a shell here."""
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir(exist_ok=True)
+    ssh.write_text(f'#!/bin/sh\n[ "$1" = -G ] && exit\n{login}\nwhile [ "$#" -gt 1 ]; do shift; done\neval "$1"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ssh.parent}:/usr/bin:/bin")
+
+    async def run() -> avault.Ended:
+        host = avault.Host("web1")
+        return await avault.Crew([host], 20, 1, True).reach(host, line, **settings)
+
+    return asyncio.run(run())
+
+
+def test_what_a_login_prints_is_no_part_of_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it has no newline at its end, as a prompt has."""
+    ended = reach(tmp_path, monkeypatch, "printf 'motd\n$ '", "echo '{\"a\": 1}'")
+    assert ended.out == '{"a": 1}\n' and avault.find_objects(ended.out) == [{"a": 1}]
+
+
+# What is named, and empty
+
+
+def choose(**which: Any) -> avault.Round:
+    named = {"file": None, "patterns": (), "local": False, "jobs": 1, "deadline": None, **which}
+    return avault.Round(True, **named)
+
+
+@pytest.mark.parametrize("patterns", [("",), (",",), (" ",), ("web1", "")])
+def test_a_choice_that_is_empty_is_not_all_of_them(tmp_path: Path, patterns: tuple[str, ...]) -> None:
+    path = tmp_path / "fleet"
+    path.write_text("web1\nweb2\n")
+    assert len(choose(file=str(path)).hosts) == 2
+    with pytest.raises(avault.Usage, match="--only names no host"):
+        choose(file=str(path), patterns=patterns)
+
+
+def test_a_list_that_is_empty_is_not_the_usual_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    avault.add_hosts(None, [avault.Host("web1")])
+    with pytest.raises(avault.Usage, match="--hosts names no file"):
+        choose(file="")
+    with pytest.raises(avault.Usage, match="exclude each other"):
+        choose(file="", local=True)
+    with pytest.raises(avault.Usage, match="--hosts names no file"):
+        avault.add_hosts("", [avault.Host("web2")])
+    with pytest.raises(avault.Usage, match="--hosts names no file"):
+        avault.remove_hosts("", ["web1"])
+    assert [host.name for host in choose().hosts] == ["web1"]
 
 
 def test_a_hosts_words_cannot_drive_a_terminal() -> None:

@@ -72,7 +72,7 @@ def cmd_fleet_add(
       avault fleet add bot7 --program '~/.local/bin/avault'
     """
     given = {"vault": vault, "program": program}
-    said = shlex.join(f"{name}={text}" for name, text in given.items() if text)
+    said = shlex.join(f"{name}={text}" for name, text in given.items() if text is not None)
     hosts = [parse_host(f"{check_host(name)} {said}") for name in host]
     new = add_hosts(file, [each for each in hosts if each])
     say(f"{len(new)} of {len(host)} added to {file or fleet_file()}")

@@ -160,6 +160,8 @@ def cmd_fleet_rotate(
 
       avault fleet rotate stripe/SECRET_KEY --restart 'systemctl --user restart shop'
     """
+    if restart is not None and not restart.strip():
+        raise Usage("--restart names no command", "--restart 'systemctl --user restart shop'")
     chosen, gift = take_gift("avault fleet rotate GROUP/API_KEY", group, key, which)
     board = Board(chosen.hosts, is_shown=not terminal.want_json)
     ready = Board(chosen.hosts, is_shown=False)

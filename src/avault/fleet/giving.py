@@ -71,22 +71,27 @@ class Gift:
         return Outcome("has another", 1, "given, and served otherwise: look there", fields)
 
     async def prepare(self, crew: Crew, host: Host) -> Outcome:
-        """Whether a host could be given it now, and has some value of it (`has`): none is sent."""
+        """Whether a host could be given it now, and has some value of it (`has`): none is sent.
+
+        That it has none is what it says itself, in as many words.
+        """
         look = command_line(host, "list", self.group, "--json")
         ended = await crew.reach(host, f"{look}; {command_line(host, 'status', '--json')}")
         state = read_state(ended)
         if state.code:
             return state
         objects = find_objects(ended.out)
-        groups: list[Any] = next(
-            (each["groups"] for each in objects if type(each.get("groups")) is list), []
+        groups: list[Any] | None = next(
+            (each["groups"] for each in objects if type(each.get("groups")) is list), None
         )
         error = find_error(objects)
         if error and error["code"] != "not_found":
             return judge_error(error)
+        if groups is None and not error:
+            return strange(ended)  # it has said nothing of the secret: it may have it
         found = [
             key
-            for group in groups
+            for group in groups or []
             if group["name"] == self.group
             for key in group["keys"]
             if key["name"] == self.key

@@ -48,6 +48,13 @@ def fleet_file() -> str:
     return os.path.join(base, "avault", "fleet")
 
 
+def list_path(path: str | None) -> str:
+    """The list that was named; the usual one where none was. Raises Usage for an empty name."""
+    if path == "":
+        raise Usage("--hosts names no file", "--hosts FILE")
+    return path or fleet_file()
+
+
 def check_host(name: str) -> str:
     """A host as ssh takes it; raises Usage for what ssh or a shell could take for more."""
     is_plain = name.isprintable() and not set(name) & set(" \"'`\\#$;&|<>(){}*?!=,")
@@ -91,7 +98,7 @@ def read_hosts(path: str | None) -> list[Host]:
     Raises NotFound where there is none, Usage with the line that is wrong.
     """
     try:
-        lines = read_lines(path or fleet_file())
+        lines = read_lines(list_path(path))
     except NotFound:
         if path:
             raise
@@ -124,7 +131,7 @@ def write_lines(path: str, lines: list[str]) -> None:
 
 def add_hosts(path: str | None, hosts: list[Host]) -> list[Host]:
     """Put hosts at the end of a list, those that are not in it; gives those."""
-    path = path or fleet_file()
+    path = list_path(path)
     try:
         lines = read_lines(path)
         there = {host.label() for line in lines if (host := parse_host(line))}
@@ -139,7 +146,7 @@ def add_hosts(path: str | None, hosts: list[Host]) -> list[Host]:
 
 def remove_hosts(path: str | None, names: list[str]) -> list[Host]:
     """Take hosts out of a list, by name or as they are shown; gives those. Raises NotFound."""
-    path = path or fleet_file()
+    path = list_path(path)
     kept, gone = [], []
     for line in read_lines(path):
         host = parse_host(line)

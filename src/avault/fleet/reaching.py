@@ -49,7 +49,10 @@ SHUT_OUT = (  # said before anything was run there
 
 
 class Ended(Fields, frozen=True):
-    """What came of a connection: ssh's exit code, None where the deadline ended it."""
+    """What came of a connection: ssh's exit code, None where the deadline ended it.
+
+    `out` is what the line printed, without what the host's shell printed before it.
+    """
 
     code: int | None
     out: str
@@ -206,7 +209,9 @@ class Crew:
         A door that is shut is tried twice more: nothing was run behind it. The deadline counts
         from where the host's turn has come.
         """
-        argv = ssh_command(host, line, self.is_fresh)
+        # what a shell prints when it starts may lack its newline, and is no part of the answer
+        mark = f"avault-{os.urandom(8).hex()}"
+        argv = ssh_command(host, f"echo; echo {mark}; {line}", self.is_fresh)
         env = ssh_environment(host)
         talk: list[str] = []
 
@@ -232,7 +237,8 @@ class Crew:
                         await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311
             except TimeoutError:
                 return Ended(None, "", "\n".join(talk[-20:]))
-        return ended
+        before, begun, out = ended.out.partition(f"\n{mark}\n")
+        return Ended(ended.code, out if begun else before, ended.err)
 
 
 def was_shut_out(ended: Ended) -> bool:

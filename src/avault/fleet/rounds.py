@@ -51,10 +51,13 @@ class Round:
         deadline: str | None,
         usual: float = DEADLINE,
     ) -> None:
-        if local and file:
+        if local and file is not None:
             raise Usage("--local and --hosts exclude each other")
         if not 0 < jobs <= MOST_JOBS:
             raise Usage(f"--jobs takes 1 to {MOST_JOBS}", "--jobs 16")
+        if any(not each.strip(", ") for each in patterns):
+            # an empty variable of a shell: never all of them
+            raise Usage("--only names no host", "--only 'web*'")
         self.all = local_vaults() if local else read_hosts(file)
         names = [name for each in patterns for name in each.split(",") if name]
         self.hosts = choose_hosts(self.all, names)
