@@ -39806,8 +39806,11 @@ def choose_hosts(hosts: list[Host], patterns: list[str]) -> list[Host]:
 
 HOSTS_AT_ONCE = 16  # hosts; key exchange costs, and more at once were not faster
 AT_A_DOOR = 8  # connections through one door: sshd's MaxStartups drops from 10 on
-MOST_OUTPUT = 32 << 20  # bytes of stdout that are read
+MOST_ANSWER = 1 << 20  # bytes of stdout that are read
+MOST_OUTPUT = 32 << 20  # the same, of a log or of a command that a person has run
 MOST_TALK = 64 << 10  # bytes of stderr
+LONGEST_LINE = 1_000  # bytes of a line of stderr that are heard
+LAST_LINES = 20  # lines of stderr that are kept where the deadline ends it
 AFTERWARDS = 1.0  # seconds for the rest of the output, once ssh has ended
 DOOR_PAUSES = (0.4, 1.2)  # seconds before a door that was shut is tried again
 
@@ -39896,14 +39899,18 @@ async def collect(
     found: bytearray,
     hear: Callable[[str], None] | None,
 ) -> None:
-    """Take what comes, up to so many bytes; what is more is read, and forgotten."""
+    """Take what comes, up to so many bytes; what is more is read, and forgotten.
+
+    `hear` is told each line, of a long one the beginning.
+    """
     half = b""
     while stream and (piece := await stream.read(1 << 16)):
         found += piece[: most - len(found)]
         if hear:
-            *lines, half = (half[-most:] + piece).split(b"\n")
+            *lines, half = (half + piece).split(b"\n")
+            half = half[:LONGEST_LINE]
             for line in lines:
-                hear(line.decode(errors="replace"))
+                hear(line[:LONGEST_LINE].decode(errors="replace"))
 
 
 async def feed(stream: asyncio.StreamWriter | None, data: bytes) -> None:
@@ -39920,6 +39927,7 @@ async def execute_once(
     env: dict[str, str],
     data: bytes | None = None,
     hear: Callable[[str], None] | None = None,
+    most: int = MOST_ANSWER,
 ) -> Ended:
     """Run a program in a process group of its own, to its end; cancelled, the group is ended."""
     nothing = asyncio.subprocess.DEVNULL
@@ -39933,7 +39941,7 @@ async def execute_once(
     )
     out, err = bytearray(), bytearray()
     tasks = [
-        asyncio.ensure_future(collect(process.stdout, MOST_OUTPUT, out, None)),
+        asyncio.ensure_future(collect(process.stdout, most, out, None)),
         asyncio.ensure_future(collect(process.stderr, MOST_TALK, err, hear)),
         asyncio.ensure_future(feed(process.stdin, data or b"")),
     ]
@@ -39987,8 +39995,11 @@ class Crew:
         data: bytes | None = None,
         deadline: float | None = None,
         hear: Callable[[str], None] | None = None,
+        most: int = MOST_ANSWER,
     ) -> Ended:
         """Have a line run on a host, with `data` on its stdin; what came of it.
+
+        `hear` is told each line of stderr; `most` bytes of stdout are kept.
 
         A door that is shut is tried twice more: nothing was run behind it. The deadline counts
         from where the host's turn has come.
@@ -39997,10 +40008,10 @@ class Crew:
         mark = f"avault-{os.urandom(8).hex()}"
         argv = ssh_command(host, f"echo; echo {mark}; {line}", self.is_fresh)
         env = ssh_environment(host)
-        talk: list[str] = []
+        talk = collections.deque[str](maxlen=LAST_LINES)
 
         def listen(heard: str) -> None:
-            talk.append(heard[:1000])
+            talk.append(heard)
             if hear:
                 hear(heard)
 
@@ -40015,12 +40026,12 @@ class Crew:
             try:
                 async with asyncio.timeout(limit):
                     for pause in (*DOOR_PAUSES, None):
-                        ended = await execute_once(argv, env, data, listen)
+                        ended = await execute_once(argv, env, data, listen, most)
                         if pause is None or not was_shut_out(ended):
                             break
                         await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311
             except TimeoutError:
-                return Ended(None, "", "\n".join(talk[-20:]))
+                return Ended(None, "", "\n".join(talk))
         before, begun, out = ended.out.partition(f"\n{mark}\n")
         return Ended(ended.code, out if begun else before, ended.err)
 
@@ -40039,6 +40050,8 @@ def was_shut_out(ended: Ended) -> bool:
 
 NOTE = 300  # characters of what a host says that are shown
 MOST_OBJECTS = 1_000
+MOST_FAILED = 100  # beginnings of objects that are none: after so many, or so many characters that
+MOST_WASTED = 1 << 20  # were read for them, the rest of an output is not looked at
 HOST_KEY = 8
 NO_ANSWER = 7
 
@@ -40101,16 +40114,22 @@ class Outcome(Fields, frozen=True):
 def read_objects(text: str) -> Iterator[dict[str, Any]]:
     """The JSON objects in an output, each from the beginning of a line.
 
-    What a login's shell prints before or between is passed over.
+    What else is printed before or between is passed over, so much of it that an honest host is
+    understood, and so little that another holds nobody up.
     """
     decoder = json.JSONDecoder()
-    place = 0
+    place = failed = wasted = 0
     for match in re.finditer(r"(?m)^\{", text):
         if match.start() >= place:
             try:
                 one, place = decoder.raw_decode(text, match.start())
-            except (ValueError, RecursionError):
+            except json.JSONDecodeError as error:
+                failed, wasted = failed + 1, wasted + error.pos - match.start()
+                if failed > MOST_FAILED or wasted > MOST_WASTED:
+                    return
                 continue
+            except (ValueError, RecursionError):  # of a number, or a depth, that nobody sends
+                return
             yield one
 
 
@@ -40492,11 +40511,15 @@ def ahead_of(text: str, begun: float) -> float | None:
 async def read_log(crew: Crew, host: Host, first: str) -> tuple[Outcome, list[dict[str, Any]]]:
     """A host's access log: its entries since a time (RFC 3339), and whether it vouches for them."""
     verify = command_line(host, "log", "--verify", "--json")
-    ended = await crew.reach(host, f"{verify}; {command_line(host, 'log', '--json')}")
-    others, entries = [], []
-    for each in read_objects(ended.out):
+    line = f"{verify}; {command_line(host, 'log', '--json')}"
+    ended = await crew.reach(host, line, most=MOST_OUTPUT)
+    others: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
+    for number, each in enumerate(read_objects(ended.out), 1):
+        if number % 1_000 == 0:
+            await asyncio.sleep(0)  # a long log keeps no other host waiting
         if "op" not in each or "time" not in each:
-            others.append(each)
+            others += [each] if len(others) < MOST_OBJECTS else []
         elif str(each["time"]) >= first:
             entries.append(each)
     note = f"{len(entries):,} lines"
@@ -44254,7 +44277,8 @@ def cmd_fleet_run(
 
     async def work(crew: Crew, host: Host) -> Outcome:
         options = [word for group in groups for word in ("--group", group)]
-        ended = await crew.reach(host, command_line(host, "run", *options, "--", *words))
+        line = command_line(host, "run", *options, "--", *words)
+        ended = await crew.reach(host, line, most=MOST_OUTPUT)
         outcome = judge_run(ended)
         if not terminal.want_json:
             print_output(board, host, ended.out, ended.err)

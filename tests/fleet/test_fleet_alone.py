@@ -6,6 +6,7 @@ import asyncio
 import json
 import shlex
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,48 @@ def test_what_a_login_prints_is_no_part_of_an_answer(tmp_path: Path, monkeypatch
     """Also where it has no newline at its end, as a prompt has."""
     ended = reach(tmp_path, monkeypatch, "printf 'motd\n$ '", "echo '{\"a\": 1}'")
     assert ended.out == '{"a": 1}\n' and avault.find_objects(ended.out) == [{"a": 1}]
+
+
+# A host that has more to say than anybody can hear
+
+
+def test_what_a_host_says_without_end_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of stderr the last lines, and of each the beginning."""
+    heard: list[str] = []
+    tracemalloc.start()
+    try:
+        ended = reach(tmp_path, monkeypatch, "", "seq 300000 >&2; sleep 60", deadline=3.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert ended.code is None and ended.err.splitlines()[-1] == "300000" and len(ended.err.splitlines()) == 20
+    assert peak < 8 << 20, "300,000 lines take more than 15 MiB"
+    long = "head -c 3000000 /dev/zero | tr '\\0' x >&2; echo >&2; echo end >&2"
+    reach(tmp_path, monkeypatch, "", long, hear=heard.append)
+    assert [len(line) for line in heard] == [1_000, 3]
+
+
+def test_of_an_answer_a_mebibyte_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "head -c 3000000 /dev/zero | tr '\\0' x"
+    assert 1_000_000 < len(reach(tmp_path, monkeypatch, "", line).out) <= 1 << 20
+    assert len(reach(tmp_path, monkeypatch, "", line, most=avault.MOST_OUTPUT).out) == 3_000_000
+
+
+@pytest.mark.parametrize("piece", ["{\n", '{"a":[1,\n', '{"a":[' + "1," * 5_000 + "\n", '{"a":' + "9" * 5_000 + "}\n", "{}x\n"])
+def test_what_never_is_an_object_is_not_tried_for_ever(piece: str) -> None:
+    """Each beginning was tried up to the end of the output, while all other hosts waited."""
+    many = piece * ((4 << 20) // len(piece))
+    begun = time.process_time()
+    found = avault.find_objects(many)
+    crew: Any = Speaker(many, '{"op": "get", "time": "2026-01-01T00:00:00Z"}')
+    asyncio.run(avault.read_log(crew, avault.Host("web1"), ""))
+    assert time.process_time() - begun < 3
+    assert found in ([], [{}] * 1_000)
+
+
+def test_some_that_is_no_object_is_passed_over() -> None:
+    noise = "{ welcome\n" * 50
+    assert avault.find_objects(noise + '{"a": 1}\n' + noise + '{"b": 2}') == [{"a": 1}, {"b": 2}]
 
 
 # What is named, and empty

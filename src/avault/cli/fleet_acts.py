@@ -18,7 +18,7 @@ from avault.fleet.outcomes import (
     judge_error,
     judge_transport,
 )
-from avault.fleet.reaching import Crew, Ended, command_line
+from avault.fleet.reaching import MOST_OUTPUT, Crew, Ended, command_line
 from avault.fleet.rounds import WHICH, Round, ask_all, conclude, go_round, run_shown, try_host
 from avault.hints import EXIT_CODES
 from avault.terminal.commands import argument, command, option
@@ -268,7 +268,8 @@ def cmd_fleet_run(
 
     async def work(crew: Crew, host: Host) -> Outcome:
         options = [word for group in groups for word in ("--group", group)]
-        ended = await crew.reach(host, command_line(host, "run", *options, "--", *words))
+        line = command_line(host, "run", *options, "--", *words)
+        ended = await crew.reach(host, line, most=MOST_OUTPUT)
         outcome = judge_run(ended)
         if not terminal.want_json:
             print_output(board, host, ended.out, ended.err)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
 from avault.errors import printable
 from avault.fleet.hosts import Host
 from avault.fleet.outcomes import (
+    MOST_OBJECTS,
     Outcome,
     find_error,
     find_objects,
@@ -18,7 +20,7 @@ from avault.fleet.outcomes import (
     shorten,
     strange,
 )
-from avault.fleet.reaching import Crew, Ended, command_line
+from avault.fleet.reaching import MOST_OUTPUT, Crew, Ended, command_line
 
 if TYPE_CHECKING:
     from typing import Any
@@ -150,11 +152,15 @@ def ahead_of(text: str, begun: float) -> float | None:
 async def read_log(crew: Crew, host: Host, first: str) -> tuple[Outcome, list[dict[str, Any]]]:
     """A host's access log: its entries since a time (RFC 3339), and whether it vouches for them."""
     verify = command_line(host, "log", "--verify", "--json")
-    ended = await crew.reach(host, f"{verify}; {command_line(host, 'log', '--json')}")
-    others, entries = [], []
-    for each in read_objects(ended.out):
+    line = f"{verify}; {command_line(host, 'log', '--json')}"
+    ended = await crew.reach(host, line, most=MOST_OUTPUT)
+    others: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
+    for number, each in enumerate(read_objects(ended.out), 1):
+        if number % 1_000 == 0:
+            await asyncio.sleep(0)  # a long log keeps no other host waiting
         if "op" not in each or "time" not in each:
-            others.append(each)
+            others += [each] if len(others) < MOST_OBJECTS else []
         elif str(each["time"]) >= first:
             entries.append(each)
     note = f"{len(entries):,} lines"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NOTE = 300  # characters of what a host says that are shown
 MOST_OBJECTS = 1_000
+MOST_FAILED = 100  # beginnings of objects that are none: after so many, or so many characters that
+MOST_WASTED = 1 << 20  # were read for them, the rest of an output is not looked at
 HOST_KEY = 8
 NO_ANSWER = 7
 
@@ -85,16 +87,22 @@ class Outcome(Fields, frozen=True):
 def read_objects(text: str) -> Iterator[dict[str, Any]]:
     """The JSON objects in an output, each from the beginning of a line.
 
-    What a login's shell prints before or between is passed over.
+    What else is printed before or between is passed over, so much of it that an honest host is
+    understood, and so little that another holds nobody up.
     """
     decoder = json.JSONDecoder()
-    place = 0
+    place = failed = wasted = 0
     for match in re.finditer(r"(?m)^\{", text):
         if match.start() >= place:
             try:
                 one, place = decoder.raw_decode(text, match.start())
-            except (ValueError, RecursionError):
+            except json.JSONDecodeError as error:
+                failed, wasted = failed + 1, wasted + error.pos - match.start()
+                if failed > MOST_FAILED or wasted > MOST_WASTED:
+                    return
                 continue
+            except (ValueError, RecursionError):  # of a number, or a depth, that nobody sends
+                return
             yield one
 
 

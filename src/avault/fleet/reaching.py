@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import os
 import random
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 HOSTS_AT_ONCE = 16  # hosts; key exchange costs, and more at once were not faster
 AT_A_DOOR = 8  # connections through one door: sshd's MaxStartups drops from 10 on
-MOST_OUTPUT = 32 << 20  # bytes of stdout that are read
+MOST_ANSWER = 1 << 20  # bytes of stdout that are read
+MOST_OUTPUT = 32 << 20  # the same, of a log or of a command that a person has run
 MOST_TALK = 64 << 10  # bytes of stderr
+LONGEST_LINE = 1_000  # bytes of a line of stderr that are heard
+LAST_LINES = 20  # lines of stderr that are kept where the deadline ends it
 AFTERWARDS = 1.0  # seconds for the rest of the output, once ssh has ended
 DOOR_PAUSES = (0.4, 1.2)  # seconds before a door that was shut is tried again
 
@@ -112,14 +116,18 @@ async def collect(
     found: bytearray,
     hear: Callable[[str], None] | None,
 ) -> None:
-    """Take what comes, up to so many bytes; what is more is read, and forgotten."""
+    """Take what comes, up to so many bytes; what is more is read, and forgotten.
+
+    `hear` is told each line, of a long one the beginning.
+    """
     half = b""
     while stream and (piece := await stream.read(1 << 16)):
         found += piece[: most - len(found)]
         if hear:
-            *lines, half = (half[-most:] + piece).split(b"\n")
+            *lines, half = (half + piece).split(b"\n")
+            half = half[:LONGEST_LINE]
             for line in lines:
-                hear(line.decode(errors="replace"))
+                hear(line[:LONGEST_LINE].decode(errors="replace"))
 
 
 async def feed(stream: asyncio.StreamWriter | None, data: bytes) -> None:
@@ -136,6 +144,7 @@ async def execute_once(
     env: dict[str, str],
     data: bytes | None = None,
     hear: Callable[[str], None] | None = None,
+    most: int = MOST_ANSWER,
 ) -> Ended:
     """Run a program in a process group of its own, to its end; cancelled, the group is ended."""
     nothing = asyncio.subprocess.DEVNULL
@@ -149,7 +158,7 @@ async def execute_once(
     )
     out, err = bytearray(), bytearray()
     tasks = [
-        asyncio.ensure_future(collect(process.stdout, MOST_OUTPUT, out, None)),
+        asyncio.ensure_future(collect(process.stdout, most, out, None)),
         asyncio.ensure_future(collect(process.stderr, MOST_TALK, err, hear)),
         asyncio.ensure_future(feed(process.stdin, data or b"")),
     ]
@@ -203,8 +212,11 @@ class Crew:
         data: bytes | None = None,
         deadline: float | None = None,
         hear: Callable[[str], None] | None = None,
+        most: int = MOST_ANSWER,
     ) -> Ended:
         """Have a line run on a host, with `data` on its stdin; what came of it.
+
+        `hear` is told each line of stderr; `most` bytes of stdout are kept.
 
         A door that is shut is tried twice more: nothing was run behind it. The deadline counts
         from where the host's turn has come.
@@ -213,10 +225,10 @@ class Crew:
         mark = f"avault-{os.urandom(8).hex()}"
         argv = ssh_command(host, f"echo; echo {mark}; {line}", self.is_fresh)
         env = ssh_environment(host)
-        talk: list[str] = []
+        talk = collections.deque[str](maxlen=LAST_LINES)
 
         def listen(heard: str) -> None:
-            talk.append(heard[:1000])
+            talk.append(heard)
             if hear:
                 hear(heard)
 
@@ -231,12 +243,12 @@ class Crew:
             try:
                 async with asyncio.timeout(limit):
                     for pause in (*DOOR_PAUSES, None):
-                        ended = await execute_once(argv, env, data, listen)
+                        ended = await execute_once(argv, env, data, listen, most)
                         if pause is None or not was_shut_out(ended):
                             break
                         await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311
             except TimeoutError:
-                return Ended(None, "", "\n".join(talk[-20:]))
+                return Ended(None, "", "\n".join(talk))
         before, begun, out = ended.out.partition(f"\n{mark}\n")
         return Ended(ended.code, out if begun else before, ended.err)
 
