@@ -39838,12 +39838,14 @@ SHUT_OUT = (  # said before anything was run there
 class Ended(Fields, frozen=True):
     """What came of a connection: ssh's exit code, None where the deadline ended it.
 
-    `out` is what the line printed, without what the host's shell printed before it.
+    `out` is what the line printed, without what the host's shell printed before it; `begun`:
+    the line was begun there, and what is on stderr may not be ssh's.
     """
 
     code: int | None
     out: str
     err: str
+    begun: bool = False
 
 
 def ssh_command(host: Host, line: str, is_fresh: bool) -> list[str]:
@@ -39996,12 +39998,14 @@ class Crew:
         deadline: float | None = None,
         hear: Callable[[str], None] | None = None,
         most: int = MOST_ANSWER,
+        is_once: bool = False,
     ) -> Ended:
         """Have a line run on a host, with `data` on its stdin; what came of it.
 
         `hear` is told each line of stderr; `most` bytes of stdout are kept.
 
-        A door that is shut is tried twice more: nothing was run behind it. The deadline counts
+        A door that is shut is tried twice more: nothing was run behind it. What may be done only
+        `is_once` is not, as a host can say of itself that its door was shut. The deadline counts
         from where the host's turn has come.
         """
         # what a shell prints when it starts may lack its newline, and is no part of the answer
@@ -40027,18 +40031,19 @@ class Crew:
                 async with asyncio.timeout(limit):
                     for pause in (*DOOR_PAUSES, None):
                         ended = await execute_once(argv, env, data, listen, most)
-                        if pause is None or not was_shut_out(ended):
+                        if pause is None or is_once or not was_shut_out(ended):
                             break
                         await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311
             except TimeoutError:
                 return Ended(None, "", "\n".join(talk))
         before, begun, out = ended.out.partition(f"\n{mark}\n")
-        return Ended(ended.code, out if begun else before, ended.err)
+        return Ended(ended.code, out if begun else before, ended.err, bool(begun))
 
 
 def was_shut_out(ended: Ended) -> bool:
     """Whether the door was shut before anything was run, as by MaxStartups (sshd_config(5))."""
-    return ended.code == 255 and any(text in ended.err for text in SHUT_OUT)
+    is_silent = ended.code == 255 and not ended.out
+    return is_silent and any(text in ended.err for text in SHUT_OUT)
 
 
 # -------------------------------------------------------- fleet/outcomes ----
@@ -40179,10 +40184,11 @@ def judge_transport(ended: Ended, has_written: bool = False) -> Outcome | None:
         return Outcome("no answer", NO_ANSWER, f"{why}; the last it said: {said}" if said else why)
     if ended.code == 255:
         is_cut = bool(AFTER_LOGIN.search(ended.err))
+        is_inside = ended.begun and not is_cut  # what ended was the command, or the connection
         for text, word, code in REFUSALS:
-            if text in ended.err and not (has_written and is_cut):
+            if text in ended.err and not is_inside and not (has_written and is_cut):
                 return Outcome(word, code, "" if code == HOST_KEY else said)
-        if has_written and (is_cut or "Connection closed by" not in ended.err):
+        if has_written and (ended.begun or is_cut or "Connection closed by" not in ended.err):
             return Outcome(
                 "unknown", NO_ANSWER, f"{said or 'cut off'}; it may have been done: look"
             )
@@ -40665,7 +40671,7 @@ class Gift:
         given = await self.put(crew, host, ready)
         if given.code or restart is None:
             return given
-        ended = await crew.reach(host, restart, None, wait)
+        ended = await crew.reach(host, restart, None, wait, is_once=True)
         if failed := judge_transport(ended, has_written=True):
             return Outcome("not restarted", failed.code, f"it has it; {failed.word} {failed.note}")
         if ended.code:
@@ -40765,11 +40771,13 @@ def run_shown(board: Board, work: Coroutine[Any, Any, Any]) -> Any:
         raise
 
 
-def go_round(chosen: Round, board: Board, work: HostWork) -> None:
-    """Do something with all hosts."""
+def go_round(
+    chosen: Round, board: Board, work: HostWork, hosts: Sequence[Host] | None = None
+) -> None:
+    """Do something with all hosts that were chosen, or with these of them."""
 
     async def run() -> None:
-        await ask_all(chosen.crew(), chosen.hosts, board, work)
+        await ask_all(chosen.crew(), chosen.hosts if hosts is None else hosts, board, work)
 
     run_shown(board, run())
 
@@ -44150,11 +44158,14 @@ def take_gift(hint: str, group: str, key: str | None, which: dict[str, Any]) -> 
     return chosen, Gift(group, key, check_value(read_value(group, key, None, None)))
 
 
-@command("fleet rotate", argument("group"), *WHICH, option("--key"), option("--restart"))
+@command(
+    "fleet rotate", argument("group"), *WHICH, option("--key"), option("--restart"),
+    option("--yes", is_flag=True),
+)  # fmt: skip
 def cmd_fleet_rotate(
-    terminal: Terminal, group: str, key: str | None, restart: str | None, **which: Any
+    terminal: Terminal, group: str, key: str | None, restart: str | None, yes: bool, **which: Any
 ) -> int:
-    """usage: avault fleet rotate GROUP --key KEY [--restart CMD] [--hosts FILE]
+    """usage: avault fleet rotate GROUP --key KEY [--restart CMD] [--yes] [--hosts FILE]
                            [--only PATTERN]… [--local] [--jobs N] [--deadline D]
 
     Gives the new value of a secret to every host of the fleet that has it. First
@@ -44162,6 +44173,11 @@ def cmd_fleet_rotate(
     changed. Then each gets it, as with `fleet set`, runs the shell command CMD,
     which restarts what uses it, and is asked to compare again. A host that never
     had the secret is not given it.
+
+    That a host has the secret is the host's own word: one that was taken over can
+    say so of any secret, and gets the value. So the hosts are shown before it is
+    sent; who types it on a terminal is asked, unless --yes. For a value from a
+    pipe nothing is asked: there, list the hosts that are meant, with --hosts.
 
     The last line says whether the old value can be revoked where it was issued:
     "42 of 42 have it: revoke the old one", or "3 do not: DO NOT revoke". It
@@ -44174,33 +44190,23 @@ def cmd_fleet_rotate(
     chosen, gift = take_gift("avault fleet rotate GROUP/API_KEY", group, key, which)
     board = Board(chosen.hosts, is_shown=not terminal.want_json)
     ready = Board(chosen.hosts, is_shown=False)
-
     begun = False
 
-    async def run() -> bool:
-        nonlocal begun
-        crew = chosen.crew()
-        await ask_all(crew, chosen.hosts, ready, gift.prepare)
+    async def rotate(crew: Crew, host: Host) -> Outcome:
+        state = ready.outcomes[host.label()]
+        return await gift.rotate(crew, host, state, restart, RESTART_TIME)
+
+    try:
+        go_round(chosen, ready, gift.prepare)
         if any(outcome.code for outcome in ready.outcomes.values()):
-            return False
+            return tell_not_begun(terminal, ready)
         having = [host for host in chosen.hosts if ready.outcomes[host.label()].fields["has"]]
-        if not having:
-            raise NotFound(f"no host has {gift.name}", f"avault fleet set {gift.name}")
+        show_receivers(gift, having, yes)
         for host in chosen.hosts:
             if host not in having:
                 board.show(host, ready.outcomes[host.label()])
-
-        async def rotate(crew: Crew, host: Host) -> Outcome:
-            state = ready.outcomes[host.label()]
-            return await gift.rotate(crew, host, state, restart, RESTART_TIME)
-
         begun = True
-        await ask_all(crew, having, board, rotate)
-        return True
-
-    try:
-        if not run_shown(board, run()):
-            return tell_not_begun(terminal, ready)
+        go_round(chosen, board, rotate, having)
     except KeyboardInterrupt:
         have = sum(not outcome.code and not is_none(outcome) for outcome in board.outcomes.values())
         known = (
@@ -44218,6 +44224,23 @@ def cmd_fleet_rotate(
     if not terminal.want_json:
         put(verdict + "\n")
     return code
+
+
+def show_receivers(gift: Gift, having: list[Host], yes: bool) -> None:
+    """Show which hosts are to get a value, as they say that they have it; a person is asked.
+
+    Raises NotFound where there is none, Denied.
+    """
+    if not having:
+        raise NotFound(f"no host has {gift.name}", f"avault fleet set {gift.name}")
+    count = f"{len(having)} host{'' if len(having) == 1 else 's'}"
+    labels = ", ".join(printable(host.label()) for host in having)
+    say(f"the new {gift.name} goes to {count}, by what they say of themselves: {labels}")
+    if not yes and is_person() and not confirm("avault: are these all, and no others?"):
+        raise Denied(
+            "not confirmed; nothing was changed: do not revoke the old one",
+            f"list those that are meant: avault fleet rotate {gift.name} --hosts FILE",
+        )
 
 
 def tell_not_begun(terminal: Terminal, ready: Board) -> int:
@@ -44278,7 +44301,7 @@ def cmd_fleet_run(
     async def work(crew: Crew, host: Host) -> Outcome:
         options = [word for group in groups for word in ("--group", group)]
         line = command_line(host, "run", *options, "--", *words)
-        ended = await crew.reach(host, line, most=MOST_OUTPUT)
+        ended = await crew.reach(host, line, most=MOST_OUTPUT, is_once=True)
         outcome = judge_run(ended)
         if not terminal.want_json:
             print_output(board, host, ended.out, ended.err)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import Machine, Screen
 
 import avault
 
@@ -183,6 +184,107 @@ def test_what_never_is_an_object_is_not_tried_for_ever(piece: str) -> None:
 def test_some_that_is_no_object_is_passed_over() -> None:
     noise = "{ welcome\n" * 50
     assert avault.find_objects(noise + '{"a": 1}\n' + noise + '{"b": 2}') == [{"a": 1}, {"b": 2}]
+
+
+# What may be done once only
+
+
+SHUT_DOOR = "echo 'kex_exchange_identification: Connection closed by remote host' >&2; exit 255"
+
+
+@pytest.mark.parametrize(
+    ("login", "said", "is_once", "times"),
+    [(SHUT_DOOR, "", False, 3), (SHUT_DOOR, "", True, 1), ("", SHUT_DOOR, False, 1), (f"echo motd; {SHUT_DOOR}", "", False, 1)],
+)
+def test_what_was_begun_there_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, login: str, said: str, is_once: bool, times: int
+) -> None:
+    """A command there may end with 255, and say what ssh says of a door that is shut."""
+    monkeypatch.setattr(avault, "DOOR_PAUSES", (0, 0))
+    count = tmp_path / "count"
+    ended = reach(tmp_path, monkeypatch, f"echo x >> {count}\n{login}", said or "true", is_once=is_once)
+    assert ended.code == 255 and ended.begun == bool(said) and count.read_text() == "x\n" * times
+
+
+@pytest.mark.parametrize("said", [KEY_CHANGED, "git@example.com: Permission denied (publickey).", SHUT, ""])
+def test_what_a_command_says_with_255_is_not_sshs(said: str) -> None:
+    """Such as that of a restart that uses git: it was begun, so nobody knows how far it came."""
+    ended = avault.Ended(255, "", said, begun=True)
+    found, read = avault.judge_transport(ended, has_written=True), avault.judge_transport(ended)
+    assert found and read and (found.word, read.word) == ("unknown", "down")
+
+
+@pytest.mark.parametrize("which", ["run", "restart"])
+def test_a_command_of_a_person_is_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], which: str
+) -> None:
+    asked: list[bool] = []
+
+    async def hear(*_: object, is_once: bool = False, **__: object) -> avault.Ended:
+        asked.append(is_once)
+        return avault.Ended(0, json.dumps({"new": [], "same": ["a/B"], "differs": []}), "")
+
+    monkeypatch.setattr(avault.Crew, "reach", hear)
+    path = tmp_path / "fleet"
+    path.write_text("sh\n")
+    if which == "run":
+        assert avault.run_command(["fleet", "run", "--hosts", str(path), "--json", "--", "true"]) == 0
+        assert asked == [True]
+    else:
+        crew: Any = Speaker()
+        crew.reach = hear
+        ready = avault.Outcome("ready", 0, "", {"has": True})
+        outcome = asyncio.run(avault.Gift("a", "B", "c").rotate(crew, avault.Host("sh"), ready, "true", 1))
+        assert outcome.word == "has it" and asked == [False, True, False]
+
+
+CLAIMS = f"""\
+#!/bin/sh
+echo "$1" >> LOG
+case $1 in
+  list) echo '{LISTED}';;
+  status) echo '{json.dumps(STATE)}';;
+  import) cat > /dev/null; echo '{json.dumps({"new": [], "same": ["stripe/KEY"], "differs": []})}';;
+esac
+"""
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Machine:
+    """A desk with one host, which says that it has a secret; ssh is a shell. What that host is asked is in `log`."""
+    desk = Machine(tmp_path)
+    place = tmp_path / "bin"
+    place.mkdir()
+    (place / "ssh").write_text('#!/bin/sh\n[ "$1" = -G ] && exit\nwhile [ "$#" -gt 1 ]; do shift; done\neval "$1"\n')
+    (place / "claimer").write_text(CLAIMS.replace("LOG", str(tmp_path / "log")))
+    for path in place.iterdir():
+        path.chmod(0o755)
+    (tmp_path / "fleet").write_text(f"web1 program={place / 'claimer'}\n")
+    desk.env["PATH"] = f"{place}:{desk.env['PATH']}"
+    return desk
+
+
+ROTATE = ("fleet", "rotate", "stripe/KEY", "--hosts")
+SHOWN = "the new stripe/KEY goes to 1 host, by what they say of themselves: web1"
+
+
+def test_who_gets_a_value_is_shown_before_it_is_sent(desk: Machine, canary: Any) -> None:
+    """That a host has the secret is its own word."""
+    path = str(desk.top / "fleet")
+    with Screen(desk, "avault", *ROTATE, path) as screen:
+        screen.expect("stripe/KEY: ")
+        screen.type(canary.value + "\n")
+        screen.expect(SHOWN)
+        screen.expect("are these all, and no others.*y/N")
+        screen.type("n\n")
+        assert b"nothing was changed: do not revoke" in screen.wait(5)
+    assert (desk.top / "log").read_text().split() == ["list", "status"]
+    with Screen(desk, "avault", *ROTATE, path, "--yes", columns=200) as screen:
+        screen.expect("stripe/KEY: ")
+        screen.type(canary.value + "\n")
+        assert SHOWN.encode() in screen.wait(0)
+    done = desk(*ROTATE, path, input=canary.value)
+    assert f"avault: {SHOWN}\n" in done.stderr and done.stdout.endswith("1 of 1 have it: revoke the old one\n")
 
 
 # What is named, and empty

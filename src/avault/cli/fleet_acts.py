@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.cli.secrets import read_value
-from avault.errors import NotFound, Usage, printable
+from avault.errors import Denied, NotFound, Usage, printable
 from avault.fleet.board import Board
 from avault.fleet.giving import Gift, last_error
 from avault.fleet.hosts import Host
@@ -22,7 +22,7 @@ from avault.fleet.reaching import MOST_OUTPUT, Crew, Ended, command_line
 from avault.fleet.rounds import WHICH, Round, ask_all, conclude, go_round, run_shown, try_host
 from avault.hints import EXIT_CODES
 from avault.terminal.commands import argument, command, option
-from avault.terminal.talk import is_person, put, say, warn
+from avault.terminal.talk import confirm, is_person, put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration, split_name
 from avault.vault.names import check_value
@@ -141,11 +141,14 @@ def take_gift(hint: str, group: str, key: str | None, which: dict[str, Any]) -> 
     return chosen, Gift(group, key, check_value(read_value(group, key, None, None)))
 
 
-@command("fleet rotate", argument("group"), *WHICH, option("--key"), option("--restart"))
+@command(
+    "fleet rotate", argument("group"), *WHICH, option("--key"), option("--restart"),
+    option("--yes", is_flag=True),
+)  # fmt: skip
 def cmd_fleet_rotate(
-    terminal: Terminal, group: str, key: str | None, restart: str | None, **which: Any
+    terminal: Terminal, group: str, key: str | None, restart: str | None, yes: bool, **which: Any
 ) -> int:
-    """usage: avault fleet rotate GROUP --key KEY [--restart CMD] [--hosts FILE]
+    """usage: avault fleet rotate GROUP --key KEY [--restart CMD] [--yes] [--hosts FILE]
                            [--only PATTERN]… [--local] [--jobs N] [--deadline D]
 
     Gives the new value of a secret to every host of the fleet that has it. First
@@ -153,6 +156,11 @@ def cmd_fleet_rotate(
     changed. Then each gets it, as with `fleet set`, runs the shell command CMD,
     which restarts what uses it, and is asked to compare again. A host that never
     had the secret is not given it.
+
+    That a host has the secret is the host's own word: one that was taken over can
+    say so of any secret, and gets the value. So the hosts are shown before it is
+    sent; who types it on a terminal is asked, unless --yes. For a value from a
+    pipe nothing is asked: there, list the hosts that are meant, with --hosts.
 
     The last line says whether the old value can be revoked where it was issued:
     "42 of 42 have it: revoke the old one", or "3 do not: DO NOT revoke". It
@@ -165,33 +173,23 @@ def cmd_fleet_rotate(
     chosen, gift = take_gift("avault fleet rotate GROUP/API_KEY", group, key, which)
     board = Board(chosen.hosts, is_shown=not terminal.want_json)
     ready = Board(chosen.hosts, is_shown=False)
-
     begun = False
 
-    async def run() -> bool:
-        nonlocal begun
-        crew = chosen.crew()
-        await ask_all(crew, chosen.hosts, ready, gift.prepare)
+    async def rotate(crew: Crew, host: Host) -> Outcome:
+        state = ready.outcomes[host.label()]
+        return await gift.rotate(crew, host, state, restart, RESTART_TIME)
+
+    try:
+        go_round(chosen, ready, gift.prepare)
         if any(outcome.code for outcome in ready.outcomes.values()):
-            return False
+            return tell_not_begun(terminal, ready)
         having = [host for host in chosen.hosts if ready.outcomes[host.label()].fields["has"]]
-        if not having:
-            raise NotFound(f"no host has {gift.name}", f"avault fleet set {gift.name}")
+        show_receivers(gift, having, yes)
         for host in chosen.hosts:
             if host not in having:
                 board.show(host, ready.outcomes[host.label()])
-
-        async def rotate(crew: Crew, host: Host) -> Outcome:
-            state = ready.outcomes[host.label()]
-            return await gift.rotate(crew, host, state, restart, RESTART_TIME)
-
         begun = True
-        await ask_all(crew, having, board, rotate)
-        return True
-
-    try:
-        if not run_shown(board, run()):
-            return tell_not_begun(terminal, ready)
+        go_round(chosen, board, rotate, having)
     except KeyboardInterrupt:
         have = sum(not outcome.code and not is_none(outcome) for outcome in board.outcomes.values())
         known = (
@@ -209,6 +207,23 @@ def cmd_fleet_rotate(
     if not terminal.want_json:
         put(verdict + "\n")
     return code
+
+
+def show_receivers(gift: Gift, having: list[Host], yes: bool) -> None:
+    """Show which hosts are to get a value, as they say that they have it; a person is asked.
+
+    Raises NotFound where there is none, Denied.
+    """
+    if not having:
+        raise NotFound(f"no host has {gift.name}", f"avault fleet set {gift.name}")
+    count = f"{len(having)} host{'' if len(having) == 1 else 's'}"
+    labels = ", ".join(printable(host.label()) for host in having)
+    say(f"the new {gift.name} goes to {count}, by what they say of themselves: {labels}")
+    if not yes and is_person() and not confirm("avault: are these all, and no others?"):
+        raise Denied(
+            "not confirmed; nothing was changed: do not revoke the old one",
+            f"list those that are meant: avault fleet rotate {gift.name} --hosts FILE",
+        )
 
 
 def tell_not_begun(terminal: Terminal, ready: Board) -> int:
@@ -269,7 +284,7 @@ def cmd_fleet_run(
     async def work(crew: Crew, host: Host) -> Outcome:
         options = [word for group in groups for word in ("--group", group)]
         line = command_line(host, "run", *options, "--", *words)
-        ended = await crew.reach(host, line, most=MOST_OUTPUT)
+        ended = await crew.reach(host, line, most=MOST_OUTPUT, is_once=True)
         outcome = judge_run(ended)
         if not terminal.want_json:
             print_output(board, host, ended.out, ended.err)

@@ -141,7 +141,7 @@ class Gift:
         given = await self.put(crew, host, ready)
         if given.code or restart is None:
             return given
-        ended = await crew.reach(host, restart, None, wait)
+        ended = await crew.reach(host, restart, None, wait, is_once=True)
         if failed := judge_transport(ended, has_written=True):
             return Outcome("not restarted", failed.code, f"it has it; {failed.word} {failed.note}")
         if ended.code:

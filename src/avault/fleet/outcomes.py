@@ -152,10 +152,11 @@ def judge_transport(ended: Ended, has_written: bool = False) -> Outcome | None:
         return Outcome("no answer", NO_ANSWER, f"{why}; the last it said: {said}" if said else why)
     if ended.code == 255:
         is_cut = bool(AFTER_LOGIN.search(ended.err))
+        is_inside = ended.begun and not is_cut  # what ended was the command, or the connection
         for text, word, code in REFUSALS:
-            if text in ended.err and not (has_written and is_cut):
+            if text in ended.err and not is_inside and not (has_written and is_cut):
                 return Outcome(word, code, "" if code == HOST_KEY else said)
-        if has_written and (is_cut or "Connection closed by" not in ended.err):
+        if has_written and (ended.begun or is_cut or "Connection closed by" not in ended.err):
             return Outcome(
                 "unknown", NO_ANSWER, f"{said or 'cut off'}; it may have been done: look"
             )

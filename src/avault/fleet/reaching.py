@@ -55,12 +55,14 @@ SHUT_OUT = (  # said before anything was run there
 class Ended(Fields, frozen=True):
     """What came of a connection: ssh's exit code, None where the deadline ended it.
 
-    `out` is what the line printed, without what the host's shell printed before it.
+    `out` is what the line printed, without what the host's shell printed before it; `begun`:
+    the line was begun there, and what is on stderr may not be ssh's.
     """
 
     code: int | None
     out: str
     err: str
+    begun: bool = False
 
 
 def ssh_command(host: Host, line: str, is_fresh: bool) -> list[str]:
@@ -213,12 +215,14 @@ class Crew:
         deadline: float | None = None,
         hear: Callable[[str], None] | None = None,
         most: int = MOST_ANSWER,
+        is_once: bool = False,
     ) -> Ended:
         """Have a line run on a host, with `data` on its stdin; what came of it.
 
         `hear` is told each line of stderr; `most` bytes of stdout are kept.
 
-        A door that is shut is tried twice more: nothing was run behind it. The deadline counts
+        A door that is shut is tried twice more: nothing was run behind it. What may be done only
+        `is_once` is not, as a host can say of itself that its door was shut. The deadline counts
         from where the host's turn has come.
         """
         # what a shell prints when it starts may lack its newline, and is no part of the answer
@@ -244,15 +248,16 @@ class Crew:
                 async with asyncio.timeout(limit):
                     for pause in (*DOOR_PAUSES, None):
                         ended = await execute_once(argv, env, data, listen, most)
-                        if pause is None or not was_shut_out(ended):
+                        if pause is None or is_once or not was_shut_out(ended):
                             break
                         await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311
             except TimeoutError:
                 return Ended(None, "", "\n".join(talk))
         before, begun, out = ended.out.partition(f"\n{mark}\n")
-        return Ended(ended.code, out if begun else before, ended.err)
+        return Ended(ended.code, out if begun else before, ended.err, bool(begun))
 
 
 def was_shut_out(ended: Ended) -> bool:
     """Whether the door was shut before anything was run, as by MaxStartups (sshd_config(5))."""
-    return ended.code == 255 and any(text in ended.err for text in SHUT_OUT)
+    is_silent = ended.code == 255 and not ended.out
+    return is_silent and any(text in ended.err for text in SHUT_OUT)

@@ -100,11 +100,13 @@ def run_shown(board: Board, work: Coroutine[Any, Any, Any]) -> Any:
         raise
 
 
-def go_round(chosen: Round, board: Board, work: HostWork) -> None:
-    """Do something with all hosts."""
+def go_round(
+    chosen: Round, board: Board, work: HostWork, hosts: Sequence[Host] | None = None
+) -> None:
+    """Do something with all hosts that were chosen, or with these of them."""
 
     async def run() -> None:
-        await ask_all(chosen.crew(), chosen.hosts, board, work)
+        await ask_all(chosen.crew(), chosen.hosts if hosts is None else hosts, board, work)
 
     run_shown(board, run())
 
