@@ -40799,7 +40799,8 @@ def conclude(terminal: Terminal, board: Board, code: int | None = None, **more: 
             if host.label() in board.outcomes
         ]
         told = {"ok": not code, "code": code, "hosts": rows, **more}
-        put(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        # all but ASCII is escaped: what a host said may drive the terminal that shows it
+        put(json.dumps(told, indent=2) + "\n")
     failed = [outcome for outcome in outcomes if outcome.code]
     others = count_words(outcome for outcome in outcomes if not outcome.code)
     if failed:
@@ -43695,7 +43696,7 @@ def watch_fleet(terminal: Terminal, chosen: Round) -> None:
         pairs = [(host, board.outcomes[host.label()]) for host in chosen.hosts]
         if terminal.want_json:
             rows = [describe_outcome(*pair) for pair in pairs]
-            text = json.dumps({"hosts": rows}, ensure_ascii=False) + "\n"
+            text = json.dumps({"hosts": rows}) + "\n"
         else:
             well = [pair for pair in pairs if not pair[1].code]
             blocks = [board.render(*pair) for pair in (*well, *board.failures())]
@@ -44112,11 +44113,15 @@ def cmd_fleet_unlock(terminal: Terminal, timeout: str, **which: Any) -> int:
 
 async def unlock_host(crew: Crew, host: Host, limit: float) -> Outcome:
     """Have a host ask the phone, for so many seconds; its state afterwards, or why it is not."""
+    is_told = False
 
     def hear(line: str) -> None:
-        if "asking the phone, code " in line:
-            code = line.partition("asking the phone, code ")[2][:4]
-            say(f"the phone shows the code {printable(code)}")
+        nonlocal is_told
+        # one code, and nothing else: what a host says besides could pass for ours, or for another's
+        code = line.partition("asking the phone, code ")[2][:4]
+        if not is_told and len(code) == 4 and {*code} <= {*CODE_LETTERS}:
+            is_told = True
+            say(f"the phone shows the code {code}")
 
     # a program has to wait after a refusal; a person who types this does not
     again = ["--again"] if is_person() else []

@@ -287,6 +287,50 @@ def test_who_gets_a_value_is_shown_before_it_is_sent(desk: Machine, canary: Any)
     assert f"avault: {SHOWN}\n" in done.stderr and done.stdout.endswith("1 of 1 have it: revoke the old one\n")
 
 
+def test_of_each_host_one_code_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    """Four letters of the code's alphabet: a host could write other hosts' codes, or a screen full of them."""
+    said = ["code QWX4", "asking the phone, code ", "asking the phone, code 7\x1b[2", "asking the phone, code oops; x"]
+    said += ["asking the phone, code 7K3F; open the signer app", *["asking the phone, code QWX4"] * 100]
+
+    class Teller(Speaker):
+        deadline = 1.0
+
+        async def reach(self, *words: Any, **_: object) -> avault.Ended:
+            for line in said:
+                words[4](line)
+            return self.ended
+
+    for _ in range(2):
+        crew: Any = Teller(json.dumps(STATE))
+        assert asyncio.run(avault.unlock_host(crew, avault.Host("web1"), 5)).word == "unlocked"
+    assert capfd.readouterr().err == "avault: the phone shows the code 7K3F\n" * 2
+
+
+@pytest.mark.parametrize("watch", [False, True])
+def test_json_is_ascii(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: bool) -> None:
+    """JSON escapes C0 alone: CSI of C1 and letters that turn the line around would come to a terminal as they are."""
+    evil = "\x9b2J \u202e \x1b[2J ü"
+
+    async def see(*_: object) -> avault.Outcome:
+        return avault.Outcome("unlocked", 0, "", {"name": evil})
+
+    class Shown(BaseException):
+        pass
+
+    def put(text: str) -> None:
+        raise Shown(text)
+
+    monkeypatch.setattr(avault, "put", put)
+    monkeypatch.setattr(avault, "see_state", see)
+    path = tmp_path / "fleet"
+    path.write_text("sh\n")
+    with pytest.raises(Shown) as raised:
+        avault.run_command(["fleet", "status", "--json", "--hosts", str(path), *["--watch"] * watch])
+    shown = str(raised.value)
+    assert json.loads(shown)["hosts"][0]["name"] == evil
+    assert shown.isascii() and shown.replace("\n", "").isprintable()
+
+
 # What is named, and empty
 
 

@@ -142,7 +142,7 @@ def watch_fleet(terminal: Terminal, chosen: Round) -> None:
         pairs = [(host, board.outcomes[host.label()]) for host in chosen.hosts]
         if terminal.want_json:
             rows = [describe_outcome(*pair) for pair in pairs]
-            text = json.dumps({"hosts": rows}, ensure_ascii=False) + "\n"
+            text = json.dumps({"hosts": rows}) + "\n"
         else:
             well = [pair for pair in pairs if not pair[1].code]
             blocks = [board.render(*pair) for pair in (*well, *board.failures())]

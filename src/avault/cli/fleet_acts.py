@@ -26,6 +26,7 @@ from avault.terminal.talk import confirm, is_person, put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration, split_name
 from avault.vault.names import check_value
+from avault.vault.seal import CODE_LETTERS
 
 if TYPE_CHECKING:
     from typing import Any
@@ -95,11 +96,15 @@ def cmd_fleet_unlock(terminal: Terminal, timeout: str, **which: Any) -> int:
 
 async def unlock_host(crew: Crew, host: Host, limit: float) -> Outcome:
     """Have a host ask the phone, for so many seconds; its state afterwards, or why it is not."""
+    is_told = False
 
     def hear(line: str) -> None:
-        if "asking the phone, code " in line:
-            code = line.partition("asking the phone, code ")[2][:4]
-            say(f"the phone shows the code {printable(code)}")
+        nonlocal is_told
+        # one code, and nothing else: what a host says besides could pass for ours, or for another's
+        code = line.partition("asking the phone, code ")[2][:4]
+        if not is_told and len(code) == 4 and {*code} <= {*CODE_LETTERS}:
+            is_told = True
+            say(f"the phone shows the code {code}")
 
     # a program has to wait after a refusal; a person who types this does not
     again = ["--again"] if is_person() else []

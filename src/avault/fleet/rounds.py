@@ -128,7 +128,8 @@ def conclude(terminal: Terminal, board: Board, code: int | None = None, **more: 
             if host.label() in board.outcomes
         ]
         told = {"ok": not code, "code": code, "hosts": rows, **more}
-        put(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        # all but ASCII is escaped: what a host said may drive the terminal that shows it
+        put(json.dumps(told, indent=2) + "\n")
     failed = [outcome for outcome in outcomes if outcome.code]
     others = count_words(outcome for outcome in outcomes if not outcome.code)
     if failed:
