@@ -362,6 +362,16 @@ def test_a_list_that_is_empty_is_not_the_usual_one(tmp_path: Path, monkeypatch: 
     assert [host.name for host in choose().hosts] == ["web1"]
 
 
+@pytest.mark.parametrize("words", [("rotate", "a/B", "--restart", " "), ("add", "web1", "--vault", ""), ("status", "--only", "")])
+def test_an_option_that_is_empty_is_wrong_usage(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    path = tmp_path / "fleet"
+    path.write_text("web2\n")
+    assert avault.run_command(["fleet", *words, "--hosts", str(path)]) == 2
+    assert path.read_text() == "web2\n" and "avault: error: " in capfd.readouterr().err
+
+
 def test_a_hosts_words_cannot_drive_a_terminal() -> None:
     evil = "\x1b[2J\x07\n\u202efake"
     states: list[dict[str, Any]] = [
