@@ -34535,7 +34535,7 @@ SYSTEM = ("/usr", "/etc")  # what every program may need: read only
 ROOTS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # mostly links into /usr
 FRESH = ("/tmp", "/run", "/var/tmp")  # there, private, and gone with the sandbox  # noqa: S108
 IMPORTED = ("avault", "avault_extras", "click", "keyring", "nostr_sdk", "PIL", "qrcode")
-MASK = ("--tmpfs", "--remount-ro")
+WRITABLE, READABLE, MASKED = "--bind", "--ro-bind", "--tmpfs"  # how a path is there, for bwrap
 
 
 def is_below(path: str, top: str) -> bool:
@@ -34646,6 +34646,8 @@ class Sight:
         self.held: dict[str, int] = {}
         for path, writes in self.writes.items():
             self.check(path, writes)
+        self.mounts: dict[str, str] = {}
+        self.list_mounts()
 
     def check(self, path: str, writes: bool) -> None:
         """Raise Denied where what is named must not be in a sandbox."""
@@ -34688,41 +34690,66 @@ class Sight:
         found = [word for path in FRESH for word in ("--tmpfs", path)]
         found += ["--proc", "/proc", "--dev", "/dev"]
         found += ["--dir", os.path.expanduser("~")]
-        for path in SYSTEM:
-            found += ["--ro-bind", path, path]
         for path in filter(os.path.lexists, ROOTS):
             found += (
                 ["--symlink", os.readlink(path), path]
                 if os.path.islink(path)
                 else ["--ro-bind", path, path]
             )
-        for path, writes in sorted((self.interpreter() | self.writes).items()):
-            found += ["--bind" if writes else "--ro-bind", path, path]
+        self.bar_git()
+        for path, kind in sorted(self.mounts.items()):  # a directory before what is in it
+            found += [kind, path] if kind == MASKED else [kind, path, path]
         for path in self.named:  # one that is a link leads there in the sandbox too
             real = os.path.realpath(path)
             if real != path and not any(is_below(path, each) for each in self.roots()):
                 found += ["--symlink", real, path]
-        for path in sorted(self.protected):
-            if any(is_below(path, top) for top in self.tops()) and path not in self.writes:
-                found += [*self.pins(path), "--ro-bind", path, path]
-        found += self.bar_git()
-        for path in sorted(self.masks()):
-            found += [*self.pins(path), *(word for each in MASK for word in (each, path))]
+        for path in sorted(path for path, kind in self.mounts.items() if kind == MASKED):
+            found += ["--remount-ro", path]
         return found
 
-    def interpreter(self) -> dict[str, bool]:
+    def list_mounts(self) -> None:
+        """Say of each path how it is there, once: a second mount would uncover what is below it."""
+        self.mounts = dict.fromkeys([*SYSTEM, *self.interpreter()], READABLE)
+        for path, writes in self.writes.items():
+            self.mounts[path] = WRITABLE if writes else READABLE
+        for path in sorted(self.masks()):
+            if self.kind_at(path) != MASKED:
+                self.mounts[path] = MASKED
+        for path in sorted(self.protected):
+            if self.kind_at(path) == WRITABLE:
+                self.mounts[path] = READABLE
+        for path, kind in list(self.mounts.items()):
+            if kind != WRITABLE:
+                self.pin(path)
+
+    def kind_at(self, path: str) -> str | None:
+        """How a path is there: as the nearest one at it or above that is listed; None: not."""
+        while path not in self.mounts and path != os.path.dirname(path):
+            path = os.path.dirname(path)
+        return self.mounts.get(path)
+
+    def pin(self, path: str) -> None:
+        """Bind each directory on the way there to itself: what is a mount cannot be renamed.
+
+        Else the way could be moved aside, and another one made, with other things at its end.
+        Only where the way can be written, and never in place of what is listed.
+        """
+        way = os.path.dirname(path)
+        while kind := self.kind_at(way):
+            if kind == WRITABLE:
+                self.mounts[way] = WRITABLE
+            way = os.path.dirname(way)
+
+    def interpreter(self) -> set[str]:
         """Where Python is that runs avault, and what is installed for it, unless in /usr."""
         found = {sys.prefix, sys.base_prefix}
         found |= {os.path.realpath(each) for each in found}
-        return {path: False for path in found if not any(is_below(path, each) for each in SYSTEM)}
+        elsewhere = (*SYSTEM, *self.hidden)
+        return {path for path in found if not any(is_below(path, each) for each in elsewhere)}
 
     def roots(self) -> list[str]:
         """All that is bound."""
         return [*SYSTEM, *self.interpreter(), *self.writes]
-
-    def tops(self) -> list[str]:
-        """All that can be written."""
-        return [path for path, writes in self.writes.items() if writes]
 
     def masks(self) -> set[str]:
         """What is bound, and not to be seen."""
@@ -34733,38 +34760,20 @@ class Sight:
             if os.path.isdir(path) and any(is_below(path, top) for top in self.roots())
         }
 
-    def pins(self, path: str) -> Iterator[str]:
-        """Bind each directory on the way there to itself: what is a mount cannot be renamed.
-
-        Else the way could be moved aside, and another one made, with other things at its end.
-        """
-        for top in self.tops():
-            way = os.path.dirname(path)
-            steps = []
-            while is_below(way, top) and way != top:
-                steps.append(way)
-                way = os.path.dirname(way)
-            if is_below(path, top):
-                for step in reversed(steps):
-                    yield from ("--bind", step, step)
-
-    def bar_git(self) -> list[str]:
+    def bar_git(self) -> None:
         """Keep the command from making a git around the vault, where none is: we would run it.
 
         An empty directory in its place is no repository to git, which looks further up.
         """
-        found: list[str] = []
         vault = os.path.realpath(self.places.dir)
         way = os.path.dirname(vault)
-        while any(is_below(way, top) for top in self.tops()) and os.path.isdir(vault):
+        while os.path.isdir(vault) and (kind := self.kind_at(way)):
             path = os.path.join(way, ".git")
-            if not os.path.lexists(path) or (os.path.isdir(path) and not os.listdir(path)):
+            if kind == WRITABLE and (not os.path.lexists(path) or is_empty_directory(path)):
                 self.held[path] = hold_place(path)
-                found += [*self.pins(path), *(word for each in MASK for word in (each, path))]
-            if way == os.path.dirname(way):
-                break
+                self.mounts[path] = MASKED
+                self.pin(path)
             way = os.path.dirname(way)
-        return found
 
     def end(self) -> None:
         """Give places back that no other sandbox holds: what is removed there is masked no more."""
@@ -34774,6 +34783,11 @@ class Sight:
                     os.rmdir(path)
             os.close(fd)
         self.held.clear()
+
+
+def is_empty_directory(path: str) -> bool:
+    """Whether it is a directory, and no link to one, with nothing in it."""
+    return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
 
 
 def hold_place(path: str) -> int:

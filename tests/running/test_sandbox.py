@@ -259,6 +259,41 @@ def test_the_way_to_the_vault_stays(machine: Machine) -> None:
     assert done.stdout == "0\nwritten\n"
 
 
+IN_SANDBOX = """
+import avault, sys
+writable, readable, *words = sys.argv[1:]
+sandbox = avault.Sandbox(avault.Places(), writable.split(), readable.split())
+sys.exit(sandbox.job(words, sandbox.environment({}), avault.Patterns({})).run())
+"""
+
+
+def in_sandbox(machine: Machine, *words: str, before: str = "", ro: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
+    """A command in a sandbox, with no vault opened; `before` is what Python does first."""
+    argv = [sys.executable, "-c", before + IN_SANDBOX, "", ro, *words]
+    env = machine.env | env
+    return subprocess.run(argv, check=False, env=env, cwd=machine.top, capture_output=True, text=True, timeout=60)
+
+
+def test_mounts_do_not_uncover_each_other(machine: Machine) -> None:
+    """Two that are read-only and two that are hidden, in one directory, and one below another."""
+    machine.top = project = machine.home / "work"
+    inner = project / "a"
+    for name in (".git", ".avault", "state/avault", "data/deep/own", "tool"):
+        (inner / name).mkdir(parents=True)
+        (inner / name / "file").write_text("outside\n")
+    subprocess.run(["git", "init", "-q", str(inner)], check=True, env=machine.env)
+    shutil.copy(avault.__file__, inner / "tool")
+    script = """
+for each in .git .avault state/avault data data/deep/own tool; do echo x 2>&- >a/$each/new && echo wrote $each; done
+cat a/.avault/file a/state/avault/file; mv a b; mv a/state a/other; echo fine >a/new; cat a/new; cat a/data/deep/own/file
+"""
+    places = {"AVAULT_DIR": str(inner / ".avault"), "XDG_STATE_HOME": str(inner / "state"), "PYTHONPATH": str(inner / "tool")}
+    done = in_sandbox(machine, "sh", "-c", script, ro=f"{inner}/data {inner}/data/deep/own", **places)
+    assert done.stdout == "fine\noutside\n", done.stderr
+    assert done.stderr.count("busy") == 2
+    assert not list(inner.glob("*/new"))
+
+
 def test_the_file_of_a_project_is_read_only(vault: Machine) -> None:
     """It chooses the secrets that the next run gives."""
     (vault.top / "avault.env").write_text("API_KEY=avault://openai/API_KEY\n")
