@@ -34271,13 +34271,16 @@ def let_go_of(*descriptors: int) -> None:
 
 
 def main_inside(argv: list[str]) -> NoReturn:
-    """Start a command and obey: the descriptor of orders, four flags, and the command.
+    """Start a command and obey: the descriptors of orders and of variables, flags, the command.
 
     The flags: whether it has a terminal (t), is in its foreground (f), and has a proxy (p).
     """
-    orders, flags, *command = argv
+    orders, given, flags, *command = argv
     own = socket.socket(fileno=int(orders))
     own.set_inheritable(False)
+    with open(int(given), "rb") as file:
+        pairs = (pair.partition(b"=") for pair in file.read().split(b"\0") if pair)
+        environment = {name: value for name, _, value in pairs if name}
     if "p" in flags:
         start_forwarder(own)
     out, errors = os.dup(1), os.dup(2)
@@ -34286,7 +34289,7 @@ def main_inside(argv: list[str]) -> NoReturn:
         errors = out
     let_go_of(1, 2)
     kind = ScreenKeeper if "t" in flags else GroupKeeper
-    kind(own, command, dict(os.environb)).lead(out, errors, "f" in flags)
+    kind(own, command, environment).lead(out, errors, "f" in flags)
 
 
 def start_forwarder(orders: socket.socket) -> None:
@@ -34337,12 +34340,12 @@ def copy_bytes(source: socket.socket, sink: socket.socket) -> None:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-def inside_command(orders: int, flags: str, command: list[str]) -> list[str]:
+def inside_command(orders: int, given: int, flags: str, command: list[str]) -> list[str]:
     """The command line by which the sandbox starts with `main_inside`."""
     program = f"import sys; sys.path.insert(0, {SANDBOX!r}); import avault; "
     program += "del sys.path[0]; avault.main_inside(sys.argv[1:])"
     python = os.path.realpath(sys.executable)
-    return [python, "-I", "-S", "-c", program, str(orders), flags, *command]
+    return [python, "-I", "-S", "-c", program, str(orders), str(given), flags, *command]
 
 
 # ----------------------------------------------- running/proxy_variables ----
@@ -34887,7 +34890,7 @@ class Sandbox:
             found = {name: found[name] for name in found if os.fsdecode(name) not in INHERITED}
             proxy = proxy_variables(PROXY_URL, f"{SESSION}/bundle.pem")
             found |= {name.encode(): value.encode() for name, value in proxy.items()}
-        return {**found, **given}
+        return {**found, b"PWD": os.fsencode(self.sight.here), **given}
 
     def add_file(self, name: str, value: str) -> str:
         """Have a value as a file in there, in memory, for the command alone; its path."""
@@ -34995,13 +34998,18 @@ class Outside(Keeper):
         try:
             if self.has_terminal and os.isatty(0):
                 os.dup2(stdout, 0)  # so that our own terminal is nowhere in there
+            elif stat.S_ISREG(os.fstat(0).st_mode):
+                self.feed_stdin()
             os.dup2(stdout, 1)
             os.dup2(stderr, 2)
             flags = "t" * self.has_terminal + "f" * foreground + "p" * bool(self.sandbox.session)
-            words = inside_command(self.orders.fileno(), flags, self.command)
+            given = self.open_given()
+            words = inside_command(self.orders.fileno(), given, flags, self.command)
             argv = [*self.sandbox.argv, "--", *words]
-            kept = sorted({self.orders.fileno(), *self.sandbox.kept()})
-            for begin, end in zip([2, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):
+            kept = sorted({self.orders.fileno(), given, *self.sandbox.kept()})
+            # not the limit, below which what was open before it was lowered is not
+            last = max(map(int, os.listdir("/proc/self/fd")))
+            for begin, end in zip([2, *kept], [*kept, last + 1], strict=True):
                 os.closerange(begin + 1, end)
             for fd in kept:
                 os.set_inheritable(fd, True)
@@ -35009,9 +35017,39 @@ class Outside(Keeper):
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
-            os.execve(argv[0], argv, self.environment)  # noqa: S606
+            os.execve(argv[0], argv, {})  # noqa: S606
         finally:
             os._exit(127)
+
+    def open_given(self) -> int:
+        """The command's variables, in memory, to be read in the sandbox.
+
+        bubblewrap starts outside: a variable like LD_PRELOAD must not be one of its own.
+        """
+        fd = os.memfd_create("avault")
+        pairs = (name + b"=" + value for name, value in self.environment.items())
+        write_all(fd, b"\0".join(pairs))
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
+    def feed_stdin(self) -> None:
+        """Have a pipe for stdin, and a process that copies the file into it.
+
+        Whoever has the file itself, only to read, can open it to write (/proc/self/fd/0).
+        """
+        source, sink = os.pipe()
+        if os.fork():
+            os.dup2(source, 0)
+            os.close(source)
+            os.close(sink)
+            return
+        try:
+            os.dup2(sink, 1)
+            os.closerange(2, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+            while data := os.read(0, COPIED_AT_ONCE):
+                write_all(1, data)
+        finally:
+            os._exit(0)
 
 
 class InSandbox(Job):

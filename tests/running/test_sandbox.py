@@ -182,9 +182,52 @@ def test_variables_that_lead_outside(vault: Machine, canary: Canary) -> None:
     assert not [
         name for name in found if name.startswith(("AVAULT_", "DBUS_", "SSH_A", "NOSTR_", "XDG_RUNTIME", "TMUX", "TMPDIR"))
     ]
-    shown = vault("run", "--sandbox", "--", "sh", "-c", "cat /proc/*/cmdline | sha256sum; grep -c API_KEY /proc/2/environ").stdout
-    assert shown.endswith("\n1\n")
+    script = (
+        "cat /proc/*/cmdline | sha256sum; grep -ac HOME /proc/[12]/environ; grep -c API_KEY /proc/self/environ; pwd; echo $PWD"
+    )
+    shown = vault("run", "--sandbox", "--", "sh", "-c", script, PWD="/elsewhere").stdout
+    own = ["/proc/1/environ:0", "/proc/2/environ:0"]
+    assert shown.split()[2:] == [*own, "1", str(vault.top), str(vault.top)], "bubblewrap's own are none: it starts outside"
     assert canary.new("api_key") not in shown, "no value is an argument of bubblewrap's"
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_variables_of_the_loader_are_the_commands(vault: Machine) -> None:
+    """A library that LD_PRELOAD names is loaded in there, and by nothing that starts outside."""
+    (vault.top / "lib.c").write_text(
+        "#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n"
+        "__attribute__((constructor)) void begin(void) {\n"
+        f'FILE *file = fopen("{vault.top}/loaded", "a");'
+        ' fprintf(file, "%d\\n", access("/run/avault-sandbox", F_OK)); fclose(file);\n'
+        "}\n"
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "lib.so", "lib.c"], check=True, cwd=vault.top)
+    (vault.top / "env").write_text(f"LD_PRELOAD={vault.top}/lib.so\n")
+    vault("run", "--sandbox", "--env-file", "env", "--allow", "LD_PRELOAD", "--", "true")
+    assert (vault.top / "loaded").read_text() == "0\n", "in the sandbox, once"
+
+
+def test_a_file_as_stdin_is_only_read(vault: Machine) -> None:
+    """What is open only to read could be opened again, to write, by its name in /proc."""
+    given = vault.home / "notes"
+    given.write_text("one\n")
+    script = "cat; (echo more >>/proc/self/fd/0) 2>/dev/null; cat /proc/[0-9]*/fd/0; echo end"
+    for options, expected in (([], "one\nmore\n"), (["--sandbox"], "one\n")):
+        given.write_text("one\n")
+        with given.open() as file:
+            words = [AVAULT, "run", *options, "--", "sh", "-c", f"timeout 20 sh -c {shlex.quote(script)}"]
+            done = subprocess.run(words, check=True, env=vault.env, cwd=vault.top, stdin=file, capture_output=True, text=True)
+        assert done.stdout.startswith("one\n")
+        assert given.read_text() == expected
+    with (vault.top / "large").open("w+b") as file:
+        file.write(data := os.urandom(1_000_000))
+        file.seek(0)
+        words = [AVAULT, "run", "--sandbox", "--", "sha256sum"]
+        done = subprocess.run(words, check=True, env=vault.env, cwd=vault.top, stdin=file, capture_output=True, text=True)
+        assert done.stdout.split()[0] == hashlib.sha256(data).hexdigest()
+        file.seek(0)
+        words = [AVAULT, "run", "--sandbox", "--", "head", "-c", "3"]
+        subprocess.run(words, check=True, env=vault.env, cwd=vault.top, stdin=file, capture_output=True, timeout=30)
 
 
 def test_inherited_descriptors_stay_outside(vault: Machine) -> None:

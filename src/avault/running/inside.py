@@ -67,13 +67,16 @@ def let_go_of(*descriptors: int) -> None:
 
 
 def main_inside(argv: list[str]) -> NoReturn:
-    """Start a command and obey: the descriptor of orders, four flags, and the command.
+    """Start a command and obey: the descriptors of orders and of variables, flags, the command.
 
     The flags: whether it has a terminal (t), is in its foreground (f), and has a proxy (p).
     """
-    orders, flags, *command = argv
+    orders, given, flags, *command = argv
     own = socket.socket(fileno=int(orders))
     own.set_inheritable(False)
+    with open(int(given), "rb") as file:
+        pairs = (pair.partition(b"=") for pair in file.read().split(b"\0") if pair)
+        environment = {name: value for name, _, value in pairs if name}
     if "p" in flags:
         start_forwarder(own)
     out, errors = os.dup(1), os.dup(2)
@@ -82,7 +85,7 @@ def main_inside(argv: list[str]) -> NoReturn:
         errors = out
     let_go_of(1, 2)
     kind = ScreenKeeper if "t" in flags else GroupKeeper
-    kind(own, command, dict(os.environb)).lead(out, errors, "f" in flags)
+    kind(own, command, environment).lead(out, errors, "f" in flags)
 
 
 def start_forwarder(orders: socket.socket) -> None:
@@ -133,9 +136,9 @@ def copy_bytes(source: socket.socket, sink: socket.socket) -> None:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-def inside_command(orders: int, flags: str, command: list[str]) -> list[str]:
+def inside_command(orders: int, given: int, flags: str, command: list[str]) -> list[str]:
     """The command line by which the sandbox starts with `main_inside`."""
     program = f"import sys; sys.path.insert(0, {SANDBOX!r}); import avault; "
     program += "del sys.path[0]; avault.main_inside(sys.argv[1:])"
     python = os.path.realpath(sys.executable)
-    return [python, "-I", "-S", "-c", program, str(orders), flags, *command]
+    return [python, "-I", "-S", "-c", program, str(orders), str(given), flags, *command]

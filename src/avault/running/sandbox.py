@@ -16,6 +16,7 @@ import os
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, Unavailable, printable
 from avault.places import SANDBOX
 from avault.plain import write_all
-from avault.running.inside import PROXY_URL, SESSION, TYPED, inside_command
+from avault.running.inside import COPIED_AT_ONCE, PROXY_URL, SESSION, TYPED, inside_command
 from avault.running.job import Job
 from avault.running.keeper import Keeper, prctl
 from avault.running.process import (
@@ -112,7 +113,7 @@ class Sandbox:
             found = {name: found[name] for name in found if os.fsdecode(name) not in INHERITED}
             proxy = proxy_variables(PROXY_URL, f"{SESSION}/bundle.pem")
             found |= {name.encode(): value.encode() for name, value in proxy.items()}
-        return {**found, **given}
+        return {**found, b"PWD": os.fsencode(self.sight.here), **given}
 
     def add_file(self, name: str, value: str) -> str:
         """Have a value as a file in there, in memory, for the command alone; its path."""
@@ -220,13 +221,18 @@ class Outside(Keeper):
         try:
             if self.has_terminal and os.isatty(0):
                 os.dup2(stdout, 0)  # so that our own terminal is nowhere in there
+            elif stat.S_ISREG(os.fstat(0).st_mode):
+                self.feed_stdin()
             os.dup2(stdout, 1)
             os.dup2(stderr, 2)
             flags = "t" * self.has_terminal + "f" * foreground + "p" * bool(self.sandbox.session)
-            words = inside_command(self.orders.fileno(), flags, self.command)
+            given = self.open_given()
+            words = inside_command(self.orders.fileno(), given, flags, self.command)
             argv = [*self.sandbox.argv, "--", *words]
-            kept = sorted({self.orders.fileno(), *self.sandbox.kept()})
-            for begin, end in zip([2, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):
+            kept = sorted({self.orders.fileno(), given, *self.sandbox.kept()})
+            # not the limit, below which what was open before it was lowered is not
+            last = max(map(int, os.listdir("/proc/self/fd")))
+            for begin, end in zip([2, *kept], [*kept, last + 1], strict=True):
                 os.closerange(begin + 1, end)
             for fd in kept:
                 os.set_inheritable(fd, True)
@@ -234,9 +240,39 @@ class Outside(Keeper):
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
-            os.execve(argv[0], argv, self.environment)  # noqa: S606
+            os.execve(argv[0], argv, {})  # noqa: S606
         finally:
             os._exit(127)
+
+    def open_given(self) -> int:
+        """The command's variables, in memory, to be read in the sandbox.
+
+        bubblewrap starts outside: a variable like LD_PRELOAD must not be one of its own.
+        """
+        fd = os.memfd_create("avault")
+        pairs = (name + b"=" + value for name, value in self.environment.items())
+        write_all(fd, b"\0".join(pairs))
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
+    def feed_stdin(self) -> None:
+        """Have a pipe for stdin, and a process that copies the file into it.
+
+        Whoever has the file itself, only to read, can open it to write (/proc/self/fd/0).
+        """
+        source, sink = os.pipe()
+        if os.fork():
+            os.dup2(source, 0)
+            os.close(source)
+            os.close(sink)
+            return
+        try:
+            os.dup2(sink, 1)
+            os.closerange(2, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+            while data := os.read(0, COPIED_AT_ONCE):
+                write_all(1, data)
+        finally:
+            os._exit(0)
 
 
 class InSandbox(Job):
