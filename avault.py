@@ -256,6 +256,7 @@ The rooms, in order; each calls only what stands above it:
     running/process           What a command's process starts with: signals, core files, and its place
     running/child             A command as our child, with our terminal and descriptors: we are there until it has ended
     running/forms             All forms of a value that avault knows: what `run` and `mcp` mask is what `scan` finds
+    running/guarded           What a command in a sandbox must neither see nor change: the vault, and what runs outside later
     running/strings           The search for many strings at once
     running/views             A text less its noise, and where in the text each byte of it stands
     running/looking           All forms of all values, in all views of a text
@@ -31690,6 +31691,11 @@ def terminal_signals() -> set[int]:
     return {signal.SIGTTIN, signal.SIGTTOU}
 
 
+def stop_signals() -> set[int]:
+    """Those by which a process stops (signal(7))."""
+    return {signal.SIGSTOP, signal.SIGTSTP, *terminal_signals()}
+
+
 class CannotRun(AvaultError):
     """The command could not be started: 127 where it is not there, else 126, as a shell has it."""
 
@@ -32070,6 +32076,98 @@ def in_base32(raw: bytes) -> Iterator[bytes]:
     """As base32, alone or within more."""
     for before in range(5):
         yield cut_encoding(base64.b32encode(bytes(before) + raw), before, len(raw), 5)
+
+
+# ------------------------------------------------------- running/guarded ----
+# What a command in a sandbox must neither see nor change: the vault, and what runs outside later.
+#
+# Later, and unasked: avault itself and the ways to start it, its Python, git's settings.
+
+
+IMPORTED = ("avault", "avault_extras", "click", "keyring", "nostr_sdk", "PIL", "qrcode")
+
+
+def hidden_directories(places: Places) -> set[str]:
+    """The directories of which a sandbox shows nothing: of this vault, and what all vaults share.
+
+    The vault, the state of all vaults, and where sockets of a session are.
+    """
+    found = {places.dir, usual_directory(), state_home(), f"/run/user/{os.getuid()}"}
+    found |= {os.environ.get("XDG_RUNTIME_DIR") or places.dir}
+    return {os.path.realpath(each) for each in found}
+
+
+def program_directory() -> str:
+    """Where avault.py is, which Python looks into first when that is run as a script."""
+    return os.path.dirname(os.path.realpath(__file__))
+
+
+def is_imported(path: str, top: str) -> bool:
+    """Whether Python may import what is at a path in `top`, or the path is `top` itself."""
+    first = os.path.relpath(path, top).partition(os.sep)[0]
+    return first in {".", "__pycache__", *IMPORTED, *sys.stdlib_module_names}
+
+
+def home_ways() -> set[str]:
+    """What starts by itself, or in place of avault, below the home: a path each, there or not.
+
+    Units (systemd.unit(5)), programs and packages of this user, settings of git (git-config(1)).
+    """
+    home = os.path.realpath(os.path.expanduser("~"))
+    below = (".local/bin", ".config/systemd", ".config/git", ".config/autostart")
+    found = {os.path.join(home, each) for each in below}
+    return found | {os.path.abspath(site.getusersitepackages())}
+
+
+def git_places(places: Places) -> Iterator[str]:
+    """Each .git around the vault, and the directories that one names as a file.
+
+    All of them: an inner one that is empty is none to git (gitrepository-layout(5)).
+    """
+    way = os.path.dirname(os.path.realpath(places.dir))
+    while True:
+        found = os.path.join(way, ".git")
+        if os.path.lexists(found):
+            yield found
+        if os.path.isfile(found):
+            named = os.fsdecode(read_file(os.path.realpath(found)))
+            found = os.path.join(way, named.removeprefix("gitdir: ").rstrip("\n"))
+            yield found
+        common = os.path.join(found, "commondir")
+        if os.path.isfile(common):  # of a worktree of its own
+            yield os.path.join(found, os.fsdecode(read_file(common)).rstrip("\n"))
+        if way == (way := os.path.dirname(way)):
+            return
+
+
+def protected_names(places: Places) -> set[str]:
+    """The paths, as they are used, of what the command must not change; what is there.
+
+    The file in this directory chooses the secrets of the next run. A repository's settings name
+    programs, and say whether avault pushes.
+    """
+    found = {PROJECT_FILE, program_directory(), sys.prefix, sys.base_prefix, sys.executable}
+    found |= {os.path.dirname(os.path.realpath(sys.executable)), __file__, *git_places(places)}
+    launchers = (sys.argv[0], shutil.which("avault") or "", "~/.local/bin/avault")
+    settings = ("~/.gitconfig", "~/.config/git", unit_directory(system=False))
+    more = (*launchers, *settings, os.environ.get("GIT_CONFIG_GLOBAL", ""))
+    found |= {os.path.expanduser(each) for each in more if each}
+    found.add(site.getusersitepackages())
+    return {os.path.abspath(each) for each in found if os.path.lexists(each)}
+
+
+def links_on_way(path: str) -> set[str]:
+    """All links that an absolute path leads over, at its end too."""
+    found: set[str] = set()
+    rest = [path]
+    while rest:
+        way = rest.pop()
+        while way != os.path.dirname(way):
+            if os.path.islink(way) and way not in found:
+                found.add(way)
+                rest.append(os.path.join(os.path.dirname(way), os.readlink(way)))
+            way = os.path.dirname(way)
+    return found
 
 
 # ------------------------------------------------------- running/strings ----
@@ -33748,6 +33846,7 @@ class Job:
         self.screens: list[tuple[int, int]] = []
         self.ends: list[int] = []  # what the command writes to, and we close when it is started
         self.code: int | None = None
+        self.keeper: int | None = None  # its number, once it is started
         self.orders, self.keeper_end = socket.socketpair()
         self.woken, wake = os.pipe()
         for end in (self.woken, wake):
@@ -33815,7 +33914,8 @@ class Job:
 
     def start_keeper(self, keeper: Keeper, stdout: int, stderr: int, foreground: bool) -> None:
         """Fork the process that starts the command, and hear whether it could; raises CannotRun."""
-        if os.fork() == 0:
+        self.keeper = os.fork()
+        if self.keeper == 0:
             self.orders.close()
             os.close(self.woken)
             for output in self.outputs:
@@ -33860,7 +33960,8 @@ class Job:
         """Do what a report asks for."""
         kind, number = self.hear_report()
         if kind == STOPPED:
-            self.stop(number)
+            if number in stop_signals():  # who reports may be the command itself, in a sandbox
+                self.stop(number)
         else:
             self.code = number if kind == EXITED else 128 + number
 
@@ -34279,8 +34380,12 @@ def main_inside(argv: list[str]) -> NoReturn:
     own = socket.socket(fileno=int(orders))
     own.set_inheritable(False)
     with open(int(given), "rb") as file:
+        bound = json.loads(file.readline())
         pairs = (pair.partition(b"=") for pair in file.read().split(b"\0") if pair)
         environment = {name: value for name, _, value in pairs if name}
+    if not all(is_still(path, *identity) for path, identity in bound.items()):
+        own.send(bytes((FAILED, errno.ESTALE)))
+        os._exit(1)
     if "p" in flags:
         start_forwarder(own)
     out, errors = os.dup(1), os.dup(2)
@@ -34290,6 +34395,15 @@ def main_inside(argv: list[str]) -> NoReturn:
     let_go_of(1, 2)
     kind = ScreenKeeper if "t" in flags else GroupKeeper
     kind(own, command, environment).lead(out, errors, "f" in flags)
+
+
+def is_still(path: str, device: int, inode: int) -> bool:
+    """Whether that file is at a path (stat(2)): what was looked at outside is what is bound."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (device, inode)
 
 
 def start_forwarder(orders: socket.socket) -> None:
@@ -34537,7 +34651,6 @@ class Proxied:
 SYSTEM = ("/usr", "/etc")  # what every program may need: read only
 ROOTS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # mostly links into /usr
 FRESH = ("/tmp", "/run", "/var/tmp")  # there, private, and gone with the sandbox  # noqa: S108
-IMPORTED = ("avault", "avault_extras", "click", "keyring", "nostr_sdk", "PIL", "qrcode")
 WRITABLE, READABLE, MASKED = "--bind", "--ro-bind", "--tmpfs"  # how a path is there, for bwrap
 
 
@@ -34580,49 +34693,6 @@ def read_mounts() -> list[Mount]:
     return [Mount(line) for line in lines]
 
 
-def hidden_directories(places: Places) -> set[str]:
-    """The directories of which a sandbox shows nothing: of this vault, and what all vaults share.
-
-    The vault, the state of all vaults, and where sockets of a session are.
-    """
-    found = {places.dir, usual_directory(), state_home(), f"/run/user/{os.getuid()}"}
-    found |= {os.environ.get("XDG_RUNTIME_DIR") or places.dir}
-    return {os.path.realpath(each) for each in found}
-
-
-def program_directory() -> str:
-    """Where avault.py is, which Python looks into first when that is run as a script."""
-    return os.path.dirname(os.path.realpath(__file__))
-
-
-def is_imported(path: str, top: str) -> bool:
-    """Whether Python may import what is at a path in `top`, or the path is `top` itself."""
-    first = os.path.relpath(path, top).partition(os.sep)[0]
-    return first in {".", "__pycache__", *IMPORTED, *sys.stdlib_module_names}
-
-
-def protected_paths(places: Places) -> set[str]:
-    """What the command must not change, as it runs outside later: avault, Python, the vault's git.
-
-    A repository's settings name programs, and say whether avault pushes.
-    """
-    found = {program_directory(), sys.prefix, sys.base_prefix}
-    found |= {os.path.dirname(os.path.realpath(sys.executable))}
-    if os.path.isfile(PROJECT_FILE):  # it chooses the secrets of the next run
-        found.add(os.path.abspath(PROJECT_FILE))
-    if git := find_git(os.path.realpath(places.dir)):
-        found.add(git)
-        common = os.path.join(git, "commondir")
-        if os.path.isfile(common):  # of a worktree of its own (gitrepository-layout(5))
-            found.add(os.path.join(git, os.fsdecode(read_file(common)).rstrip("\n")))
-    around = os.path.dirname(os.path.realpath(places.dir))
-    while around != os.path.dirname(around):
-        if os.path.isfile(found_file := os.path.join(around, ".git")):
-            found.add(found_file)
-        around = os.path.dirname(around)
-    return {os.path.realpath(each) for each in found}
-
-
 class Sight:
     """The mounts of one sandbox. `held` are empty directories that keep places free, until `end`.
 
@@ -34644,13 +34714,22 @@ class Sight:
         self.hidden = {
             way for place in hidden_directories(places) for way in other_ways(place, mounts)
         }
-        self.protected = protected_paths(places)
-        self.sockets = {os.path.realpath(path) for path in (*places.sockets(), places.pid_file)}
+        names = protected_names(places)
+        real = {os.path.realpath(each) for each in names}
+        self.protected = real | {
+            way for each in real for way in other_ways(each, mounts) if is_same(each, way)
+        }
+        sockets = {os.path.realpath(path) for path in (*places.sockets(), places.pid_file)}
+        self.sockets = {way for each in sockets for way in other_ways(each, mounts)}
         self.held: dict[str, int] = {}
         for path, writes in self.writes.items():
             self.check(path, writes)
         self.mounts: dict[str, str] = {}
         self.list_mounts()
+        for name in sorted(names | {places.dir}):
+            self.check_links(name)
+        self.bound: dict[str, tuple[int, int]] = {}  # which file each is: device and inode
+        self.identify()
 
     def check(self, path: str, writes: bool) -> None:
         """Raise Denied where what is named must not be in a sandbox."""
@@ -34670,7 +34749,7 @@ class Sight:
         if not writes:
             return
         home = os.path.realpath(os.path.expanduser("~"))
-        if is_below(home, path) or any(is_below(each, path) for each in ("/run", *SYSTEM)):
+        if any(is_below(each, path) for each in (home, *home_ways(), "/run", *SYSTEM)):
             raise Denied(
                 f"{told} holds what starts by itself outside: a sandbox cannot write there",
                 "go to a project's own directory: cd DIR",
@@ -34685,6 +34764,29 @@ class Sight:
                     f"{told} is of avault's program, or of the git around the vault",
                     "run it from another directory, or: pipx install avault-nostr",
                 )
+
+    def check_links(self, name: str) -> None:
+        """Raise Denied where the command could put another link in place of one on this way."""
+        for link in sorted(links_on_way(name)):
+            if self.kind_at(os.path.realpath(os.path.dirname(link))) == WRITABLE:
+                raise Denied(
+                    f"{printable(link)} is a link, which a sandbox could replace, and leads to"
+                    " what avault trusts",
+                    "put there what it leads to, or run it from another directory",
+                )
+
+    def identify(self) -> None:
+        """Note which files are bound, to be compared in the sandbox; raises Denied, NotFound."""
+        followed = {*SYSTEM, *self.interpreter()}
+        for path, kind in self.mounts.items():
+            if kind != MASKED:
+                try:
+                    found = os.stat(path)
+                except FileNotFoundError:
+                    raise NotFound(f"there is no {printable(path)} any more", "again") from None
+                self.bound[path] = found.st_dev, found.st_ino
+                if path not in followed and os.path.realpath(path) != path:
+                    raise Denied(f"{printable(path)} has just been replaced", "run it again")
 
     # -- what bubblewrap is told
 
@@ -34793,8 +34895,30 @@ def is_empty_directory(path: str) -> bool:
     return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
 
 
+def is_same(path: str, other: str) -> bool:
+    """Whether both are there, and are one file."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
 def hold_place(path: str) -> int:
-    """Make an empty directory, if it is not there, and share a lock on it (flock(2))."""
+    """Make an empty directory, if it is not there, and share a lock on it (flock(2)).
+
+    Raises Denied where we may not.
+    """
+    try:
+        return make_and_lock(path)
+    except OSError as error:
+        raise Denied(
+            f"cannot hold the place of {printable(path)}: {error.strerror}",
+            "let avault write there, or run it from another directory",
+        ) from None
+
+
+def make_and_lock(path: str) -> int:
+    """The descriptor of a directory that is there, locked; raises OSError."""
     while True:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
@@ -34922,15 +35046,20 @@ class Sandbox:
 
     def explain(self) -> Unavailable:
         """Why there is no sandbox: what bubblewrap says when it is to do nothing in one."""
-        done = subprocess.run(
-            [*self.argv, "--", "/usr/bin/env", "true"],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            pass_fds=self.kept(),
-            timeout=60,
-        )
-        said = printable(done.stderr.decode(errors="replace").strip().removeprefix("bwrap: "), 300)
+        try:
+            done = subprocess.run(
+                [*self.argv, "--", "/usr/bin/env", "true"],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                pass_fds=self.kept(),
+                timeout=30,
+                env={},
+            )
+            words = done.stderr.decode(errors="replace").strip().removeprefix("bwrap: ")
+        except subprocess.TimeoutExpired:
+            words = "bubblewrap does not start"
+        said = printable(words, 300)
         hint = next((hint for part, hint in REMEDIES.items() if part in said), None)
         with contextlib.suppress(OSError), open(APPARMOR, encoding="ascii") as file:
             if file.read().strip() == "1":
@@ -34940,10 +35069,17 @@ class Sandbox:
             hint or "a command is never run without one where --sandbox is given",
         )
 
-    def end(self) -> None:
-        """Wait until all in there has ended; what bubblewrap had to make outside is removed."""
+    def end(self, keeper: int | None) -> None:
+        """Wait until all in there has ended; what bubblewrap had to make outside is removed.
+
+        Whoever has taken over the parent in there may report an end, and stay: then `keeper`, the
+        process outside, is killed, and with it bubblewrap and all that it holds.
+        """
         os.close(self.lasting)
-        select.select([self.gone], [], [], 2 * GRACE)
+        if not select.select([self.gone], [], [], 2 * GRACE + 1)[0] and keeper:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(keeper, signal.SIGKILL)
+            select.select([self.gone], [], [], 2 * GRACE)
         self.sight.end()
 
     def job(self, command: list[str], environment: dict[bytes, bytes], patterns: Patterns) -> Job:
@@ -35022,13 +35158,14 @@ class Outside(Keeper):
             os._exit(127)
 
     def open_given(self) -> int:
-        """The command's variables, in memory, to be read in the sandbox.
+        """What is bound, and the command's variables, in memory, to be read in the sandbox.
 
         bubblewrap starts outside: a variable like LD_PRELOAD must not be one of its own.
         """
         fd = os.memfd_create("avault")
         pairs = (name + b"=" + value for name, value in self.environment.items())
-        write_all(fd, b"\0".join(pairs))
+        bound = json.dumps(self.sandbox.sight.bound).encode()
+        write_all(fd, bound + b"\n" + b"\0".join(pairs))
         os.lseek(fd, 0, os.SEEK_SET)
         return fd
 
@@ -35069,6 +35206,8 @@ class InSandbox(Job):
         except CannotRun as error:
             if error.exit_code == 127:
                 error.hint = "is it in the sandbox? What lies elsewhere: --bind-ro DIR"
+            elif os.strerror(errno.ESTALE) in str(error):
+                error.hint = "what was to be bound has been replaced meanwhile: run it again"
             raise
         except AvaultError:
             raise self.sandbox.explain() from None
@@ -35088,7 +35227,7 @@ class InSandbox(Job):
             return super().run()
         finally:
             self.orders.close()
-            self.sandbox.end()
+            self.sandbox.end(self.keeper)
 
     def leave_behind(self) -> None:
         """Nothing is left that could still write."""
@@ -35224,7 +35363,6 @@ def cmd_run(
     if (writable or readable) and not sandbox:
         raise Usage("--bind and --bind-ro are for a sandbox", "avault run --sandbox --bind PATH …")
     timeout = parse_duration(wait or None)
-    room = Sandbox(terminal.places, writable, readable) if sandbox else None
     names = [name for each in only for name in each.split(",")]
     if everything and (groups or names or named):
         raise Usage("--all excludes --group, --only and --as", "leave it out")
@@ -35242,6 +35380,8 @@ def cmd_run(
             say(f"{PROJECT_FILE} gives {', '.join(given) or 'nothing'}")
     if wait is not None:
         wait_open(terminal, timeout)
+    # what it looks at may change: as late as can be
+    room = Sandbox(terminal.places, writable, readable) if sandbox else None
     forbid_cores()
     injection = Injection()
     if proxy:

@@ -306,13 +306,16 @@ IN_SANDBOX = """
 import avault, sys
 writable, readable, *words = sys.argv[1:]
 sandbox = avault.Sandbox(avault.Places(), writable.split(), readable.split())
+BETWEEN
 sys.exit(sandbox.job(words, sandbox.environment({}), avault.Patterns({})).run())
 """
 
 
-def in_sandbox(machine: Machine, *words: str, before: str = "", ro: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
-    """A command in a sandbox, with no vault opened; `before` is what Python does first."""
-    argv = [sys.executable, "-c", before + IN_SANDBOX, "", ro, *words]
+def in_sandbox(
+    machine: Machine, *words: str, before: str = "", between: str = "", rw: str = "", ro: str = "", **env: str
+) -> "subprocess.CompletedProcess[str]":
+    """A command in a sandbox, with no vault opened; `before` and `between` are what Python does in the process."""
+    argv = [sys.executable, "-c", before + IN_SANDBOX.replace("BETWEEN", between), rw, ro, *words]
     env = machine.env | env
     return subprocess.run(argv, check=False, env=env, cwd=machine.top, capture_output=True, text=True, timeout=60)
 
@@ -335,6 +338,49 @@ cat a/.avault/file a/state/avault/file; mv a b; mv a/state a/other; echo fine >a
     assert done.stdout == "fine\noutside\n", done.stderr
     assert done.stderr.count("busy") == 2
     assert not list(inner.glob("*/new"))
+
+
+@pytest.fixture
+def project(machine: Machine) -> Path:
+    """A directory where a sandbox may be, with a vault's in it and a git around that; nothing is running."""
+    machine.top = machine.home / "work"
+    (machine.top / "a" / ".avault").mkdir(parents=True)
+    machine.env["AVAULT_DIR"] = str(machine.top / "a" / ".avault")
+    return machine.top
+
+
+@pytest.mark.parametrize("name", [".git", "a/.git", "avault.env", "over"])
+def test_a_link_to_what_is_protected(machine: Machine, project: Path, name: str) -> None:
+    """A link cannot be mounted over, and so be replaced: it is refused where that could be written."""
+    other = machine.home / "other"
+    other.mkdir()
+    (project / name).symlink_to(other)
+    if name == "over":
+        (other / "vault").mkdir()
+        machine.env["AVAULT_DIR"] = str(project / "over" / "vault")
+    done = in_sandbox(machine, "touch", "started")
+    assert f"{project / name} is a link, which a sandbox could replace" in done.stderr
+    assert not (project / "started").exists()
+    assert in_sandbox(machine, "true", ro=str(project)).returncode == 0, "where it cannot be written, it may be one"
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_replaced_between_look_and_bind(machine: Machine, project: Path, link: bool) -> None:
+    """Another process may put something else in the place of what was looked at: then the command is not run."""
+    for name in ("data", "else"):
+        (project / name).mkdir()
+    put = "os.symlink('else', 'data')" if link else "os.rename('else', 'data')"
+    between = f"import os; os.rename('data', 'x'); {put}"
+    done = in_sandbox(machine, "touch", "started", between=between, ro=str(project / "data"))
+    assert "Stale file handle" in done.stderr
+    assert not (project / "started").exists()
+
+
+def test_the_vault_is_open_before_anything_is_looked_at(vault: Machine) -> None:
+    """While `--wait` waits, a directory to bind may become another one."""
+    vault("lock", "--force")
+    done = vault("run", "--sandbox", "--bind-ro", "nothing", "--wait", "1", "--", "true", code=7)
+    assert "the vault did not open in time" in done.stderr
 
 
 def test_the_file_of_a_project_is_read_only(vault: Machine) -> None:
@@ -439,13 +485,72 @@ def test_the_same_directory_by_other_mounts() -> None:
 def test_a_mount_of_the_vault_in_the_project(vault: Machine) -> None:
     """The same with a real one, as the user may make it in a namespace."""
     (vault.top / "alias").mkdir()
-    look = "ls -A alias/.avault alias"
+    subprocess.run(["git", "init", "-q", str(vault.home / "clawd")], check=True, env=vault.env)
+    look = "sh -c 'ls -A alias/.avault alias; touch alias/.git/new'"
     words = f"mount --bind {vault.home}/clawd alias && ls -A alias/.avault && exec {AVAULT} run --sandbox -- {look}"
     done = subprocess.run(["unshare", "-Urm", "sh", "-c", words], check=False, env=vault.env, cwd=vault.top, capture_output=True)
     if b"avault.enc" not in done.stdout:
         pytest.skip(f"no mounts here: {done.stderr.decode()}")
+    assert done.returncode == 1, done.stderr
+    assert b"Read-only file system" in done.stderr
+    assert done.stdout.partition(b"alias:\n")[2].split() == [b".avault", b".git", b"alias/.avault:"]
+
+
+def test_the_ways_to_start_avault(machine: Machine, project: Path) -> None:
+    """What is run in its place, or by itself, is not writable: launchers, packages, units, settings of git."""
+    for name in (".local/bin", ".config/tool"):
+        (machine.home / name).mkdir(parents=True)
+    for path in ("~/.local", "~/.local/bin", "~/.config"):
+        done = in_sandbox(machine, "touch", "started", rw=path)
+        assert "holds what starts by itself outside" in done.stderr
+    (project / "bin").mkdir()
+    (project / "bin" / "avault").write_text("#!/bin/sh\n")
+    (project / "bin" / "avault").chmod(0o755)
+    (project / "gitconfig").write_text("")
+    (project / "units").mkdir()
+    (machine.home / ".gitconfig").symlink_to(project / "gitconfig")
+    (machine.home / ".config" / "systemd").mkdir()
+    (machine.home / ".config" / "systemd" / "user").symlink_to(project / "units")
+    script = (
+        "for each in bin/avault gitconfig units/x; do echo x >>$each; rm -f $each; mv $each y; done; mv bin other; touch bin/new"
+    )
+    path = f"{project / 'bin'}:{machine.env['PATH']}"
+    done = in_sandbox(machine, "sh", "-c", script, rw="~/.config/tool", PATH=path)
+    assert done.stderr.count("Read-only file system") == 3, done.stderr
+    assert (project / "bin" / "avault").read_text() == "#!/bin/sh\n"
+    assert sorted(os.listdir(project / "bin")) == ["avault", "new"]
+    (project / "avault").symlink_to(project / "bin" / "avault")
+    (machine.home / ".local" / "bin" / "avault").symlink_to(project / "avault")
+    assert f"{project / 'avault'} is a link" in in_sandbox(machine, "true").stderr
+
+
+def test_a_place_that_cannot_be_held(machine: Machine, project: Path) -> None:
+    (project / "a").chmod(0o555)
+    done = in_sandbox(machine, "true")
+    assert f"cannot hold the place of {project}/a/.git: Permission denied" in done.stderr
+    assert "avault.Denied" in done.stderr, "and no bare error of the system's"
+
+
+def test_a_bubblewrap_that_does_not_start(machine: Machine, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    sandbox = avault.Sandbox(avault.Places(machine.env["AVAULT_DIR"]))
+
+    def wait_forever(*_: object, **more: Any) -> None:
+        raise subprocess.TimeoutExpired("bwrap", more["timeout"])
+
+    monkeypatch.setattr("subprocess.run", wait_forever)
+    assert "bubblewrap does not start" in str(sandbox.explain())
+
+
+def test_descriptors_above_a_lowered_limit(machine: Machine, project: Path) -> None:
+    """What was open before `ulimit -n` was lowered is closed too."""
+    before = (
+        "import os, resource\nfd = os.open('/', os.O_RDONLY)\nos.dup2(fd, 900)\nos.set_inheritable(900, True)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+    )
+    done = in_sandbox(machine, "sh", "-c", "ls /proc/self/fd | sort -n | tail -1", before=before)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.partition(b"alias:\n")[2].split() == [b".avault", b"alias/.avault:"]
+    assert int(done.stdout) < 10
 
 
 # The terminal
@@ -583,6 +688,41 @@ def is_there(mark: str) -> bool:
             if mark.encode() in path.read_bytes():
                 return True
     return False
+
+
+TAKEN_OVER = """
+import os, socket, sys, time
+if os.fork():
+    own = socket.socket(fileno=int(sys.argv[1]))
+    own.send(bytes((0, 0)))
+    for kind, number in REPORTS:
+        own.send(bytes((kind, number)))
+time.sleep(99)
+"""
+
+
+def take_over(*reports: tuple[int, int]) -> str:
+    """In the place of the command's parent, what reports these, and stays."""
+    script = TAKEN_OVER.replace("REPORTS", str([(kind, int(number)) for kind, number in reports]))
+    words = f"[sys.executable, '-c', {script!r}, str(orders), *command]"
+    return f"import avault, sys\navault.inside_command = lambda orders, given, flags, command: {words}\n"
+
+
+@pytest.mark.slow
+def test_a_parent_that_is_taken_over(machine: Machine, project: Path) -> None:
+    """The command runs as the same user as its parent in there: an end that it reports is none until all has ended."""
+    mark = f"9{int.from_bytes(os.urandom(3), 'big')}"
+    done = in_sandbox(machine, mark, before=take_over((3, 7)))
+    assert done.returncode == 7, done.stderr
+    assert not is_there(mark)
+    assert not (project / "a" / ".git").exists(), "given back, as nobody is there any more"
+
+
+@pytest.mark.slow
+def test_what_a_parent_reports_is_a_stop_or_nothing(machine: Machine, project: Path) -> None:
+    """It chooses no signal for avault itself: KILL, or one that there is not."""
+    done = in_sandbox(machine, before=take_over((2, signal.SIGKILL), (2, 250), (2, signal.SIGTERM), (2, 0), (3, 7)))
+    assert done.returncode == 7, done.stderr
 
 
 def test_what_it_starts_ends_with_it(vault: Machine) -> None:

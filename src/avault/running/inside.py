@@ -8,6 +8,8 @@ command has.
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 import signal
 import socket
@@ -16,7 +18,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from avault.places import SANDBOX
-from avault.running.keeper import Keeper, prctl
+from avault.running.keeper import FAILED, Keeper, prctl
 from avault.running.process import PR_SET_PDEATHSIG
 from avault.running.terminal_job import Leader
 
@@ -75,8 +77,12 @@ def main_inside(argv: list[str]) -> NoReturn:
     own = socket.socket(fileno=int(orders))
     own.set_inheritable(False)
     with open(int(given), "rb") as file:
+        bound = json.loads(file.readline())
         pairs = (pair.partition(b"=") for pair in file.read().split(b"\0") if pair)
         environment = {name: value for name, _, value in pairs if name}
+    if not all(is_still(path, *identity) for path, identity in bound.items()):
+        own.send(bytes((FAILED, errno.ESTALE)))
+        os._exit(1)
     if "p" in flags:
         start_forwarder(own)
     out, errors = os.dup(1), os.dup(2)
@@ -86,6 +92,15 @@ def main_inside(argv: list[str]) -> NoReturn:
     let_go_of(1, 2)
     kind = ScreenKeeper if "t" in flags else GroupKeeper
     kind(own, command, environment).lead(out, errors, "f" in flags)
+
+
+def is_still(path: str, device: int, inode: int) -> bool:
+    """Whether that file is at a path (stat(2)): what was looked at outside is what is bound."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (device, inode)
 
 
 def start_forwarder(orders: socket.socket) -> None:

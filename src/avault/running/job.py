@@ -24,6 +24,7 @@ from avault.running.output import PIPE_SIZE, Output
 from avault.running.process import (
     CannotRun,
     passed_signals,
+    stop_signals,
     terminal_signals,
     wake_up,
 )
@@ -45,6 +46,7 @@ class Job:
         self.screens: list[tuple[int, int]] = []
         self.ends: list[int] = []  # what the command writes to, and we close when it is started
         self.code: int | None = None
+        self.keeper: int | None = None  # its number, once it is started
         self.orders, self.keeper_end = socket.socketpair()
         self.woken, wake = os.pipe()
         for end in (self.woken, wake):
@@ -112,7 +114,8 @@ class Job:
 
     def start_keeper(self, keeper: Keeper, stdout: int, stderr: int, foreground: bool) -> None:
         """Fork the process that starts the command, and hear whether it could; raises CannotRun."""
-        if os.fork() == 0:
+        self.keeper = os.fork()
+        if self.keeper == 0:
             self.orders.close()
             os.close(self.woken)
             for output in self.outputs:
@@ -157,7 +160,8 @@ class Job:
         """Do what a report asks for."""
         kind, number = self.hear_report()
         if kind == STOPPED:
-            self.stop(number)
+            if number in stop_signals():  # who reports may be the command itself, in a sandbox
+                self.stop(number)
         else:
             self.code = number if kind == EXITED else 128 + number
 

@@ -41,6 +41,11 @@ def terminal_signals() -> set[int]:
     return {signal.SIGTTIN, signal.SIGTTOU}
 
 
+def stop_signals() -> set[int]:
+    """Those by which a process stops (signal(7))."""
+    return {signal.SIGSTOP, signal.SIGTSTP, *terminal_signals()}
+
+
 class CannotRun(AvaultError):
     """The command could not be started: 127 where it is not there, else 126, as a shell has it."""
 

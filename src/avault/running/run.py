@@ -147,7 +147,6 @@ def cmd_run(
     if (writable or readable) and not sandbox:
         raise Usage("--bind and --bind-ro are for a sandbox", "avault run --sandbox --bind PATH …")
     timeout = parse_duration(wait or None)
-    room = Sandbox(terminal.places, writable, readable) if sandbox else None
     names = [name for each in only for name in each.split(",")]
     if everything and (groups or names or named):
         raise Usage("--all excludes --group, --only and --as", "leave it out")
@@ -165,6 +164,8 @@ def cmd_run(
             say(f"{PROJECT_FILE} gives {', '.join(given) or 'nothing'}")
     if wait is not None:
         wait_open(terminal, timeout)
+    # what it looks at may change: as late as can be
+    room = Sandbox(terminal.places, writable, readable) if sandbox else None
     forbid_cores()
     injection = Injection()
     if proxy:

@@ -11,7 +11,9 @@ codes are as without one. `outside` only waits: it gives the command its time wh
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
+import json
 import os
 import select
 import shutil
@@ -145,15 +147,20 @@ class Sandbox:
 
     def explain(self) -> Unavailable:
         """Why there is no sandbox: what bubblewrap says when it is to do nothing in one."""
-        done = subprocess.run(
-            [*self.argv, "--", "/usr/bin/env", "true"],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            pass_fds=self.kept(),
-            timeout=60,
-        )
-        said = printable(done.stderr.decode(errors="replace").strip().removeprefix("bwrap: "), 300)
+        try:
+            done = subprocess.run(
+                [*self.argv, "--", "/usr/bin/env", "true"],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                pass_fds=self.kept(),
+                timeout=30,
+                env={},
+            )
+            words = done.stderr.decode(errors="replace").strip().removeprefix("bwrap: ")
+        except subprocess.TimeoutExpired:
+            words = "bubblewrap does not start"
+        said = printable(words, 300)
         hint = next((hint for part, hint in REMEDIES.items() if part in said), None)
         with contextlib.suppress(OSError), open(APPARMOR, encoding="ascii") as file:
             if file.read().strip() == "1":
@@ -163,10 +170,17 @@ class Sandbox:
             hint or "a command is never run without one where --sandbox is given",
         )
 
-    def end(self) -> None:
-        """Wait until all in there has ended; what bubblewrap had to make outside is removed."""
+    def end(self, keeper: int | None) -> None:
+        """Wait until all in there has ended; what bubblewrap had to make outside is removed.
+
+        Whoever has taken over the parent in there may report an end, and stay: then `keeper`, the
+        process outside, is killed, and with it bubblewrap and all that it holds.
+        """
         os.close(self.lasting)
-        select.select([self.gone], [], [], 2 * GRACE)
+        if not select.select([self.gone], [], [], 2 * GRACE + 1)[0] and keeper:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(keeper, signal.SIGKILL)
+            select.select([self.gone], [], [], 2 * GRACE)
         self.sight.end()
 
     def job(self, command: list[str], environment: dict[bytes, bytes], patterns: Patterns) -> Job:
@@ -245,13 +259,14 @@ class Outside(Keeper):
             os._exit(127)
 
     def open_given(self) -> int:
-        """The command's variables, in memory, to be read in the sandbox.
+        """What is bound, and the command's variables, in memory, to be read in the sandbox.
 
         bubblewrap starts outside: a variable like LD_PRELOAD must not be one of its own.
         """
         fd = os.memfd_create("avault")
         pairs = (name + b"=" + value for name, value in self.environment.items())
-        write_all(fd, b"\0".join(pairs))
+        bound = json.dumps(self.sandbox.sight.bound).encode()
+        write_all(fd, bound + b"\n" + b"\0".join(pairs))
         os.lseek(fd, 0, os.SEEK_SET)
         return fd
 
@@ -292,6 +307,8 @@ class InSandbox(Job):
         except CannotRun as error:
             if error.exit_code == 127:
                 error.hint = "is it in the sandbox? What lies elsewhere: --bind-ro DIR"
+            elif os.strerror(errno.ESTALE) in str(error):
+                error.hint = "what was to be bound has been replaced meanwhile: run it again"
             raise
         except AvaultError:
             raise self.sandbox.explain() from None
@@ -311,7 +328,7 @@ class InSandbox(Job):
             return super().run()
         finally:
             self.orders.close()
-            self.sandbox.end()
+            self.sandbox.end(self.keeper)
 
     def leave_behind(self) -> None:
         """Nothing is left that could still write."""

@@ -17,12 +17,17 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
-from avault.daily import PROJECT_FILE
 from avault.errors import Denied, NotFound, printable
-from avault.places import state_home, usual_directory
 from avault.process import take_lock
+from avault.running.guarded import (
+    hidden_directories,
+    home_ways,
+    is_imported,
+    links_on_way,
+    program_directory,
+    protected_names,
+)
 from avault.vault.files import read_file
-from avault.vault.work_tree import find_git
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +37,6 @@ if TYPE_CHECKING:
 SYSTEM = ("/usr", "/etc")  # what every program may need: read only
 ROOTS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # mostly links into /usr
 FRESH = ("/tmp", "/run", "/var/tmp")  # there, private, and gone with the sandbox  # noqa: S108
-IMPORTED = ("avault", "avault_extras", "click", "keyring", "nostr_sdk", "PIL", "qrcode")
 WRITABLE, READABLE, MASKED = "--bind", "--ro-bind", "--tmpfs"  # how a path is there, for bwrap
 
 
@@ -75,49 +79,6 @@ def read_mounts() -> list[Mount]:
     return [Mount(line) for line in lines]
 
 
-def hidden_directories(places: Places) -> set[str]:
-    """The directories of which a sandbox shows nothing: of this vault, and what all vaults share.
-
-    The vault, the state of all vaults, and where sockets of a session are.
-    """
-    found = {places.dir, usual_directory(), state_home(), f"/run/user/{os.getuid()}"}
-    found |= {os.environ.get("XDG_RUNTIME_DIR") or places.dir}
-    return {os.path.realpath(each) for each in found}
-
-
-def program_directory() -> str:
-    """Where avault.py is, which Python looks into first when that is run as a script."""
-    return os.path.dirname(os.path.realpath(__file__))
-
-
-def is_imported(path: str, top: str) -> bool:
-    """Whether Python may import what is at a path in `top`, or the path is `top` itself."""
-    first = os.path.relpath(path, top).partition(os.sep)[0]
-    return first in {".", "__pycache__", *IMPORTED, *sys.stdlib_module_names}
-
-
-def protected_paths(places: Places) -> set[str]:
-    """What the command must not change, as it runs outside later: avault, Python, the vault's git.
-
-    A repository's settings name programs, and say whether avault pushes.
-    """
-    found = {program_directory(), sys.prefix, sys.base_prefix}
-    found |= {os.path.dirname(os.path.realpath(sys.executable))}
-    if os.path.isfile(PROJECT_FILE):  # it chooses the secrets of the next run
-        found.add(os.path.abspath(PROJECT_FILE))
-    if git := find_git(os.path.realpath(places.dir)):
-        found.add(git)
-        common = os.path.join(git, "commondir")
-        if os.path.isfile(common):  # of a worktree of its own (gitrepository-layout(5))
-            found.add(os.path.join(git, os.fsdecode(read_file(common)).rstrip("\n")))
-    around = os.path.dirname(os.path.realpath(places.dir))
-    while around != os.path.dirname(around):
-        if os.path.isfile(found_file := os.path.join(around, ".git")):
-            found.add(found_file)
-        around = os.path.dirname(around)
-    return {os.path.realpath(each) for each in found}
-
-
 class Sight:
     """The mounts of one sandbox. `held` are empty directories that keep places free, until `end`.
 
@@ -139,13 +100,22 @@ class Sight:
         self.hidden = {
             way for place in hidden_directories(places) for way in other_ways(place, mounts)
         }
-        self.protected = protected_paths(places)
-        self.sockets = {os.path.realpath(path) for path in (*places.sockets(), places.pid_file)}
+        names = protected_names(places)
+        real = {os.path.realpath(each) for each in names}
+        self.protected = real | {
+            way for each in real for way in other_ways(each, mounts) if is_same(each, way)
+        }
+        sockets = {os.path.realpath(path) for path in (*places.sockets(), places.pid_file)}
+        self.sockets = {way for each in sockets for way in other_ways(each, mounts)}
         self.held: dict[str, int] = {}
         for path, writes in self.writes.items():
             self.check(path, writes)
         self.mounts: dict[str, str] = {}
         self.list_mounts()
+        for name in sorted(names | {places.dir}):
+            self.check_links(name)
+        self.bound: dict[str, tuple[int, int]] = {}  # which file each is: device and inode
+        self.identify()
 
     def check(self, path: str, writes: bool) -> None:
         """Raise Denied where what is named must not be in a sandbox."""
@@ -165,7 +135,7 @@ class Sight:
         if not writes:
             return
         home = os.path.realpath(os.path.expanduser("~"))
-        if is_below(home, path) or any(is_below(each, path) for each in ("/run", *SYSTEM)):
+        if any(is_below(each, path) for each in (home, *home_ways(), "/run", *SYSTEM)):
             raise Denied(
                 f"{told} holds what starts by itself outside: a sandbox cannot write there",
                 "go to a project's own directory: cd DIR",
@@ -180,6 +150,29 @@ class Sight:
                     f"{told} is of avault's program, or of the git around the vault",
                     "run it from another directory, or: pipx install avault-nostr",
                 )
+
+    def check_links(self, name: str) -> None:
+        """Raise Denied where the command could put another link in place of one on this way."""
+        for link in sorted(links_on_way(name)):
+            if self.kind_at(os.path.realpath(os.path.dirname(link))) == WRITABLE:
+                raise Denied(
+                    f"{printable(link)} is a link, which a sandbox could replace, and leads to"
+                    " what avault trusts",
+                    "put there what it leads to, or run it from another directory",
+                )
+
+    def identify(self) -> None:
+        """Note which files are bound, to be compared in the sandbox; raises Denied, NotFound."""
+        followed = {*SYSTEM, *self.interpreter()}
+        for path, kind in self.mounts.items():
+            if kind != MASKED:
+                try:
+                    found = os.stat(path)
+                except FileNotFoundError:
+                    raise NotFound(f"there is no {printable(path)} any more", "again") from None
+                self.bound[path] = found.st_dev, found.st_ino
+                if path not in followed and os.path.realpath(path) != path:
+                    raise Denied(f"{printable(path)} has just been replaced", "run it again")
 
     # -- what bubblewrap is told
 
@@ -288,8 +281,30 @@ def is_empty_directory(path: str) -> bool:
     return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
 
 
+def is_same(path: str, other: str) -> bool:
+    """Whether both are there, and are one file."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
 def hold_place(path: str) -> int:
-    """Make an empty directory, if it is not there, and share a lock on it (flock(2))."""
+    """Make an empty directory, if it is not there, and share a lock on it (flock(2)).
+
+    Raises Denied where we may not.
+    """
+    try:
+        return make_and_lock(path)
+    except OSError as error:
+        raise Denied(
+            f"cannot hold the place of {printable(path)}: {error.strerror}",
+            "let avault write there, or run it from another directory",
+        ) from None
+
+
+def make_and_lock(path: str) -> int:
+    """The descriptor of a directory that is there, locked; raises OSError."""
     while True:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
