@@ -32153,7 +32153,8 @@ def protected_names(places: Places) -> set[str]:
     more = (*launchers, *settings, os.environ.get("GIT_CONFIG_GLOBAL", ""))
     found |= {os.path.expanduser(each) for each in more if each}
     found.add(site.getusersitepackages())
-    return {os.path.abspath(each) for each in found if os.path.lexists(each)}
+    # as they are: `..` after a link is not what it seems
+    return {os.path.join(os.getcwd(), each) for each in found if os.path.lexists(each)}
 
 
 def links_on_way(path: str) -> set[str]:
@@ -34875,7 +34876,11 @@ class Sight:
         while os.path.isdir(vault) and (kind := self.kind_at(way)):
             path = os.path.join(way, ".git")
             if kind == WRITABLE and (not os.path.lexists(path) or is_empty_directory(path)):
-                self.held[path] = hold_place(path)
+                try:
+                    self.held[path] = hold_place(path)
+                except Denied:
+                    self.end()
+                    raise
                 self.mounts[path] = MASKED
                 self.pin(path)
             way = os.path.dirname(way)

@@ -89,7 +89,8 @@ def protected_names(places: Places) -> set[str]:
     more = (*launchers, *settings, os.environ.get("GIT_CONFIG_GLOBAL", ""))
     found |= {os.path.expanduser(each) for each in more if each}
     found.add(site.getusersitepackages())
-    return {os.path.abspath(each) for each in found if os.path.lexists(each)}
+    # as they are: `..` after a link is not what it seems
+    return {os.path.join(os.getcwd(), each) for each in found if os.path.lexists(each)}
 
 
 def links_on_way(path: str) -> set[str]:

@@ -261,7 +261,11 @@ class Sight:
         while os.path.isdir(vault) and (kind := self.kind_at(way)):
             path = os.path.join(way, ".git")
             if kind == WRITABLE and (not os.path.lexists(path) or is_empty_directory(path)):
-                self.held[path] = hold_place(path)
+                try:
+                    self.held[path] = hold_place(path)
+                except Denied:
+                    self.end()
+                    raise
                 self.mounts[path] = MASKED
                 self.pin(path)
             way = os.path.dirname(way)
