@@ -5201,6 +5201,18 @@ def make_statement(keys: Keys, identity: str, agent: str) -> str:
     return sign_text(keys, json.dumps(said))
 
 
+def read_successor(statement: object, agent: str) -> str | None:
+    """Who takes an agent's place (both hex), by a statement; None where that agent says none."""
+    try:
+        author, said = read_signed(str(statement))
+        told = json.loads(said)
+        if author == agent and told["type"] == "avault/rotated":
+            return bytes.fromhex(told["agent"]).hex()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return None
+
+
 def statements_of(vault: Vault) -> list[str]:
     """What the vault's agents before have said, the last first; what is none is left out.
 
@@ -10049,13 +10061,9 @@ def compose_farewell(keys: Keys, statement: str, after: int) -> dict[str, Any]:
 def read_farewell(event: object, agent: str) -> str | None:
     """Who takes this agent's place (hex), by what it signed itself; None where that is not said."""
     try:
-        author, said = read_signed(str(json.loads(read_stored(event, agent).content)["rotated"]))
-        told = json.loads(said)
-        if author == agent and told["type"] == "avault/rotated":
-            return bytes.fromhex(told["agent"]).hex()
+        return read_successor(json.loads(read_stored(event, agent).content)["rotated"], agent)
     except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    return None
+        return None
 
 
 def read_root(event: object, agent: str) -> tuple[dict[str, str], int]:
@@ -23661,7 +23669,7 @@ async def tell_about(keyholder: Keyholder, session: Session, request: Message) -
     store = keyholder.open_store()
     if store.doubted:
         raise store.doubted
-    replica, agents = replica_keys(store.keys), [store.vault.agent, *find_agents_before(store)]
+    replica, before = replica_keys(store.keys), find_agents_before(store)
     return {
         "relays": [*(named := list_relays(store.vault))],
         "named": named,
@@ -23669,7 +23677,8 @@ async def tell_about(keyholder: Keyholder, session: Session, request: Message) -
         "heads": name_event(replica, "heads"),
         "agent": store.vault.agent,
         "operator": store.vault.operator,
-        "roots": {agent: name_root(agent) for agent in agents},
+        "roots": {agent: name_root(agent) for agent in (store.vault.agent, *before)},
+        "statements": {agent: said for agent, (_, said) in before.items()},
         "rollback": store.accepted,
         "machine": store.machine,
         "generation": store.vault.generation,
@@ -28029,6 +28038,8 @@ class Outbox:
         self.author = str(content.get("author") or "")
         self.agent = str(content.get("agent") or "")
         self.names: dict[str, str] = content.get("names") or {}  # of the roots of all its agents
+        # what each of those before has said of who takes its place
+        self.statements: dict[str, str] = content.get("statements") or {}
         self.operator = str(content.get("operator") or "")
         self.relays: list[str] = list(content.get("relays") or [])
         self.slots: list[list[dict[str, Any]]] = content.get("slots") or [[], []]
@@ -28236,13 +28247,14 @@ async def note_rotated(places: Places) -> None:
 
 
 def explain_rotated(places: Places) -> list[str]:
-    """What a person is told of that, and what to do."""
+    """What a person is told of that, and what to do; no npub, as a forger may be the first seen."""
     named = ReplicaProgress.load(places).content["rotated"]
     if not named:
         return []
     said = (
         "another machine has rotated the agent's key, as relays have it signed; if that was you:"
-        f" avault lock; avault recover --from-relays {named[0]}"
+        " avault lock; avault recover --from-relays NPUB, the npub that rotate agent has shown on"
+        " the other machine"
     )
     if len(named) > 1:
         said = (
@@ -28252,10 +28264,14 @@ def explain_rotated(places: Places) -> list[str]:
     return [said]
 
 
-def is_in_place(event: StoredEvent, agent: str, is_before: bool) -> bool:
-    """Whether an event is what is to be in a root's place: of an agent before, a farewell."""
-    if is_before:
-        return read_farewell(event.event, agent) is not None
+def is_in_place(event: StoredEvent, agent: str, outbox: Outbox) -> bool:
+    """Whether an event is what is to be in a root's place: of an agent before, a farewell.
+
+    It names whom this vault's own statement names: who has that agent's key can name another.
+    """
+    if agent != outbox.agent:
+        named = read_successor(outbox.statements.get(agent), agent)
+        return named is not None and read_farewell(event.event, agent) == named
     try:
         read_root(event.event, agent)
     except AvaultError:
@@ -28516,7 +28532,7 @@ class Delivery:
         everywhere = [*self.roots.get(agent, []), *([there] if there else [])]
         if not is_before:
             refuse_rotated_root(there, everywhere, agent)
-        right = [each for each in everywhere if is_in_place(each, agent, is_before)]
+        right = [each for each in everywhere if is_in_place(each, agent, self.outbox)]
         latest = find_latest([each for each in right if not is_far(each.time)]).get(name)
         known = max(self.known.get(agent, 0), latest.time if latest else 0)
         if there and there in right and there.time >= known:
@@ -28604,6 +28620,7 @@ def stage(places: Places) -> tuple[dict[str, Any], AvaultError | None]:
         outbox.machine, outbox.author = about["machine"], about["author"]
         outbox.agent, outbox.operator = about["agent"], about["operator"]
         outbox.names, outbox.relays = about["roots"], about["relays"]
+        outbox.statements = about["statements"]
         if about["relays"]:
             for sign in (sign_roots, sign_copies):
                 try:

@@ -450,7 +450,7 @@ def test_a_rotation_is_learnt_by_relay(owner: Owner, both: tuple[Machine, Machin
     after = owner.agent()
     push(machine)
     put(second, "only/HERE", "mine")
-    words = f"avault recover --from-relays {after}"
+    words = "avault recover --from-relays NPUB, the npub that rotate agent has shown on the other machine"
     second("lock")
     second("unlock")  # when it looks by itself
     wait_until(lambda: words in second("status").stdout, what="that it is said")

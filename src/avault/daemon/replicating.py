@@ -56,7 +56,7 @@ async def tell_about(keyholder: Keyholder, session: Session, request: Message) -
     store = keyholder.open_store()
     if store.doubted:
         raise store.doubted
-    replica, agents = replica_keys(store.keys), [store.vault.agent, *find_agents_before(store)]
+    replica, before = replica_keys(store.keys), find_agents_before(store)
     return {
         "relays": [*(named := list_relays(store.vault))],
         "named": named,
@@ -64,7 +64,8 @@ async def tell_about(keyholder: Keyholder, session: Session, request: Message) -
         "heads": name_event(replica, "heads"),
         "agent": store.vault.agent,
         "operator": store.vault.operator,
-        "roots": {agent: name_root(agent) for agent in agents},
+        "roots": {agent: name_root(agent) for agent in (store.vault.agent, *before)},
+        "statements": {agent: said for agent, (_, said) in before.items()},
         "rollback": store.accepted,
         "machine": store.machine,
         "generation": store.vault.generation,

@@ -186,6 +186,8 @@ class Outbox:
         self.author = str(content.get("author") or "")
         self.agent = str(content.get("agent") or "")
         self.names: dict[str, str] = content.get("names") or {}  # of the roots of all its agents
+        # what each of those before has said of who takes its place
+        self.statements: dict[str, str] = content.get("statements") or {}
         self.operator = str(content.get("operator") or "")
         self.relays: list[str] = list(content.get("relays") or [])
         self.slots: list[list[dict[str, Any]]] = content.get("slots") or [[], []]

@@ -10,6 +10,7 @@ from avault.places import Places
 from avault.replica.progress import Outbox, ReplicaProgress, change_progress
 from avault.replica.reading import Readers
 from avault.signer.replica import read_farewell, read_root
+from avault.vault.statements import read_successor
 
 if TYPE_CHECKING:
     from avault.signer.stored import StoredEvent
@@ -42,13 +43,14 @@ async def note_rotated(places: Places) -> None:
 
 
 def explain_rotated(places: Places) -> list[str]:
-    """What a person is told of that, and what to do."""
+    """What a person is told of that, and what to do; no npub, as a forger may be the first seen."""
     named = ReplicaProgress.load(places).content["rotated"]
     if not named:
         return []
     said = (
         "another machine has rotated the agent's key, as relays have it signed; if that was you:"
-        f" avault lock; avault recover --from-relays {named[0]}"
+        " avault lock; avault recover --from-relays NPUB, the npub that rotate agent has shown on"
+        " the other machine"
     )
     if len(named) > 1:
         said = (
@@ -58,10 +60,14 @@ def explain_rotated(places: Places) -> list[str]:
     return [said]
 
 
-def is_in_place(event: StoredEvent, agent: str, is_before: bool) -> bool:
-    """Whether an event is what is to be in a root's place: of an agent before, a farewell."""
-    if is_before:
-        return read_farewell(event.event, agent) is not None
+def is_in_place(event: StoredEvent, agent: str, outbox: Outbox) -> bool:
+    """Whether an event is what is to be in a root's place: of an agent before, a farewell.
+
+    It names whom this vault's own statement names: who has that agent's key can name another.
+    """
+    if agent != outbox.agent:
+        named = read_successor(outbox.statements.get(agent), agent)
+        return named is not None and read_farewell(event.event, agent) == named
     try:
         read_root(event.event, agent)
     except AvaultError:

@@ -265,7 +265,7 @@ class Delivery:
         everywhere = [*self.roots.get(agent, []), *([there] if there else [])]
         if not is_before:
             refuse_rotated_root(there, everywhere, agent)
-        right = [each for each in everywhere if is_in_place(each, agent, is_before)]
+        right = [each for each in everywhere if is_in_place(each, agent, self.outbox)]
         latest = find_latest([each for each in right if not is_far(each.time)]).get(name)
         known = max(self.known.get(agent, 0), latest.time if latest else 0)
         if there and there in right and there.time >= known:

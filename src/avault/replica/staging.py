@@ -43,6 +43,7 @@ def stage(places: Places) -> tuple[dict[str, Any], AvaultError | None]:
         outbox.machine, outbox.author = about["machine"], about["author"]
         outbox.agent, outbox.operator = about["agent"], about["operator"]
         outbox.names, outbox.relays = about["roots"], about["relays"]
+        outbox.statements = about["statements"]
         if about["relays"]:
             for sign in (sign_roots, sign_copies):
                 try:

@@ -11,11 +11,12 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, Tampered
-from avault.nostr import decrypt, encrypt, public_hex, read_keys, read_signed, to_npub
+from avault.nostr import decrypt, encrypt, public_hex, read_keys, to_npub
 from avault.places import sha256
 from avault.signer.stored import compose_stored, read_stored
 from avault.vault.generations import check_generation
 from avault.vault.seal import make_envelope, open_nsec, request_code, seal_keys
+from avault.vault.statements import read_successor
 
 if TYPE_CHECKING:
     from typing import Any
@@ -86,13 +87,9 @@ def compose_farewell(keys: Keys, statement: str, after: int) -> dict[str, Any]:
 def read_farewell(event: object, agent: str) -> str | None:
     """Who takes this agent's place (hex), by what it signed itself; None where that is not said."""
     try:
-        author, said = read_signed(str(json.loads(read_stored(event, agent).content)["rotated"]))
-        told = json.loads(said)
-        if author == agent and told["type"] == "avault/rotated":
-            return bytes.fromhex(told["agent"]).hex()
+        return read_successor(json.loads(read_stored(event, agent).content)["rotated"], agent)
     except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    return None
+        return None
 
 
 def read_root(event: object, agent: str) -> tuple[dict[str, str], int]:

@@ -32,6 +32,18 @@ def make_statement(keys: Keys, identity: str, agent: str) -> str:
     return sign_text(keys, json.dumps(said))
 
 
+def read_successor(statement: object, agent: str) -> str | None:
+    """Who takes an agent's place (both hex), by a statement; None where that agent says none."""
+    try:
+        author, said = read_signed(str(statement))
+        told = json.loads(said)
+        if author == agent and told["type"] == "avault/rotated":
+            return bytes.fromhex(told["agent"]).hex()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return None
+
+
 def statements_of(vault: Vault) -> list[str]:
     """What the vault's agents before have said, the last first; what is none is left out.
 
