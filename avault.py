@@ -5169,6 +5169,17 @@ def read_retired(places: Places) -> dict[str, str]:
     return {str(digest): "" for digest in found}
 
 
+def keep_retired(draft: Vault, pin: dict[str, Any], machine: str) -> None:
+    """State what the pin knows to be used no more, where a vault older than that is taken.
+
+    What became of each the pin does not say; a merge with who knows brings that back, as what is
+    said here is older than any time.
+    """
+    for digest in pin.get(RETIRED, []):
+        if f"{RETIRED}/{digest}" not in draft.facts:
+            draft.state(f"{RETIRED}/{digest}", "", 0, machine)
+
+
 def machine_id(places: Places) -> str:
     """This machine's random name in generations, made when it is first asked for.
 
@@ -6970,8 +6981,7 @@ class Store(Doubter):
     ) -> Store:
         """Open avault.enc and hold it against the pin; raises Tampered.
 
-        Where it cannot be used, unsaved.enc is served in its place, if there is one, and it is for
-        who opens it too.
+        Where it cannot be used, unsaved.enc is served in its place, if it is for who opens it too.
         """
         pin = read_pin(places)
         kept = Store.read_kept(places, keys, content, pin)
@@ -7000,6 +7010,7 @@ class Store(Doubter):
             store.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
             store.rename(draft, (pin or {}).get("since"))  # what is missing comes by a merge
+            keep_retired(draft, pin or {}, store.machine)
         if refusal or lacks_guards(vault, draft):
             draft.sources = [store.digest]
             store.replace(draft, store.digest)
@@ -11711,7 +11722,7 @@ def check_custodian_of(content: dict[str, Any], agent: str) -> None:
     name = content["custodian"]
     raise Tampered(
         f"the shared custodian {name} is not signed by this vault's agent",
-        f"add it again, or take it out: avault custody remove {name}",
+        f"take its file from git history (git log custody-{name}.json), or add it again",
     )
 
 
@@ -13875,7 +13886,7 @@ class Custody:
             try:
                 mine = self.custodians.load(name) if name != PHONE else {}
                 if mine.get("signed") and mine["agent"] != agent:
-                    content = Shared(self.places).load(name, agent)
+                    content = self.find_shared(name, agent)
                     same = ("vault", "kind", "asks", "settings")
                     if all(content[each] == mine[each] for each in same):
                         self.custodians.save(content)
@@ -21762,7 +21773,7 @@ async def remove_custodian(warden: Warden, request: Message, caller: dict[str, A
     outcome: dict[str, Any] = {"outcome": "ok"}
     if not is_here:
         kept = find_kept(warden, name)  # of what is taken away nobody is told any more
-        await retire_for_all(warden, name, Reach(request), caller)
+        await retire_for_all(warden, name, Reach(request), caller, is_for_all)
         outcome = await forget_secret(warden, kept, Reach(request))
     if is_for_all and not is_here:
         shared.drop(name)
@@ -21801,12 +21812,40 @@ async def forget_secret(
     return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
 
 
-async def retire_for_all(warden: Warden, name: str, reach: Reach, caller: dict[str, Any]) -> None:
+async def retire_for_all(
+    warden: Warden, name: str, reach: Reach, caller: dict[str, Any], is_for_all: bool
+) -> None:
     """Have the vault know that a shared custodian is taken away, if there is one of that name."""
-    if stated := find_stated(warden, name):
+    stated = find_stated(warden, name)
+    if is_for_all and not stated:
+        refuse_untrue(warden, name)
+    if stated:
         need_open(warden)
         said = f"{name} opens this vault no more, on every machine"
         await retire(warden, stated, await agree_otherwise(warden, reach, said), caller)
+
+
+def refuse_untrue(warden: Warden, name: str) -> None:
+    """Raise Tampered where what is there of a shared custodian is not what the agent signed of it.
+
+    Who can push puts that in its file's place. What it is then is not known here, so the vault
+    would not know that it is taken away, and its true file would open the vault again. What the
+    vault knows to be used no more is left out.
+    """
+    custody = warden.custody
+    for load in (Shared(warden.places).read, custody.custodians.load):
+        try:
+            content = load(name)
+        except NotFound:
+            continue
+        except AvaultError:  # damaged: nobody knows which it is
+            content = {}
+        if not content.get("signed") or digest_shared(content) not in custody.retired():
+            raise Tampered(
+                f"{name} is not taken away: its true file is not here, as the agent has signed it",
+                f"take it from git history, then again: git log custody-{name}.json; only on this"
+                " machine: --here; what is from before the agent's key was rotated: git rm",
+            )
 
 
 async def remove_phone(warden: Warden, others: list[str], reach: Reach) -> Message:

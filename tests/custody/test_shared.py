@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from git_helpers import git, share
 from harness import Machine, wait_until
 from peers import Relay, misdeeds
 from test_custody import PHRASE, Owner, init_with_passphrase
+from test_seal import Example
 
 import avault
 
@@ -415,6 +417,79 @@ def test_where_another_machine_has_a_phone_no_custodian_agrees() -> None:
     assert not avault.knows_phone(vault)
     vault.state("machine/two", avault.render_machine("ada@two", "cd" * 32), 1, "m")
     assert avault.knows_phone(vault)
+
+
+class Desk:
+    """A supervisor's part of a vault that no keyholder has open, and custodians that its agent has signed."""
+
+    def __init__(self, example: Example) -> None:
+        self.places, self.agent, self.state, self.writes = example.places, example.agent, "locked", 0
+        self.custody = avault.Custody(self.places, None)  # type: ignore[arg-type]
+        self.shared = avault.Shared(self.places)
+
+    def wrote(self) -> None:
+        self.writes += 1
+
+    def locked(self) -> avault.AvaultError:
+        return avault.Locked("the vault is locked")
+
+    def sign(self, keys: nostr_sdk.Keys | None = None, **fields: Any) -> dict[str, Any]:
+        keys = keys or self.agent
+        content = {**dict.fromkeys(avault.STATED, "x"), "asks": False, "settings": {}, "custodian": "box", "kind": "command"}
+        content |= {"agent": avault.to_npub(avault.public_hex(keys)), **fields}
+        return {**content, "signed": avault.sign_text(keys, avault.state_custodian(content))}
+
+    def retire(self, content: dict[str, Any], became: str) -> None:
+        self.custody.report = lambda: {"retired": {avault.digest_shared(content): became}}
+
+    def remove(self, **fields: Any) -> Any:
+        return asyncio.run(avault.remove_custodian(self, {"name": "box", **fields}, {}))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Desk:
+    return Desk(Example(tmp_path))
+
+
+@pytest.mark.parametrize("case", ["changed", "unsigned", "damaged", "of a key before", "of a key before, and used here"])
+def test_what_was_swapped_is_not_said_to_be_taken_away(alone: Desk, case: str) -> None:
+    """The true file would open the vault again, and nobody was asked."""
+    content = alone.sign(nostr_sdk.Keys.generate() if "before" in case else None)
+    if case == "unsigned":
+        del content["signed"]
+    alone.shared.save({**content, "kept": "y"} if case == "changed" else content)
+    if case == "damaged":
+        Path(alone.shared.path_of("box")).write_text("{}")
+    if "used" in case:
+        alone.shared.drop("box")
+        alone.custody.custodians.save(content)
+    with pytest.raises(avault.Tampered, match="its true file is not here"):
+        alone.remove()
+    assert alone.writes == 0 and ("used" in case or alone.shared.names() == ["box"])
+    if "used" in case:
+        alone.remove(here=True)
+        assert not alone.custody.custodians.is_there("box")
+
+
+def test_an_old_file_that_is_back_is_taken_away_again(alone: Desk) -> None:
+    """And the agent's own, of a vault that is locked, is not."""
+    alone.shared.save(content := alone.sign())
+    with pytest.raises(avault.Locked):
+        alone.remove()
+    alone.retire(content, avault.REMOVED)
+    alone.remove()
+    assert alone.writes == 1 and alone.shared.names() == []
+
+
+@pytest.mark.parametrize("became", [None, avault.REMOVED, avault.REPLACED])
+def test_a_machine_follows_to_no_custodian_that_is_used_no_more(alone: Desk, became: str | None) -> None:
+    """After a rotation on another machine, which has shared it under the new key."""
+    alone.custody.custodians.save(before := alone.sign(nostr_sdk.Keys.generate()))
+    alone.shared.save(after := alone.sign())
+    if became:
+        alone.retire(after, became)
+    alone.custody.follow(after["agent"])
+    assert alone.custody.custodians.load("box") == (before if became else after)
 
 
 @pytest.mark.slow

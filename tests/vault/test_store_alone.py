@@ -259,6 +259,18 @@ def test_a_rollback_is_accepted_under_a_new_name(desk, store):
     assert value(accepted.vault.merge(store.vault), "L") == "x", "what was rolled back comes again by a merge"
 
 
+def test_a_rollback_brings_no_custodian_back_that_was_taken_away(desk, store):
+    """What became of it a merge brings back, and the pin goes on knowing it."""
+    older, fact = desk.path.read_bytes(), f"retired/{'ab' * 32}"
+    assert store.write([lambda vault: vault.state(fact, "removed", 5, store.machine)]) == [None]
+    desk.path.write_bytes(older)
+    accepted = desk.load(accept_rollback=True)
+    assert fact in accepted.vault.facts and desk.pin()["retired"] == ["ab" * 32]
+    assert fact in desk.load().vault.facts
+    for merged in (accepted.vault.merge(store.vault), store.vault.merge(accepted.vault)):
+        assert merged.fact(fact) == "removed"
+
+
 def test_a_rollback_that_is_none_changes_no_name(desk, store):
     before = desk.path.read_bytes()
     assert desk.load(accept_rollback=True).machine == store.machine

@@ -109,7 +109,7 @@ def check_custodian_of(content: dict[str, Any], agent: str) -> None:
     name = content["custodian"]
     raise Tampered(
         f"the shared custodian {name} is not signed by this vault's agent",
-        f"add it again, or take it out: avault custody remove {name}",
+        f"take its file from git history (git log custody-{name}.json), or add it again",
     )
 
 

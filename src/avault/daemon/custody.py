@@ -163,7 +163,7 @@ class Custody:
             try:
                 mine = self.custodians.load(name) if name != PHONE else {}
                 if mine.get("signed") and mine["agent"] != agent:
-                    content = Shared(self.places).load(name, agent)
+                    content = self.find_shared(name, agent)
                     same = ("vault", "kind", "asks", "settings")
                     if all(content[each] == mine[each] for each in same):
                         self.custodians.save(content)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.custody.shared import Shared, is_shared
+from avault.custody.shared import Shared, digest_shared, is_shared
 from avault.daemon.errands import Reach, run_errand
 from avault.daemon.keeper import Warden
 from avault.daemon.managing import agree_otherwise, any_opens, need_open
 from avault.daemon.sharing import find_stated, retire
-from avault.errors import AvaultError, Denied, NotFound, Usage
+from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
 from avault.vault.names import PHONE
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def remove_custodian(warden: Warden, request: Message, caller: dict[str, A
     outcome: dict[str, Any] = {"outcome": "ok"}
     if not is_here:
         kept = find_kept(warden, name)  # of what is taken away nobody is told any more
-        await retire_for_all(warden, name, Reach(request), caller)
+        await retire_for_all(warden, name, Reach(request), caller, is_for_all)
         outcome = await forget_secret(warden, kept, Reach(request))
     if is_for_all and not is_here:
         shared.drop(name)
@@ -83,12 +83,40 @@ async def forget_secret(
     return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
 
 
-async def retire_for_all(warden: Warden, name: str, reach: Reach, caller: dict[str, Any]) -> None:
+async def retire_for_all(
+    warden: Warden, name: str, reach: Reach, caller: dict[str, Any], is_for_all: bool
+) -> None:
     """Have the vault know that a shared custodian is taken away, if there is one of that name."""
-    if stated := find_stated(warden, name):
+    stated = find_stated(warden, name)
+    if is_for_all and not stated:
+        refuse_untrue(warden, name)
+    if stated:
         need_open(warden)
         said = f"{name} opens this vault no more, on every machine"
         await retire(warden, stated, await agree_otherwise(warden, reach, said), caller)
+
+
+def refuse_untrue(warden: Warden, name: str) -> None:
+    """Raise Tampered where what is there of a shared custodian is not what the agent signed of it.
+
+    Who can push puts that in its file's place. What it is then is not known here, so the vault
+    would not know that it is taken away, and its true file would open the vault again. What the
+    vault knows to be used no more is left out.
+    """
+    custody = warden.custody
+    for load in (Shared(warden.places).read, custody.custodians.load):
+        try:
+            content = load(name)
+        except NotFound:
+            continue
+        except AvaultError:  # damaged: nobody knows which it is
+            content = {}
+        if not content.get("signed") or digest_shared(content) not in custody.retired():
+            raise Tampered(
+                f"{name} is not taken away: its true file is not here, as the agent has signed it",
+                f"take it from git history, then again: git log custody-{name}.json; only on this"
+                " machine: --here; what is from before the agent's key was rotated: git rm",
+            )
 
 
 async def remove_phone(warden: Warden, others: list[str], reach: Reach) -> Message:

@@ -180,6 +180,17 @@ def read_retired(places: Places) -> dict[str, str]:
     return {str(digest): "" for digest in found}
 
 
+def keep_retired(draft: Vault, pin: dict[str, Any], machine: str) -> None:
+    """State what the pin knows to be used no more, where a vault older than that is taken.
+
+    What became of each the pin does not say; a merge with who knows brings that back, as what is
+    said here is older than any time.
+    """
+    for digest in pin.get(RETIRED, []):
+        if f"{RETIRED}/{digest}" not in draft.facts:
+            draft.state(f"{RETIRED}/{digest}", "", 0, machine)
+
+
 def machine_id(places: Places) -> str:
     """This machine's random name in generations, made when it is first asked for.
 

@@ -12,7 +12,7 @@ from avault.places import Places, sha256
 from avault.vault.doubts import Doubter, last_write_of
 from avault.vault.files import VAULT_LIMIT, FileChanged, look_at, read_file, write_file
 from avault.vault.kept_guards import KeptGuards, lacks_guards
-from avault.vault.machine import Machine, read_pin
+from avault.vault.machine import Machine, keep_retired, read_pin
 from avault.vault.presence import is_of, read_vault, refuse_other, refuse_successor
 from avault.vault.records import Vault, attempt
 from avault.vault.seal import open_vault, seal_vault
@@ -82,8 +82,7 @@ class Store(Doubter):
     ) -> Store:
         """Open avault.enc and hold it against the pin; raises Tampered.
 
-        Where it cannot be used, unsaved.enc is served in its place, if there is one, and it is for
-        who opens it too.
+        Where it cannot be used, unsaved.enc is served in its place, if it is for who opens it too.
         """
         pin = read_pin(places)
         kept = Store.read_kept(places, keys, content, pin)
@@ -112,6 +111,7 @@ class Store(Doubter):
             store.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
             store.rename(draft, (pin or {}).get("since"))  # what is missing comes by a merge
+            keep_retired(draft, pin or {}, store.machine)
         if refusal or lacks_guards(vault, draft):
             draft.sources = [store.digest]
             store.replace(draft, store.digest)
