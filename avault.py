@@ -3935,7 +3935,9 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
     Its removals are not taken: what it knew to be gone may be back. What was taken away here stays
     so, but for the names which a value had: it may be the one that was guarded under another. So it
     is where it equals what is guarded here, or what the phone is asked of and had that value in
-    clear, as far as is known here or seen in the copy; by what does not count for it yet.
+    clear, as far as is known here or seen in the copy; by what does not count for it yet. What a copy
+    has in clear that knew of that value stays as it was: else a guess, which any program sets, would
+    show by its guard that it is right.
     """
     is_sure = copy.agent == vault.agent
     found = without_removals(copy.facts)
@@ -3943,7 +3945,7 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
     vault.facts |= join_facts(vault.facts, theirs)
     here, there = Guards(vault.facts), Guards(copy.facts)
     guarded, moves = guarded_values(vault, here, copy), list[tuple[str, str]]()
-    had = read_had(vault)
+    had, known_there = read_had(vault), read_had(copy)
     for name in names:
         one, known = {*here.names_of(name)}, {*here.of(name)}
         for other in there.names_of(name):
@@ -3952,7 +3954,8 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
                 one |= {*here.names_of(other)}
                 known |= {*here.of(other)}
         for value in values_of(copy, name):
-            known_as = had.get(print_value(vault, value), [])
+            printed = print_value(vault, value)
+            known_as = [] if printed in known_there else had.get(printed, [])
             told = [(frozenset(here.of(other)), other) for other in known_as]
             for by, other in (*guarded.get(value, {}).items(), *told):
                 if not known >= by:

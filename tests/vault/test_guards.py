@@ -296,6 +296,22 @@ def test_what_equals_a_guarded_value_is_guarded_when_it_comes_from_a_copy() -> N
     assert str(rules_of(vault, "old/KEY")) == "only run"
 
 
+def test_a_guess_that_is_restored_is_not_told_that_it_is_right() -> None:
+    """Any program sets guesses, and restores them; only a copy from before the value was known is guarded by it."""
+    vault = with_key("s/KEY")
+    before = vault.copy()
+    guard(vault, "s/KEY", ask=True)
+    write(vault, "m", lambda draft: avault.note_had(draft, "s/KEY", "value of s/KEY", 2, "m"))
+    write(vault, "m", lambda draft: draft.put("s", "KEY", "sealed", 2, "m"))
+    for older in (before, vault.copy()):
+        write(
+            older, "n", lambda draft: draft.put("free", "GUESS", "value of s/KEY", 3, "n"), lambda draft: draft.remove("s", "KEY")
+        )
+        here = vault.copy()
+        write(here, "m", lambda draft, older=older: avault.adopt_guards(draft, older, ["free/GUESS"], 4, "m"))
+        assert (rules_of(here, "free/GUESS").ask is not None) == (older is before)
+
+
 def test_what_is_counted_keeps_its_count_when_another_field_is_less() -> None:
     here = with_key("g/K")
     guard(here, "g/K", until=9, times=3)
