@@ -3935,9 +3935,9 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
     Its removals are not taken: what it knew to be gone may be back. What was taken away here stays
     so, but for the names which a value had: it may be the one that was guarded under another. So it
     is where it equals what is guarded here, or what the phone is asked of and had that value in
-    clear, as far as is known here or seen in the copy; by what does not count for it yet. What a copy
-    has in clear that knew of that value stays as it was: else a guess, which any program sets, would
-    show by its guard that it is right.
+    clear, as far as is known here or seen in the copy; by what does not count for it yet. What a
+    copy has in clear that knew of that value stays as it was: else a guess, which any program sets,
+    would show by its guard that it is right.
     """
     is_sure = copy.agent == vault.agent
     found = without_removals(copy.facts)
@@ -16987,6 +16987,7 @@ FLOOD, FLOOD_TIME = 6, 300.0  # so many in vain, of the whole vault, in so many 
 REMEMBERED = 86_400.0  # seconds
 MOST_OVERHEARD = 40  # questions to which one process hears answers for nobody
 MOST_WAITING = 4  # uses by one program that wait for their turn
+MOST_TAKES = 2  # values that one program sets, which are waited for
 
 
 def who_asks(caller: dict[str, Any]) -> Who:
@@ -17209,10 +17210,28 @@ class Askings:
         self.questions: dict[Any, Message] = {}
         self.late: dict[str, Any] = {}
         self.staying: dict[Who, Any] = {}
+        self.takes: list[Who | None] = []  # who sets a value that is to be sealed
 
     def alone(self, who: Who, names: list[str]) -> Turn:
         """Be the only one who asks for these, for the length of a `with`."""
         return Turn(self.turns, who, names, self.restraint.is_known(who, names))
+
+    @context
+    def take_from(self, who: Who | None) -> Iterator[None]:
+        """Wait for a value of a caller's, for the length of a `with`.
+
+        Each has a process, and there are few. Raises Unavailable where too many of it have.
+        """
+        if self.takes.count(who) >= MOST_TAKES:
+            raise Unavailable(
+                f"{MOST_TAKES} values that this program sets are waited for already",
+                "send those first, then try again",
+            )
+        self.takes.append(who)
+        try:
+            yield
+        finally:
+            self.takes.remove(who)
 
     def end_stale(self, vault: Vault) -> None:
         """End what has opened values that are others by now, in the vault that is served."""
@@ -20115,15 +20134,16 @@ async def take_sealed(
     try:
         if session.frames.buffer:  # it is here in clear
             return None
-        made, own = await openers.make_locks(store, [place])
-        assignment = await openers.start(is_asking=False)
-        try:
-            client = session.transport.get_extra_info("socket").fileno()
-            assignment.send({"do": "take", "to": made[place]["to"], "generate": size}, client)
-            found = await assignment.hear_answer(TAKE_TIME)
-            return Sealed(str(found["sealed"]), made[place], own)
-        finally:
-            assignment.end()
+        with keyholder.askings.take_from(which_asks(keyholder.identify(session))):
+            made, own = await openers.make_locks(store, [place])
+            assignment = await openers.start(is_asking=False)
+            try:
+                client = session.transport.get_extra_info("socket").fileno()
+                assignment.send({"do": "take", "to": made[place]["to"], "generate": size}, client)
+                found = await assignment.hear_answer(TAKE_TIME)
+                return Sealed(str(found["sealed"]), made[place], own)
+            finally:
+                assignment.end()
     finally:
         if not session.is_paused and not session.transport.is_closing():
             session.transport.resume_reading()

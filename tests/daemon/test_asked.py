@@ -340,8 +340,25 @@ async def test_who_asks_for_one_of_two_hears_the_late_answer_to_the_other(house:
             await asyncio.sleep(0.01)
 
 
+async def test_who_sends_no_value_keeps_no_other_program_from_setting_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "VALUE_TIME", 2.0)
+    silent = [await house.begin("set", **PLACE) for _ in range(8)]
+    for client in silent[:2]:
+        assert (await house.end(client))["ready"]
+    for client in silent[2:]:
+        assert "this program sets are waited for already" in (await house.end(client))["error"]["message"]
+    which = avault.which_asks
+    monkeypatch.setattr(avault, "which_asks", lambda caller: (*(which(caller) or ()), "another"))
+    assert (await house.ask("set", **PLACE, generate=9))["ok"]
+    monkeypatch.setattr(avault, "which_asks", which)
+    for client in silent[:2]:
+        assert (await house.end(client))["error"]["code"] == "timed_out"
+    assert (await house.ask("set", **PLACE, generate=9))["ok"]
+
+
 async def test_who_sends_no_value_keeps_nobody_from_the_phone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(avault, "VALUE_TIME", 2.0)
+    monkeypatch.setattr(avault, "MOST_TAKES", 9)  # as by programs that are not known as one
     silent = [await house.begin("set", **PLACE) for _ in range(8)]
     for client in silent:
         assert (await house.end(client))["ready"]

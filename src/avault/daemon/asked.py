@@ -196,15 +196,16 @@ async def take_sealed(
     try:
         if session.frames.buffer:  # it is here in clear
             return None
-        made, own = await openers.make_locks(store, [place])
-        assignment = await openers.start(is_asking=False)
-        try:
-            client = session.transport.get_extra_info("socket").fileno()
-            assignment.send({"do": "take", "to": made[place]["to"], "generate": size}, client)
-            found = await assignment.hear_answer(TAKE_TIME)
-            return Sealed(str(found["sealed"]), made[place], own)
-        finally:
-            assignment.end()
+        with keyholder.askings.take_from(which_asks(keyholder.identify(session))):
+            made, own = await openers.make_locks(store, [place])
+            assignment = await openers.start(is_asking=False)
+            try:
+                client = session.transport.get_extra_info("socket").fileno()
+                assignment.send({"do": "take", "to": made[place]["to"], "generate": size}, client)
+                found = await assignment.hear_answer(TAKE_TIME)
+                return Sealed(str(found["sealed"]), made[place], own)
+            finally:
+                assignment.end()
     finally:
         if not session.is_paused and not session.transport.is_closing():
             session.transport.resume_reading()

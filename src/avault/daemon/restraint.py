@@ -8,12 +8,14 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.callers import read_stat
-from avault.errors import Denied
+from avault.errors import Denied, Unavailable
+from avault.late import context
 from avault.process import uptime
 from avault.vault.names import DIGITS, LETTERS
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from avault.daemon.grant import Grant
@@ -31,6 +33,7 @@ FLOOD, FLOOD_TIME = 6, 300.0  # so many in vain, of the whole vault, in so many 
 REMEMBERED = 86_400.0  # seconds
 MOST_OVERHEARD = 40  # questions to which one process hears answers for nobody
 MOST_WAITING = 4  # uses by one program that wait for their turn
+MOST_TAKES = 2  # values that one program sets, which are waited for
 
 
 def who_asks(caller: dict[str, Any]) -> Who:
@@ -253,10 +256,28 @@ class Askings:
         self.questions: dict[Any, Message] = {}
         self.late: dict[str, Any] = {}
         self.staying: dict[Who, Any] = {}
+        self.takes: list[Who | None] = []  # who sets a value that is to be sealed
 
     def alone(self, who: Who, names: list[str]) -> Turn:
         """Be the only one who asks for these, for the length of a `with`."""
         return Turn(self.turns, who, names, self.restraint.is_known(who, names))
+
+    @context
+    def take_from(self, who: Who | None) -> Iterator[None]:
+        """Wait for a value of a caller's, for the length of a `with`.
+
+        Each has a process, and there are few. Raises Unavailable where too many of it have.
+        """
+        if self.takes.count(who) >= MOST_TAKES:
+            raise Unavailable(
+                f"{MOST_TAKES} values that this program sets are waited for already",
+                "send those first, then try again",
+            )
+        self.takes.append(who)
+        try:
+            yield
+        finally:
+            self.takes.remove(who)
 
     def end_stale(self, vault: Vault) -> None:
         """End what has opened values that are others by now, in the vault that is served."""

@@ -132,9 +132,9 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
     Its removals are not taken: what it knew to be gone may be back. What was taken away here stays
     so, but for the names which a value had: it may be the one that was guarded under another. So it
     is where it equals what is guarded here, or what the phone is asked of and had that value in
-    clear, as far as is known here or seen in the copy; by what does not count for it yet. What a copy
-    has in clear that knew of that value stays as it was: else a guess, which any program sets, would
-    show by its guard that it is right.
+    clear, as far as is known here or seen in the copy; by what does not count for it yet. What a
+    copy has in clear that knew of that value stays as it was: else a guess, which any program sets,
+    would show by its guard that it is right.
     """
     is_sure = copy.agent == vault.agent
     found = without_removals(copy.facts)
