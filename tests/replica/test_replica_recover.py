@@ -471,7 +471,7 @@ def test_a_rotation_is_learnt_by_relay(owner: Owner, both: tuple[Machine, Machin
     push(second)
     push(machine)
     assert get(machine, "only/HERE") == "mine"
-    assert "--from-relays" not in second("replica", "status", code=None).stdout
+    assert words not in second("replica", "status", code=None).stdout
     second("lock")
     second("unlock")
 
