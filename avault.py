@@ -21279,7 +21279,7 @@ class Messenger:
 
     WAIT = 300.0  # seconds
     ENDING = 30.0  # seconds that the answer to a word may take, once the vault is locked
-    AGAIN = 60.0  # seconds until a program that ended by itself is started again
+    AGAIN = 10.0  # seconds until a program that ended by itself is started again
 
     def __init__(self, places: Places) -> None:
         self.places = places
@@ -29067,8 +29067,13 @@ class Listening:
             while True:
                 event, after = await self.ear.next(), self.settings.obeyed
                 said: Message = {}
-                with contextlib.suppress(Usage):  # of one that is not taken, nothing comes
+                try:
                     said = await self.vault.ask("word", action="read", event=event, after=after)
+                except Usage:
+                    pass  # of one that is not taken, nothing comes
+                except Unavailable:  # a busy daemon; of one that is gone, stdin tells
+                    self.ear.unread.append(event)
+                    await asyncio.sleep(1.0)
                 if said.get("word"):
                     return await self.lock(said)
                 await asyncio.sleep(PACE)

@@ -805,5 +805,9 @@ def test_objects_show_nothing(canary: Canary, agent: nostr_sdk.Keys) -> None:
             assert not list(hits(shown.encode(), wanted)), type(each)
     packers = r"^\s*(?:import|from) (?:pickle|marshal|shelve|copyreg|copy|multiprocessing|logging|cgitb|faulthandler|traceback)\b"
     sources = [d.SOURCE, *(d.ROOT / "src" / "avault_extras").glob("*.py")]
-    assert not [path.name for path in sources if re.search(packers, path.read_text(), re.MULTILINE)]
+    texts = {path.name: path.read_text() for path in sources}
+    off = "logging.disable(logging.CRITICAL)"  # what the proxy's library would log has headers in it
+    assert off in texts["proxy_engine.py"] and texts["proxy_engine.py"].replace(off, "").count("logging") == 1
+    texts["proxy_engine.py"] = texts["proxy_engine.py"].replace("import logging\n", "")
+    assert not [name for name, text in texts.items() if re.search(packers, text, re.MULTILINE)]
     figures.at_least("kinds of objects that hold a secret, and do not show it", len({type(each) for each in objects}))

@@ -882,28 +882,30 @@ def in_session(machine: Machine, session: Path, *words: str, **more: Any) -> "su
 
 
 @pytest.mark.slow
-def test_the_way_to_the_proxy(vault: Machine, tmp_path: Path) -> None:
+def test_the_way_to_the_proxy(vault: Machine) -> None:
     """Many connections at once, each whole in both directions; and the variables for it."""
+    session = vault.runtime / "session"  # whose path is short
     script = CALL + (
         "with concurrent.futures.ThreadPoolExecutor(50) as pool:\n"
         "    print({*pool.map(call, [1 << 12] * 199 + [4_000_000])}, open(os.environ['SSL_CERT_FILE']).read())\n"
         "print(sorted(os.listdir(os.path.dirname(os.environ['SSL_CERT_FILE']))), 'NO_PROXY' in os.environ)\n"
     )
-    with Proxy(tmp_path / "session") as proxy:
-        done = in_session(vault, tmp_path / "session", *PYTHON, script)
+    with Proxy(session) as proxy:
+        done = in_session(vault, session, *PYTHON, script)
         assert done.stdout == "{True} a bundle\n['bundle.pem', 'proxy.sock'] True\n"
         assert proxy.asked == [b"CONNECT api.example:443 HTTP/1.1"] * 200
         assert proxy.uids == {os.getuid()}
         if shutil.which("curl"):
             words = ["curl", "-ksS", "-m", "5", "https://api.example/"]
-            assert "SSL" in in_session(vault, tmp_path / "session", "sh", "-c", f"{shlex.join(words)} 2>&1; true").stdout
+            assert "SSL" in in_session(vault, session, "sh", "-c", f"{shlex.join(words)} 2>&1; true").stdout
 
 
-def test_a_proxy_that_comes_and_goes(vault: Machine, tmp_path: Path) -> None:
+def test_a_proxy_that_comes_and_goes(vault: Machine) -> None:
     """Where nobody listens, a client is sent away, and the next one is served; exit codes are the command's."""
+    session = vault.runtime / "session"  # whose path is short
     script = CALL + "print(call(9), flush=True); sys.stdin.readline(); print(call(9)); sys.exit(9)"
-    proxy = Proxy(tmp_path / "session")
-    argv = [sys.executable, "-c", IN_SESSION, str(tmp_path / "session"), *PYTHON, script]
+    proxy = Proxy(session)
+    argv = [sys.executable, "-c", IN_SESSION, str(session), *PYTHON, script]
     with subprocess.Popen(
         argv, env=vault.env, cwd=vault.top, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -32,7 +32,7 @@ class Messenger:
 
     WAIT = 300.0  # seconds
     ENDING = 30.0  # seconds that the answer to a word may take, once the vault is locked
-    AGAIN = 60.0  # seconds until a program that ended by itself is started again
+    AGAIN = 10.0  # seconds until a program that ended by itself is started again
 
     def __init__(self, places: Places) -> None:
         self.places = places

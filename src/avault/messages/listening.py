@@ -99,8 +99,13 @@ class Listening:
             while True:
                 event, after = await self.ear.next(), self.settings.obeyed
                 said: Message = {}
-                with contextlib.suppress(Usage):  # of one that is not taken, nothing comes
+                try:
                     said = await self.vault.ask("word", action="read", event=event, after=after)
+                except Usage:
+                    pass  # of one that is not taken, nothing comes
+                except Unavailable:  # a busy daemon; of one that is gone, stdin tells
+                    self.ear.unread.append(event)
+                    await asyncio.sleep(1.0)
                 if said.get("word"):
                     return await self.lock(said)
                 await asyncio.sleep(PACE)
