@@ -101,6 +101,8 @@ def test_the_word_out_of_an_app_locks_and_is_answered(machine: Machine, relay: R
     # it was obeyed: it does not lock the vault that is opened after it
     open_again(machine)
     wait_until_heard(machine)
+    obeyed = json.loads((machine.own / "messages.json").read_text())["obeyed"]
+    wait_until(lambda: time.time() >= obeyed + 1, what="a later second: nostr-tools' are ahead by up to one")
     write(relay, machine, "a word that comes after it, and is read")
     write(relay, machine, "lock")
     wait_until_locked(machine)
