@@ -14552,9 +14552,8 @@ class Warden:
         """How this machine gets a signer."""
         if os.path.lexists(self.places.own("pairing.json")):
             return "prove it with: avault pair --replace"
-        return "pair it with: " + (
-            "avault pair" if os.path.lexists(self.places.own("unlock.json")) else "avault recover"
-        )
+        is_known = os.path.lexists(self.places.own("unlock.json"))
+        return f"pair it with: avault {'pair' if is_known else 'recover'}"
 
     def turn(self, state: str) -> None:
         """Enter a state, and wake those who wait for a change."""
@@ -14567,7 +14566,9 @@ class Warden:
         self.changed = asyncio.Event()
 
     async def start(self) -> None:
-        """Start a keyholder, if there is none."""
+        """Start a keyholder, if there is none; one that is on its way out is waited for."""
+        if self.state == "locked":
+            await self.child.look()  # which that one does not answer any more
         await self.child.leave()
         if not self.child.control:
             self.report, self.failure = {}, None
@@ -14767,9 +14768,8 @@ class Warden:
             return
         self.custody.tell_helpers(is_wanted=False)
         if self.child.control:
-            self.child.control.send(
-                {"do": "rest", "opens_for": max(self.question.wanted_until - uptime(), 0.0)}
-            )
+            left = max(self.question.wanted_until - uptime(), 0.0)
+            self.child.control.send({"do": "rest", "opens_for": left})
         if self.state == "waiting" and not self.report.get("talking"):
             self.turn("locked")
 
@@ -19485,7 +19485,8 @@ class Keyholder:
         elif message["do"] == "ask":
             self.unlocking.ask_again()
         elif message["do"] == "look":
-            spawn(self.tasks, self.look())
+            if not self.ended.is_set():
+                spawn(self.tasks, self.look())
         elif message["do"] == "wanted":
             self.unlocking.want(bool(message["accept_rollback"]))
         elif message["do"] == "operator":

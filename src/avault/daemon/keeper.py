@@ -96,9 +96,8 @@ class Warden:
         """How this machine gets a signer."""
         if os.path.lexists(self.places.own("pairing.json")):
             return "prove it with: avault pair --replace"
-        return "pair it with: " + (
-            "avault pair" if os.path.lexists(self.places.own("unlock.json")) else "avault recover"
-        )
+        is_known = os.path.lexists(self.places.own("unlock.json"))
+        return f"pair it with: avault {'pair' if is_known else 'recover'}"
 
     def turn(self, state: str) -> None:
         """Enter a state, and wake those who wait for a change."""
@@ -111,7 +110,9 @@ class Warden:
         self.changed = asyncio.Event()
 
     async def start(self) -> None:
-        """Start a keyholder, if there is none."""
+        """Start a keyholder, if there is none; one that is on its way out is waited for."""
+        if self.state == "locked":
+            await self.child.look()  # which that one does not answer any more
         await self.child.leave()
         if not self.child.control:
             self.report, self.failure = {}, None
@@ -311,9 +312,8 @@ class Warden:
             return
         self.custody.tell_helpers(is_wanted=False)
         if self.child.control:
-            self.child.control.send(
-                {"do": "rest", "opens_for": max(self.question.wanted_until - uptime(), 0.0)}
-            )
+            left = max(self.question.wanted_until - uptime(), 0.0)
+            self.child.control.send({"do": "rest", "opens_for": left})
         if self.state == "waiting" and not self.report.get("talking"):
             self.turn("locked")
 

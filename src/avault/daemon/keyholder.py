@@ -159,7 +159,8 @@ class Keyholder:
         elif message["do"] == "ask":
             self.unlocking.ask_again()
         elif message["do"] == "look":
-            spawn(self.tasks, self.look())
+            if not self.ended.is_set():
+                spawn(self.tasks, self.look())
         elif message["do"] == "wanted":
             self.unlocking.want(bool(message["accept_rollback"]))
         elif message["do"] == "operator":
