@@ -26,7 +26,7 @@ import avault
 
 def why_none() -> str:
     """What keeps this machine from having sandboxes."""
-    if sys.platform != "linux" or not shutil.which("bwrap", path=avault.PROGRAMS):
+    if sys.platform != "linux" or not shutil.which("bwrap"):
         return "needs bubblewrap"
     words = [
         shutil.which("bwrap", path=avault.PROGRAMS) or "bwrap",
