@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import shutil
 import time
 import tracemalloc
 from pathlib import Path
@@ -214,6 +215,7 @@ def test_what_a_command_says_with_255_is_not_sshs(said: str) -> None:
     assert found and read and (found.word, read.word) == ("unknown", "down")
 
 
+@pytest.mark.skipif(not shutil.which("ssh"), reason="no OpenSSH here")
 @pytest.mark.parametrize("which", ["run", "restart"])
 def test_a_command_of_a_person_is_tried_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], which: str
@@ -306,6 +308,7 @@ def test_of_each_host_one_code_is_shown(capfd: pytest.CaptureFixture[str]) -> No
     assert capfd.readouterr().err == "avault: the phone shows the code 7K3F\n" * 2
 
 
+@pytest.mark.skipif(not shutil.which("ssh"), reason="no OpenSSH here")
 @pytest.mark.parametrize("watch", [False, True])
 def test_json_is_ascii(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: bool) -> None:
     """JSON escapes C0 alone: CSI of C1 and letters that turn the line around would come to a terminal as they are."""
