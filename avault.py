@@ -123,6 +123,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/forgetting         What custodians keep of an agent's key that counts no more: they are told to forget it
     daemon/grant_sockets      The sockets of grants, in the supervisor: made and closed as the keyholder says, gone with it
     daemon/others             The other operators' phones, asked together with this machine's own: the first approval opens
+    daemon/programs           The programs that the supervisor runs: those that print a JSON object, and those that stay
     daemon/signing_start      The process that signs, as the supervisor starts it; that never sees a key
     daemon/keeper             The vault's state as the supervisor sees it, and the question to the operator
     daemon/sharing            Custodians in their order, and those that are given to all machines of a vault
@@ -173,7 +174,6 @@ The rooms, in order; each calls only what stands above it:
     daemon/changes            What changes an open vault. It stands in the access log before it happens
     daemon/bunker_requests    What a client may ask about invitations: to invite, to see who is invited, to take one back
     daemon/front_process      The processes of front ends, as the supervisor has them. They hold no key
-    daemon/programs           The programs that the supervisor runs: each prints a JSON object
     daemon/messenger          Messages to and from the operator, as the supervisor has them sent and heard
     daemon/recorder           Having git told of what was written
     daemon/replicator         Having relays given what was written, and other machines' work fetched from them
@@ -14445,6 +14445,71 @@ class Phones:
         return shown
 
 
+# ------------------------------------------------------- daemon/programs ----
+# The programs that the supervisor runs: those that print a JSON object, and those that stay.
+
+
+def start_program(
+    command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a clean environment, with these variables besides.
+
+    What it prints is for `hear_program`. It outlives us, which asyncio's own subprocesses do not:
+    git is not to be killed because the daemon stops.
+    """
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(
+        command,
+        stdin=quiet if stdin is None else stdin,
+        stdout=subprocess.PIPE,
+        stderr=quiet,
+        cwd="/",
+        env=clean_environment() | (variables or {}),
+        start_new_session=True,
+    )
+
+
+async def run_program(
+    command: list[str], variables: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Run a program: the JSON object that it prints."""
+    return await hear_program(start_program(command, variables=variables))
+
+
+async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The JSON object that a program prints, when it has ended."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
+    )
+    output = await reader.read()
+    try:
+        return decode_frame(output)
+    except Usage:
+        while process.poll() is None:  # it may have closed its stdout, and go on
+            await asyncio.sleep(0.05)
+        return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
+
+
+async def start_own(
+    *words: str, stdin: int | None = None, stdout: int | None = None
+) -> asyncio.subprocess.Process:
+    """Start a program of our own that stays beside us (see `own_command`); raises OSError.
+
+    It is in a clean environment, and ends with us at the latest.
+    """
+    quiet = subprocess.DEVNULL
+    return await asyncio.create_subprocess_exec(
+        *own_command(*words),
+        stdin=quiet if stdin is None else stdin,
+        stdout=quiet if stdout is None else stdout,
+        stderr=quiet,
+        cwd="/",
+        env=clean_environment(),
+        start_new_session=True,
+    )
+
+
 # -------------------------------------------------- daemon/signing_start ----
 # The process that signs, as the supervisor starts it; that never sees a key.
 
@@ -14463,15 +14528,7 @@ async def start_signing(child: Child) -> None:
             if sys.platform == "linux":  # who meets it is to know who speaks
                 door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             with end:
-                process = child.helper = await asyncio.create_subprocess_exec(
-                    *own_command("signing"),
-                    stdin=end.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    env=clean_environment(),
-                    start_new_session=True,
-                )
+                process = child.helper = await start_own("signing", stdin=end.fileno())
             door.setblocking(False)
             with await meet(door, process.pid) as own:
                 if control and control is child.control:
@@ -20160,6 +20217,23 @@ WAYS_TO_SIGN = {"ssh": "ssh", "sshsig": "ssh"}  # what is signed, and the way th
 WAY_FOR_NOSTR = "sign"
 
 
+@context
+def note_failure(keyholder: Keyholder, session: Session, noted: Message) -> Iterator[None]:
+    """For the length of a `with`: what keeps from signing has its line in the access log.
+
+    So has a caller that leaves. `noted` is what the line says; it may grow meanwhile.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        keyholder.release(session, noted, TimedOut.code)
+        raise
+    except Exception as error:
+        known = complain(error)
+        keyholder.release(session, {**noted, "why": known.message}, known.code)
+        raise
+
+
 async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Sign what a guard lets be signed: decode, rule, count, sign, log.
 
@@ -20167,7 +20241,7 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
     """
     what = str(request.get("as"))
     noted: Message = {"op": "sign", "for": what if what in WAYS_TO_SIGN else "?"}
-    try:
+    with note_failure(keyholder, session, noted):
         said, grant = read_wish(request), session.grant
         way = WAYS_TO_SIGN[said["as"]]
         if grant:
@@ -20189,13 +20263,6 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         answer = await keyholder.signing.use("sign", value, **said)
         admit_use(keyholder, name, public, way, use, passage)  # what has changed meanwhile counts
         keyholder.release(session, noted)
-    except asyncio.CancelledError:
-        keyholder.release(session, noted, TimedOut.code)
-        raise
-    except Exception as error:
-        known = complain(error)
-        keyholder.release(session, {**noted, "why": known.message}, known.code)
-        raise
     made = {"signature": str(answer["signature"]), "public": public}
     return {"ok": True, **made, "name": name, "said": sentence}
 
@@ -20400,7 +20467,7 @@ async def sign_noted(
 
     `noted` is what that says besides; `narrow` refuses what an invitation does not let through.
     """
-    try:
+    with note_failure(keyholder, session, noted):
         refuse_unknown(request, NOSTR_FIELDS)
         payload = check_base64(request.get("payload"), "payload", LONGEST_NOSTR)
         if session.grant:
@@ -20413,13 +20480,6 @@ async def sign_noted(
             said["peer"] = request["peer"]
         answer, sentence = await sign_use(keyholder, name, said, noted, narrow, session.grant)
         keyholder.release(session, noted)
-    except asyncio.CancelledError:
-        keyholder.release(session, noted, TimedOut.code)
-        raise
-    except Exception as error:
-        known = complain(error)
-        keyholder.release(session, {**noted, "why": known.message}, known.code)
-        raise
     return {"ok": True, "signature": answer, "public": public, "name": name, "said": sentence}
 
 
@@ -21138,15 +21198,8 @@ class Fronts:
 
     async def start(self, path: str) -> None:
         """Start it, and wait until it listens."""
-        self.process = await asyncio.create_subprocess_exec(
-            *own_command("ssh-agent", self.places.dir, self.places.socket, path),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=clean_environment(),
-            start_new_session=True,
-        )
+        words = ("ssh-agent", self.places.dir, self.places.socket, path)
+        self.process = await start_own(*words, stdout=subprocess.PIPE)
         said = b""
         try:
             async with asyncio.timeout(self.START_TIME):
@@ -21168,15 +21221,9 @@ class Fronts:
         """
         async with self.looking:
             if not self.carrier or self.carrier.returncode is not None:
-                self.carrier = await asyncio.create_subprocess_exec(
-                    *own_command("nostr", self.places.dir, self.places.socket),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    env=clean_environment(),
-                    start_new_session=True,
-                )
+                words = ("nostr", self.places.dir, self.places.socket)
+                pipe = subprocess.PIPE
+                self.carrier = await start_own(*words, stdin=pipe, stdout=pipe)
             try:
                 async with asyncio.timeout(self.START_TIME):
                     answer = await self.ask_carrier(self.carrier)
@@ -21217,52 +21264,6 @@ class Fronts:
             os.unlink(self.ssh_path())
         except OSError:
             pass
-
-
-# ------------------------------------------------------- daemon/programs ----
-# The programs that the supervisor runs: each prints a JSON object.
-
-
-def start_program(
-    command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a program in a clean environment, with these variables besides.
-
-    What it prints is for `hear_program`. It outlives us, which asyncio's own subprocesses do not:
-    git is not to be killed because the daemon stops.
-    """
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(
-        command,
-        stdin=quiet if stdin is None else stdin,
-        stdout=subprocess.PIPE,
-        stderr=quiet,
-        cwd="/",
-        env=clean_environment() | (variables or {}),
-        start_new_session=True,
-    )
-
-
-async def run_program(
-    command: list[str], variables: dict[str, str] | None = None
-) -> dict[str, Any]:
-    """Run a program: the JSON object that it prints."""
-    return await hear_program(start_program(command, variables=variables))
-
-
-async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """The JSON object that a program prints, when it has ended."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
-    )
-    output = await reader.read()
-    try:
-        return decode_frame(output)
-    except Usage:
-        while process.poll() is None:  # it may have closed its stdout, and go on
-            await asyncio.sleep(0.05)
-        return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
 
 
 # ------------------------------------------------------ daemon/messenger ----
@@ -21360,15 +21361,9 @@ class Messenger:
 
     async def run_listener(self, agent: str) -> None:
         """Run it once; raises OSError."""
-        process = self.process = await asyncio.create_subprocess_exec(
-            *own_command("message", "listen", "--agent", agent, "--dir", self.places.dir),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=clean_environment(),
-            start_new_session=True,
-        )
+        words = ("message", "listen", "--agent", agent, "--dir", self.places.dir)
+        pipe = subprocess.PIPE
+        process = self.process = await start_own(*words, stdin=pipe, stdout=pipe)
         while process.stdout and (line := await process.stdout.readline()):
             try:
                 self.relays = decode_frame(line)["relays"]

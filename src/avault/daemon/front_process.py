@@ -7,9 +7,9 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
+from avault.daemon.programs import start_own
 from avault.errors import AvaultError, Unavailable, Usage
 from avault.places import Places
-from avault.process import clean_environment, own_command
 from avault.protocol import decode_frame
 
 if TYPE_CHECKING:
@@ -44,15 +44,8 @@ class Fronts:
 
     async def start(self, path: str) -> None:
         """Start it, and wait until it listens."""
-        self.process = await asyncio.create_subprocess_exec(
-            *own_command("ssh-agent", self.places.dir, self.places.socket, path),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=clean_environment(),
-            start_new_session=True,
-        )
+        words = ("ssh-agent", self.places.dir, self.places.socket, path)
+        self.process = await start_own(*words, stdout=subprocess.PIPE)
         said = b""
         try:
             async with asyncio.timeout(self.START_TIME):
@@ -74,15 +67,9 @@ class Fronts:
         """
         async with self.looking:
             if not self.carrier or self.carrier.returncode is not None:
-                self.carrier = await asyncio.create_subprocess_exec(
-                    *own_command("nostr", self.places.dir, self.places.socket),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    env=clean_environment(),
-                    start_new_session=True,
-                )
+                words = ("nostr", self.places.dir, self.places.socket)
+                pipe = subprocess.PIPE
+                self.carrier = await start_own(*words, stdin=pipe, stdout=pipe)
             try:
                 async with asyncio.timeout(self.START_TIME):
                     answer = await self.ask_carrier(self.carrier)

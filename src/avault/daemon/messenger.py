@@ -10,10 +10,10 @@ import asyncio
 import subprocess
 from typing import TYPE_CHECKING
 
-from avault.daemon.programs import run_program
+from avault.daemon.programs import run_program, start_own
 from avault.errors import AvaultError, Usage, complain
 from avault.places import Places
-from avault.process import clean_environment, own_command, uptime
+from avault.process import own_command, uptime
 from avault.protocol import decode_frame
 from avault.tasks import spawn
 from avault.vault.messages import MessageSettings
@@ -112,15 +112,9 @@ class Messenger:
 
     async def run_listener(self, agent: str) -> None:
         """Run it once; raises OSError."""
-        process = self.process = await asyncio.create_subprocess_exec(
-            *own_command("message", "listen", "--agent", agent, "--dir", self.places.dir),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=clean_environment(),
-            start_new_session=True,
-        )
+        words = ("message", "listen", "--agent", agent, "--dir", self.places.dir)
+        pipe = subprocess.PIPE
+        process = self.process = await start_own(*words, stdin=pipe, stdout=pipe)
         while process.stdout and (line := await process.stdout.readline()):
             try:
                 self.relays = decode_frame(line)["relays"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,11 @@ from avault.daemon.signing import (
     admit_key,
     check_base64,
     choose_signing_key,
+    note_failure,
     serve_sign,
 )
 from avault.daemon.wire import Session
-from avault.errors import Denied, TimedOut, complain
+from avault.errors import Denied
 from avault.protocol import refuse_unknown
 from avault.signing.nostr_uses import (
     LONGEST_NOSTR,
@@ -61,7 +61,7 @@ async def sign_noted(
 
     `noted` is what that says besides; `narrow` refuses what an invitation does not let through.
     """
-    try:
+    with note_failure(keyholder, session, noted):
         refuse_unknown(request, NOSTR_FIELDS)
         payload = check_base64(request.get("payload"), "payload", LONGEST_NOSTR)
         if session.grant:
@@ -74,13 +74,6 @@ async def sign_noted(
             said["peer"] = request["peer"]
         answer, sentence = await sign_use(keyholder, name, said, noted, narrow, session.grant)
         keyholder.release(session, noted)
-    except asyncio.CancelledError:
-        keyholder.release(session, noted, TimedOut.code)
-        raise
-    except Exception as error:
-        known = complain(error)
-        keyholder.release(session, {**noted, "why": known.message}, known.code)
-        raise
     return {"ok": True, "signature": answer, "public": public, "name": name, "said": sentence}
 
 

@@ -1,4 +1,4 @@
-"""The programs that the supervisor runs: each prints a JSON object."""
+"""The programs that the supervisor runs: those that print a JSON object, and those that stay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from avault.errors import Usage
-from avault.process import clean_environment
+from avault.process import clean_environment, own_command
 from avault.protocol import decode_frame
 
 if TYPE_CHECKING:
@@ -54,3 +54,22 @@ async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
         while process.poll() is None:  # it may have closed its stdout, and go on
             await asyncio.sleep(0.05)
         return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
+
+
+async def start_own(
+    *words: str, stdin: int | None = None, stdout: int | None = None
+) -> asyncio.subprocess.Process:
+    """Start a program of our own that stays beside us (see `own_command`); raises OSError.
+
+    It is in a clean environment, and ends with us at the latest.
+    """
+    quiet = subprocess.DEVNULL
+    return await asyncio.create_subprocess_exec(
+        *own_command(*words),
+        stdin=quiet if stdin is None else stdin,
+        stdout=quiet if stdout is None else stdout,
+        stderr=quiet,
+        cwd="/",
+        env=clean_environment(),
+        start_new_session=True,
+    )

@@ -14,6 +14,7 @@ from avault.daemon.grant import Grant
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import Denied, NotFound, TimedOut, Usage, complain
+from avault.late import context
 from avault.protocol import refuse_unknown
 from avault.signing.ssh_uses import LONGEST_BIND, LONGEST_SSH, MOST_BINDS, decode_use
 from avault.signing.ssh_words import describe_use
@@ -27,6 +28,7 @@ from avault.vault.signing_keys import SigningKey
 from avault.vault.ssh_rules import find_ssh_fault, may_offer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from avault.protocol import Message
@@ -36,6 +38,23 @@ WAYS_TO_SIGN = {"ssh": "ssh", "sshsig": "ssh"}  # what is signed, and the way th
 WAY_FOR_NOSTR = "sign"
 
 
+@context
+def note_failure(keyholder: Keyholder, session: Session, noted: Message) -> Iterator[None]:
+    """For the length of a `with`: what keeps from signing has its line in the access log.
+
+    So has a caller that leaves. `noted` is what the line says; it may grow meanwhile.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        keyholder.release(session, noted, TimedOut.code)
+        raise
+    except Exception as error:
+        known = complain(error)
+        keyholder.release(session, {**noted, "why": known.message}, known.code)
+        raise
+
+
 async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Sign what a guard lets be signed: decode, rule, count, sign, log.
 
@@ -43,7 +62,7 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
     """
     what = str(request.get("as"))
     noted: Message = {"op": "sign", "for": what if what in WAYS_TO_SIGN else "?"}
-    try:
+    with note_failure(keyholder, session, noted):
         said, grant = read_wish(request), session.grant
         way = WAYS_TO_SIGN[said["as"]]
         if grant:
@@ -65,13 +84,6 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         answer = await keyholder.signing.use("sign", value, **said)
         admit_use(keyholder, name, public, way, use, passage)  # what has changed meanwhile counts
         keyholder.release(session, noted)
-    except asyncio.CancelledError:
-        keyholder.release(session, noted, TimedOut.code)
-        raise
-    except Exception as error:
-        known = complain(error)
-        keyholder.release(session, {**noted, "why": known.message}, known.code)
-        raise
     made = {"signature": str(answer["signature"]), "public": public}
     return {"ok": True, **made, "name": name, "said": sentence}
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import subprocess
 import sys
 
 from avault.daemon.child import Child
+from avault.daemon.programs import start_own
 from avault.errors import AvaultError, Locked, complain
-from avault.process import clean_environment, meet, own_command
+from avault.process import meet
 
 
 async def start_signing(child: Child) -> None:
@@ -26,15 +25,7 @@ async def start_signing(child: Child) -> None:
             if sys.platform == "linux":  # who meets it is to know who speaks
                 door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             with end:
-                process = child.helper = await asyncio.create_subprocess_exec(
-                    *own_command("signing"),
-                    stdin=end.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    env=clean_environment(),
-                    start_new_session=True,
-                )
+                process = child.helper = await start_own("signing", stdin=end.fileno())
             door.setblocking(False)
             with await meet(door, process.pid) as own:
                 if control and control is child.control:
