@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -303,7 +304,8 @@ def test_a_value_comes_over_as_it_is(fleet: Fleet, canary: Any, which: str) -> N
 def test_no_value_is_in_a_command_line_or_an_environment(fleet: Fleet, canary: Any) -> None:
     """Looked for in each process of the machine while it goes over, both sides of ssh among them."""
     seen, ended = set[bytes](), threading.Event()
-    mark = canary.mark.encode()
+    own = f"argv-{secrets.token_hex(8)}"  # other tests' processes beside this one have the mark too
+    mark = own.encode()
 
     def watch() -> None:
         while not ended.is_set():
@@ -325,9 +327,9 @@ def test_no_value_is_in_a_command_line_or_an_environment(fleet: Fleet, canary: A
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        fleet("rotate", "web/ARGV", input=canary.value, code=4)
-        fleet("set", "web/ARGV", input=canary.value)
-        fleet("rotate", "web/ARGV", "--restart", "true", input=canary.new("next"))
+        fleet("rotate", "web/ARGV", input=canary.new(own), code=4)
+        fleet("set", "web/ARGV", input=canary.new(own))
+        fleet("rotate", "web/ARGV", "--restart", "true", input=canary.new(f"next-{own}"))
     finally:
         ended.set()
         thread.join()

@@ -211,11 +211,13 @@ def test_a_file_as_stdin_is_only_read(vault: Machine) -> None:
     """What is open only to read could be opened again, to write, by its name in /proc."""
     given = vault.home / "notes"
     given.write_text("one\n")
-    script = "cat; (echo more >>/proc/self/fd/0) 2>/dev/null; cat /proc/[0-9]*/fd/0; echo end"
-    for options, expected in (([], "one\nmore\n"), (["--sandbox"], "one\n")):
+    script = "cat; (echo more >>/proc/self/fd/0) 2>/dev/null; cat /proc/$PROCESSES/fd/0; echo end"
+    # outside, "all processes" are those of everybody, whose pipes never end
+    for options, processes, expected in (([], "self", "one\nmore\n"), (["--sandbox"], "[0-9]*", "one\n")):
         given.write_text("one\n")
         with given.open() as file:
-            words = [AVAULT, "run", *options, "--", "sh", "-c", f"timeout 20 sh -c {shlex.quote(script)}"]
+            shell = f"timeout 20 sh -c {shlex.quote(script.replace('$PROCESSES', processes))}"
+            words = [AVAULT, "run", *options, "--", "sh", "-c", shell]
             done = subprocess.run(words, check=True, env=vault.env, cwd=vault.top, stdin=file, capture_output=True, text=True)
         assert done.stdout.startswith("one\n")
         assert given.read_text() == expected
