@@ -67,6 +67,7 @@ The rooms, in order; each calls only what stands above it:
     vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
     vault/invitations         Who was invited to have a key sign for Nostr: facts of the vault, each with rules of its own
     vault/kept_guards         The guards that this machine has seen: guards.enc, in the state directory
+    vault/last_seen           What the loaded vault knows of its file: what loading showed, and how it was seen last
     vault/locks               Secrets that are sealed for themselves: their values, and the locks on them
     vault/work_tree           Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5))
     vault/store               The loaded vault and its file: generations, pin, writing, noticing changes
@@ -151,6 +152,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
     daemon/broker_link        The processes of proxies, as the keyholder has them: one for each session
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
+    daemon/waiters            Who waits for the key, and what is tried for them, as the keyholder knows it
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/describing         What the keyholder tells of itself: what `status` shows of a vault, or of the way to one
     daemon/guests             What is known of who was invited while the vault is open: what was asked, when, how often
@@ -6607,6 +6609,30 @@ def read_known(keys: Keys, content: dict[str, Any]) -> dict[str, int]:
         return {}
 
 
+# ------------------------------------------------------- vault/last_seen ----
+# What the loaded vault knows of its file: what loading showed, and how it was seen last.
+
+
+class LoadRemarks:
+    """What loading the vault showed, for a person to know; "" is nothing."""
+
+    def __init__(self) -> None:
+        self.rollback = ""  # what was accepted, although the pin speaks against it
+        self.accepted = ""  # the hash of what was made of that, each time another
+        self.succeeded = ""  # that the first operator is another than this machine has seen last
+        self.lacks = ""  # what this machine knew under the key before, and is not in it
+
+
+class LastSeen:
+    """avault.enc, as this process saw and wrote it last."""
+
+    def __init__(self) -> None:
+        # what tells one state of the file from another; (): it is to be looked at, None: no file
+        self.state: tuple[int, ...] | None = ()
+        self.written = ""  # the hash of what this process last wrote, or meant to
+        self.amid_git = False  # the last write was amid a rebase or the like: its end may undo it
+
+
 # ----------------------------------------------------------- vault/locks ----
 # Secrets that are sealed for themselves: their values, and the locks on them.
 #
@@ -6940,18 +6966,12 @@ class Store(Doubter):
     def __init__(self, places: Places, keys: Keys, vault: Vault, digest: str) -> None:
         self.places, self.keys, self.vault, self.digest = places, keys, vault, digest
         self.me = Machine(places)
-        self.seen: tuple[int, ...] | None = ()
+        self.file, self.remarks = LastSeen(), LoadRemarks()
         self.trouble: AvaultError | None = None
         self.unsaved = Unsaved(places, keys)
         self.kept_guards = KeptGuards(places, keys)
         self.know: Callable[[Store], None] = lambda _: None  # seals what is known of guards
-        self.written = ""  # the hash of what this process last wrote, or meant to
-        self.rollback = ""  # what was accepted, although the pin speaks against it
-        self.accepted = ""  # the hash of what was made of that, each time another
-        self.succeeded = ""  # that the first operator is another than this machine has seen last
-        self.lacks = ""  # what this machine knew under the key before, and is not in it
         self.writing = False
-        self.amid_git = False  # the last write was amid a rebase or the like: its end may undo it
 
     @property
     def machine(self) -> str:
@@ -7000,17 +7020,18 @@ class Store(Doubter):
         except Tampered as error:
             if not kept or not is_of(kept.vault, content):
                 raise succeed_known(places, content) or error from None
-            kept.seen, kept.trouble = kept.look(), succeed_vault(places, kept.vault) or error
+            kept.file.state, kept.trouble = kept.look(), succeed_vault(places, kept.vault) or error
             return kept
         vault = store.vault
         store.unsaved.forget(vault)
         if pin and store.me.is_followed(pin, vault) and not vault.is_after(pin["generation"]):
             store.me.rename()  # it is not known here what that has written
-            store.lacks = "the vault lacks writes that this machine knew under the key before"
+            lacks = "the vault lacks writes that this machine knew under the key before"
+            store.remarks.lacks = lacks
         before, first = (pin or {}).get("operator"), to_npub(vault.operator)
         if before not in (None, first):
             store.me.seen = str(before)
-            store.succeeded = f"the first operator is {first} now, and was {before}"
+            store.remarks.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
             store.rename(draft, (pin or {}).get("since"))  # what is missing comes by a merge
             keep_retired(draft, pin or {}, store.machine)
@@ -7020,7 +7041,8 @@ class Store(Doubter):
         elif not pin or not {"agent", "operator"} <= {*pin} or pin["hash"] != store.digest:
             store.pin()
         store.kept_guards.keep(store.vault)
-        store.rollback, store.accepted = (refusal, store.digest) if refusal else ("", "")
+        if refusal:
+            store.remarks.rollback, store.remarks.accepted = refusal, store.digest
         if not pin:
             store.me.warning = (
                 "no pin.json: whether this is an older copy of the vault could not be seen"
@@ -7093,21 +7115,21 @@ class Store(Doubter):
 
     def notice(self, is_reading: bool = False) -> None:
         """`refresh`, for the one who is writing."""
-        if self.doubted or (seen := self.look()) == self.seen:
-            self.amid_git = self.amid_git and is_amid_git(self.places.dir)
+        if self.doubted or (seen := self.look()) == self.file.state:
+            self.file.amid_git = self.file.amid_git and is_amid_git(self.places.dir)
             return
-        self.seen = seen
+        self.file.state = seen
         try:
             data = read_vault(self.places)
             self.trouble = None
             if sha256(data).hex() != self.digest:
                 self.take(open_vault(data, self.keys), sha256(data).hex(), is_reading)
-            if self.unsaved.digest and self.seen:
+            if self.unsaved.digest and self.file.state:
                 self.unsaved.forget(self.vault)
         except AvaultError as error:
             self.trouble = succeed_vault(self.places, self.vault) or error
             if not isinstance(error, Tampered | Locked):
-                self.seen = ()  # a full disk, or the like: that ends without a change of the file
+                self.file.state = ()  # a full disk or the like: that ends without a change of it
 
     def take(self, found: Vault, digest: str, is_reading: bool) -> None:
         """Go on from another state of the vault that was found on the disk; raises Tampered."""
@@ -7117,20 +7139,21 @@ class Store(Doubter):
                 "avault.enc was replaced by that of another vault", "take it from git history"
             )
         me = self.machine
-        if digest != self.written and found.generation.get(me, 0) > ours.generation.get(me, 0):
+        is_ours = digest == self.file.written
+        if not is_ours and found.generation.get(me, 0) > ours.generation.get(me, 0):
             raise Tampered(
                 "another machine writes under this one's name: is one a clone of the other?",
                 "save what is served: avault export",
             )
         if found.generation == ours.generation or ours.is_after(found.generation):
             is_over = not is_amid_git(self.places.dir) and not is_git_at_work(self.places.dir)
-            if self.amid_git and is_over:  # aborted: what was confirmed meanwhile is written again
+            if self.file.amid_git and is_over:  # aborted: what was confirmed is written again
                 again = ours.copy()
                 again.sources = sorted([self.digest, digest])
                 self.replace(again, digest)
                 return
-            if self.amid_git:
-                self.seen = ()  # it may end without another change of the file
+            if self.file.amid_git:
+                self.file.state = ()  # it may end without another change of the file
             raise Tampered(
                 "avault.enc was replaced by an older one",
                 "git pull, or avault restore --unsaved; "
@@ -7145,7 +7168,7 @@ class Store(Doubter):
         elif is_reading and is_git_at_work(self.places.dir):
             # a rebase shows one side after the other, and stops at a file that changes meanwhile:
             # look again
-            self.seen = ()
+            self.file.state = ()
         else:
             merged.sources = sorted([self.digest, digest])
             self.replace(merged, digest)
@@ -7172,7 +7195,7 @@ class Store(Doubter):
                 self.notice()  # what came since is merged before anybody is told that it is written
                 return results
             except (FileChanged, Tampered, NotFound):
-                self.seen = ()  # a git pull came in between: apply the changes to what it brought
+                self.file.state = ()  # a git pull came in between: apply them to what it brought
             except AvaultError as error:
                 return [error] * len(changes)
         busy = self.trouble or AvaultError(
@@ -7187,7 +7210,7 @@ class Store(Doubter):
         """
         self.me.count(draft)
         data = seal_vault(draft, self.keys)
-        self.written = sha256(data).hex()
+        self.file.written = sha256(data).hex()
 
         def check(written: bytes) -> None:
             if open_vault(written, self.keys).generation != draft.generation:
@@ -7196,9 +7219,9 @@ class Store(Doubter):
                 )
 
         write_file(self.places.file("avault.enc"), data, check, over)
-        self.amid_git = is_amid_git(self.places.dir)
+        self.file.amid_git = is_amid_git(self.places.dir)
         # to be looked at: a pull may have come since
-        self.vault, self.digest, self.seen = draft, self.written, ()
+        self.vault, self.digest, self.file.state = draft, self.file.written, ()
         self.pin()
 
     def open_copy(self, data: bytes) -> Vault:
@@ -9392,6 +9415,15 @@ class Sending:
         self.is_sent = False
 
 
+class Sent:
+    """What went out of the question that is asked."""
+
+    def __init__(self) -> None:
+        self.since, self.requests = time.time(), 0
+        # relays that have not said yet what they think of an event of it
+        self.busy: set[str] = set()
+
+
 # -------------------------------------------------------- signer/remarks ----
 # What the operator should know of the signer while it is asked.
 
@@ -9480,12 +9512,10 @@ class RemoteSigner:
         self.code = PairingCode()
         self.remarks = Remarks()
         self.pending: Request | None = None
-        self.since, self.requests = time.time(), 0
+        self.sent = Sent()
         # somebody waits at a terminal, who is to hear of a refusal that nobody can have given
         self.is_attended = True
         self.is_resting = False  # it listens for an answer, and sends nothing
-        # relays that have not said yet what they think of an event of this question
-        self.busy: set[str] = set()
         # is given what answers an earlier question
         self.overhear: Callable[[str], None] | None = None
         # the answer was given long ago, to an earlier question: who held it back chose the time
@@ -9509,8 +9539,8 @@ class RemoteSigner:
     def describe(self) -> dict[str, Any]:
         """What is being waited for, as `status` shows it."""
         return {
-            "since": render_time(self.since),
-            "requests": self.requests,
+            "since": render_time(self.sent.since),
+            "requests": self.sent.requests,
             "next": self.next_time(),
             "client_key": self.me,
             "error": self.remarks.error,
@@ -9699,7 +9729,7 @@ class RemoteSigner:
         self.answered_in = None
         self.remarks.clear()
         sending = self.compose(request)
-        busy = self.busy = set()
+        busy = self.sent.busy = set()
         try:
             while not request.answer.done():
                 if self.relays.move():
@@ -9767,7 +9797,7 @@ class RemoteSigner:
             request.note_accepted(sending.request)
         if text != "relay not connected" and not sending.is_sent:
             sending.is_sent = True
-            self.requests += 1
+            self.sent.requests += 1
         self.relays.shown[url]["said"] = sending.said.get(url, "no answer")
         self.changed()
 
@@ -10331,15 +10361,22 @@ OUTCOMES: dict[str, type[AvaultError]] = {
 }
 
 
+class KnownAs:
+    """What programs, people and phones call the secret, which lies with others."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.account, self.label = str(request["account"]), str(request["label"])
+        self.title = str(request.get("title") or "a vault")  # the vault's name
+
+
 class Errand:
     """What a custodian's helper is sent for.
 
     `name` is the custodian's; `settings` are public; `kept` is what `set` gave, if anything.
-    `bound` says whose secret it is, as additional data of what is encrypted; `account` and `label`
-    name it where it is kept with others, for a program and for a person; `title` is the vault's
-    name, as phones show it. `directory` is where the one stood who typed it, `limit` the seconds
-    that there are, `prompt` the person, if one is there. One that is a part of a `whole` errand
-    keeps what is not made anew after an unlock; one that `agrees` is for a change of the vault.
+    `bound` says whose secret it is, as additional data of what is encrypted; `names` name it for
+    others. `directory` is where the one stood who typed it, `limit` the seconds that there are,
+    `prompt` the person, if one is there. One that is a part of a `whole` errand keeps what is not
+    made anew after an unlock; one that `agrees` is for a change of the vault.
     """
 
     def __init__(
@@ -10348,9 +10385,8 @@ class Errand:
         self.name = str(request["name"])
         self.settings: dict[str, str] = dict(request["settings"])
         self.kept: str | None = request.get("kept")
-        self.bound, self.account = str(request["bound"]), str(request["account"])
-        self.title = str(request.get("title") or "a vault")
-        self.label, self.directory = str(request["label"]), str(request.get("directory") or "/")
+        self.bound, self.names = str(request["bound"]), KnownAs(request)
+        self.directory = str(request.get("directory") or "/")
         self.limit, self.prompt, self.whole = float(request["limit"]), prompt, whole
         self.is_waited_for, self.agrees = True, request.get("agrees") is True
         self.is_old = False  # what comes of it was given long ago, to an earlier question
@@ -10675,7 +10711,7 @@ class Command(Tool):
         if parts["identity"]:
             parts["identity"] = self.errand.path(parts["identity"])
         if recipe in ("pass", "op") and not parts["key"]:
-            parts["key"] = f"avault/{self.errand.account}"
+            parts["key"] = f"avault/{self.errand.names.account}"
         lines = []
         for line in TOOL_RECIPES[recipe]:
             for name, part in parts.items():
@@ -10981,7 +11017,7 @@ class Keychain:
         """What the keychain keeps once `action` is done; raises what its error means."""
         ask = macos_keychain if sys.platform == "darwin" else secret_service
         try:
-            return ask(action, self.errand.account, self.errand.label, secret)
+            return ask(action, self.errand.names.account, self.errand.names.label, secret)
         except AvaultError:
             raise
         except ImportError:
@@ -11175,13 +11211,13 @@ class OperatorPhone:
             await remote.close()
         kept = {"client_key": keys.secret_key().to_hex(), "signer": remote.signer}
         kept["relays"] = ",".join(relays)
-        about = self.errand.title
+        about = self.errand.names.title
         return json.dumps({**kept, **wrap(secret, self.operator, about, place_name())})
 
     async def meet(self, remote: RemoteSigner, word: str) -> None:
         """Connect with the phone's app: by its own URI, or by one that it scans."""
         await remote.relays.wait_ready(15.0)
-        title = self.errand.title
+        title = self.errand.names.title
         if remote.signer:
             params = [remote.signer, word, "get_public_key", json.dumps(introduce(title))]
             await remote.request("connect", params, accept_connect(word), False)
@@ -11369,7 +11405,7 @@ class Program(Tool):
         errand = self.errand
         request = {
             "name": errand.name, "settings": self.own_settings(), "kept": errand.kept,
-            "bound": errand.bound, "account": errand.account, "label": errand.label,
+            "bound": errand.bound, "account": errand.names.account, "label": errand.names.label,
             "directory": errand.directory, "limit": errand.limit, "terminal": errand.prompt.path,
         }  # fmt: skip
         if secret is not None:
@@ -16682,7 +16718,7 @@ class Holding:
         AvaultError if the access log cannot be written.
         """
         log = AccessLog(self.places.state, store.keys, is_new)
-        custody += ", rollback accepted" if store.rollback else ""
+        custody += ", rollback accepted" if store.remarks.rollback else ""
         log.write({"op": "unlock", "for": custody}, describe_ourselves())
         log.save()
         self.store, self.ratchet.content, self.log = store, content, log
@@ -17947,6 +17983,38 @@ async def succeed(holding: Holding) -> None:
         )
 
 
+# -------------------------------------------------------- daemon/waiters ----
+# Who waits for the key, and what is tried for them, as the keyholder knows it.
+
+
+class Waiters:
+    """What those who wait for the key wish."""
+
+    def __init__(self) -> None:
+        # somebody waits for the key: ask for it; else listen for what comes late
+        self.is_asked = False
+        self.is_attended = True  # one of them is a person or a program, not only `daemon start`
+        self.accept_rollback = False
+        self.opens_until = 0.0  # uptime until which a late answer opens the vault
+        self.is_left = False  # nobody waits any more
+
+    def leave(self, opens_for: float) -> None:
+        """The last of them is gone; for so many seconds a late answer still opens the vault."""
+        self.is_asked, self.accept_rollback, self.is_left = False, False, True
+        self.opens_until = uptime() + opens_for
+
+    def are_late(self) -> bool:
+        """Whether they are gone for so long that an answer opens the vault no more."""
+        return not self.is_asked and uptime() >= self.opens_until
+
+
+class Tries:
+    """How many custodians are tried at this moment, and how many of them are phones."""
+
+    def __init__(self) -> None:
+        self.count = self.phones = 0
+
+
 # ------------------------------------------------------ daemon/unlocking ----
 # How the keyholder comes by the key: at once, by asking the phone, or by listening to it.
 
@@ -17964,17 +18032,10 @@ class Unlocking:
         self.task: asyncio.Task[None] | None = None
         # what the disk says of a vault that is locked: to be shown, and for nothing else
         self.shown: dict[str, Any] = {}
-        # somebody waits for the key: ask for it; else listen for what comes late
-        self.is_asked = False
-        self.is_attended = True  # somebody waits for the key, and not only `daemon start`
-        self.accept_rollback = False  # what they wish
-        self.opens_until = 0.0  # uptime until which a late answer opens the vault
+        self.waiters, self.tries = Waiters(), Tries()
         self.is_out = False  # the phone may have the question
         self.talking = self.resume = False
         self.tasks: set[asyncio.Task[None]] = set()
-        # custodians that are tried, and those of them that are phones
-        self.trying = self.phones = 0
-        self.is_left = False  # nobody waits any more
         # what this machine's phone said, while other operators' phones are still asked
         self.refused: AvaultError | None = None
 
@@ -17982,11 +18043,11 @@ class Unlocking:
 
     def ask(self, message: Message, fd: int | None) -> None:
         """Obtain the key: begin with it, or go on with the question that the phone may have."""
-        others = self.is_asked and self.is_attended
-        self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
-        self.refused, self.is_left = None, False
+        others = self.waiters.is_asked and self.waiters.is_attended
+        self.waiters.is_asked, self.refused = True, None
+        self.want(bool(message.get("accept_rollback")))
         self.reporter.warnings.pop("refused", None)
-        self.is_attended = others or not message.get("unattended")
+        self.waiters.is_attended = others or not message.get("unattended")
         if not self.talking and not self.task and not self.holding.store:
             self.begin(fd)
             return
@@ -17997,7 +18058,7 @@ class Unlocking:
             self.begin(fd)
             return
         if signer and self.task:
-            signer.is_attended = self.is_attended
+            signer.is_attended = self.waiters.is_attended
             signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
             self.reporter.report()
         if fd is not None:
@@ -18019,7 +18080,7 @@ class Unlocking:
 
     def want(self, accept_rollback: bool) -> None:
         """Somebody waits for the key, however it comes."""
-        self.is_left, self.accept_rollback = False, accept_rollback
+        self.waiters.is_left, self.waiters.accept_rollback = False, accept_rollback
 
     def rest(self, opens_for: float) -> None:
         """Nobody waits any more: ask no more, and listen, if the phone can have the question.
@@ -18027,38 +18088,36 @@ class Unlocking:
         For so many seconds a late answer still opens the vault. Then, and always, it turns the
         ratchet.
         """
-        self.is_asked, self.accept_rollback, self.opens_until = False, False, uptime() + opens_for
-        self.is_left = True
+        self.waiters.leave(opens_for)
         self.note_question()
         signer = self.holding.contact.signer
         if self.talking:
             self.resume = self.is_out
-        elif signer and self.task and (self.is_out or self.trying):
+        elif signer and self.task and (self.is_out or self.tries.count):
             signer.rest()
             self.reporter.report()
-        elif signer and self.task and signer.busy:
+        elif signer and self.task and signer.sent.busy:
             spawn(self.tasks, self.rest_when_known(signer))
-        elif not self.holding.store and not self.trying:
+        elif not self.holding.store and not self.tries.count:
             self.ended.set()
 
     async def rest_when_known(self, signer: RemoteSigner) -> None:
         """Rest once a relay has taken the question that is on its way, or has had its time."""
-        while signer.busy and not signer.requests and self.is_left:
+        while signer.sent.busy and not signer.sent.requests and self.waiters.is_left:
             await asyncio.sleep(0.05)
-        if self.is_left:
-            self.rest(self.opens_until - uptime())
+        if self.waiters.is_left:
+            self.rest(self.waiters.opens_until - uptime())
 
     def note_question(self) -> None:
         """Note whether the phone may have the question for the key."""
         signer = self.holding.contact.signer
-        self.is_out = self.is_out or bool(self.task and signer and signer.requests)
+        self.is_out = self.is_out or bool(self.task and signer and signer.sent.requests)
 
     def is_waiting(self) -> bool:
         """Whether the phone is asked, for the key or in a talk, and not only listened to."""
-        is_wanted = self.is_asked or self.talking or not self.task
-        return bool(
-            (self.holding.contact.signer and is_wanted) or (self.phones and not self.is_left)
-        )
+        is_wanted = self.waiters.is_asked or self.talking or not self.task
+        are_asked = self.tries.phones and not self.waiters.is_left
+        return bool((self.holding.contact.signer and is_wanted) or are_asked)
 
     # -- what talks want
 
@@ -18105,7 +18164,8 @@ class Unlocking:
             if fd is not None:
                 with open(fd, "rb") as pipe:
                     given = await asyncio.to_thread(pipe.read)
-                await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
+                key = GivenKey(given.decode(errors="replace"))
+                await self.open(key, self.waiters.accept_rollback)
             else:
                 await self.open_by_phone()
         except Exception as error:
@@ -18123,7 +18183,7 @@ class Unlocking:
         """
         if self.holding.store or not self.refused:
             return
-        if not self.trying:
+        if not self.tries.count:
             self.reporter.fail(self.refused)
             self.ended.set()
             return
@@ -18138,7 +18198,7 @@ class Unlocking:
         """
         holding, name, failed = self.holding, str(message["custodian"]), None
         is_phone = message.get("kind") == "phone"
-        self.trying, self.phones = self.trying + 1, self.phones + is_phone
+        self.tries.count, self.tries.phones = self.tries.count + 1, self.tries.phones + is_phone
         self.reporter.report()
         try:
             with socket.socket(fileno=fd) as end:
@@ -18149,19 +18209,21 @@ class Unlocking:
                 await agree(holding, custodian, str(ticket))
             elif not holding.store:
                 self.shown, _ = read_unlock(holding.places)
-                is_late = is_phone and self.is_left and uptime() >= self.opens_until
+                is_late = is_phone and self.waiters.is_left and uptime() >= self.waiters.opens_until
                 is_late = is_late or read_answer(answer).get("old") is True
-                accepts = self.accept_rollback if is_phone else bool(message["accept_rollback"])
+                told = bool(message["accept_rollback"])
+                accepts = self.waiters.accept_rollback if is_phone else told
                 await self.open(custodian, accepts, is_late)
         except Exception as error:
             failed = complain(error).to_dict()["error"]
         finally:
-            self.trying, self.phones = self.trying - 1, self.phones - is_phone
+            self.tries.count, self.tries.phones = self.tries.count - 1, self.tries.phones - is_phone
         if not message.get("ticket"):
             self.note_custodian(name, bool(message.get("asks")), failed)
         self.reporter.control.send({"tried": message["number"], "failed": failed})
         self.give_up()
-        if self.is_left and not (self.holding.store or self.task or self.trying or self.talking):
+        is_busy = self.task or self.tries.count or self.talking
+        if self.waiters.is_left and not (self.holding.store or is_busy):
             self.ended.set()
 
     def note_custodian(self, name: str, asks: bool, failed: dict[str, Any] | None) -> None:
@@ -18184,21 +18246,21 @@ class Unlocking:
         if not pairing:
             raise Locked("this machine is not paired with a signer", "pair it with: avault pair")
         async with contact.connect(pairing, pairing.signer) as signer:
-            signer.is_attended = self.is_attended
+            signer.is_attended = self.waiters.is_attended
             if is_clock_unsynchronised():
                 self.reporter.warnings["ntp"] = (
                     "nothing keeps this machine's clock right (NTP): if no request arrives,"
                     " look there"
                 )
-            signer.is_resting = not self.is_asked
+            signer.is_resting = not self.waiters.is_asked
             phone = Phone(pairing, signer)
             keys, content, own = await holding.obtain(phone)
-            while signer.is_old and self.is_asked and not holding.store:
+            while signer.is_old and self.waiters.is_asked and not holding.store:
                 async with holding.serving:
                     await holding.use_up(keys, content, own)
                 keys, content, own = await holding.obtain(phone)
-            is_late = signer.is_old or (not self.is_asked and uptime() >= self.opens_until)
-            await holding.serve(phone, keys, content, own, self.accept_rollback, is_late)
+            is_late = signer.is_old or self.waiters.are_late()
+            await holding.serve(phone, keys, content, own, self.waiters.accept_rollback, is_late)
             await succeed(holding)
 
 
@@ -18269,13 +18331,13 @@ def collect_warnings(holding: Holding) -> dict[str, str]:
             f"{store.trouble.message}; what was loaded before is served, nothing is written;"
             " to write it back: avault restore --unsaved"
         )
-    if store and store.succeeded:
+    if store and store.remarks.succeeded:
         warnings["first"] = (
-            f"{store.succeeded}: unless you know of that, take its key away from who did it, on"
-            " a machine with a phone that you trust: avault rotate agent"
+            f"{store.remarks.succeeded}: unless you know of that, take its key away from who did"
+            " it, on a machine with a phone that you trust: avault rotate agent"
         )
-    if store and store.lacks:
-        warnings["lacks"] = f"{store.lacks}: see avault history, and avault restore"
+    if store and store.remarks.lacks:
+        warnings["lacks"] = f"{store.remarks.lacks}: see avault history, and avault restore"
     if store and store.warning:
         warnings["pin"] = store.warning
     if recovery.warning:
@@ -18284,9 +18346,9 @@ def collect_warnings(holding: Holding) -> dict[str, str]:
         warnings.pop("ntp", None)  # of use only while an answer does not come
     if contact.signer and contact.signer.remarks.clock:
         warnings["clock"] = contact.signer.remarks.clock
-    if store and store.rollback:
+    if store and store.remarks.rollback:
         warnings["rollback"] = (
-            f"ROLLED BACK, as --accept-rollback was given: {store.rollback};"
+            f"ROLLED BACK, as --accept-rollback was given: {store.remarks.rollback};"
             " what was written since is missing"
         )
     if contact.pairing and contact.pairing.by_itself:
@@ -19602,7 +19664,7 @@ class Keyholder:
         """A session's work is done: end, where there is no vault and no task to get one."""
         converse = any(session.task and session.is_conversation for session in self.sessions)
         unlocking = self.unlocking
-        is_busy = unlocking.task or unlocking.talking or unlocking.trying or converse
+        is_busy = unlocking.task or unlocking.talking or unlocking.tries.count or converse
         if not (self.holding.store or is_busy):
             self.ended.set()
 
@@ -23737,7 +23799,7 @@ async def tell_about(keyholder: Keyholder, session: Session, request: Message) -
         "operator": store.vault.operator,
         "roots": {agent: name_root(agent) for agent in (store.vault.agent, *before)},
         "statements": {agent: said for agent, (_, said) in before.items()},
-        "rollback": store.accepted,
+        "rollback": store.remarks.accepted,
         "machine": store.machine,
         "generation": store.vault.generation,
         "digest": store.digest,

@@ -21,17 +21,13 @@ LONGER: dict[str, int] = {  # those that are still longer: a number here may onl
 WIDEST = 100  # columns of a line
 ATTRIBUTES = 12  # of a class: one with more is two
 MORE = {  # those that still have more: a number here may only become smaller
-    "Errand": 14,
     "Grant": 14,
     "Holding": 15,
     "Invitation": 15,
     "Keyholder": 19,
-    "RemoteSigner": 14,
     "Request": 18,
     "Rules": 14,
     "Session": 17,
-    "Store": 17,
-    "Unlocking": 17,
     "Warden": 15,
 }
 KEYS = re.compile(  # what touches a key; of the kinds of custodians, each has one unlock key, in a process of its own

@@ -334,7 +334,7 @@ class Passkey:
         ask = {**ask, "timeout": int(self.errand.limit * 1000)}
         prompt = self.errand.prompt
         purpose, prompt.purpose = prompt.purpose, None
-        page = Page(ask, printable(self.errand.label), printable(purpose or "", SAID))
+        page = Page(ask, printable(self.errand.names.label), printable(purpose or "", SAID))
         own, other = bind(self.port)
         with Server(own, page) as server, other or contextlib.nullcontext():
             port = own.getsockname()[1]

@@ -104,7 +104,7 @@ class Custodian:
 
     def usual_path(self) -> str:
         """Where KV keeps it if nothing is said: each vault and custodian has its own."""
-        return "/".join(["avault", *re.findall(PART, self.errand.account)])
+        return "/".join(["avault", *re.findall(PART, self.errand.names.account)])
 
     # What it does
 

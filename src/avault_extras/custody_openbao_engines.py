@@ -121,7 +121,7 @@ class KeyValue:
 
     def set(self, secret: str) -> str:
         """The version that was written, after the newest; it is read back."""
-        held = {"unlock_key": secret, "bound": self.errand.bound, "label": self.errand.label}
+        held = {"unlock_key": secret, "bound": self.errand.bound, "label": self.errand.names.label}
         told = {"options": {"cas": self.newest()}, "data": held}
         answer = self.server.ask("POST", self.where, told)
         if answer.says("check-and-set"):

@@ -160,8 +160,8 @@ class Custodian:
     def render(self, number: int, text: str, kept: dict[str, int]) -> bytes:
         """The sheet of one share."""
         need, of, name = kept["need"], kept["of"], self.errand.name
-        labelled = re.fullmatch(r"avault: unlock key of (.+?) \((.*)\)", self.errand.label)
-        vault, directory = labelled.groups() if labelled else (self.errand.label, "")
+        labelled = re.fullmatch(r"avault: unlock key of (.+?) \((.*)\)", self.errand.names.label)
+        vault, directory = labelled.groups() if labelled else (self.errand.names.label, "")
         facts = {
             "Vault": vault,
             "Belongs to": f"{avault.place_name()}, {directory}".removesuffix(", "),

@@ -49,8 +49,8 @@ class Member:
         whole = self.whole
         request = {
             "name": f"{whole.name}.{self.name}", "settings": self.settings, "kept": kept,
-            "bound": self.bound, "account": f"{whole.account}.{self.name}",
-            "label": f"{whole.label}, share of {self.name}", "title": whole.title,
+            "bound": self.bound, "account": f"{whole.names.account}.{self.name}",
+            "label": f"{whole.names.label}, share of {self.name}", "title": whole.names.title,
             "directory": whole.directory, "limit": max(limit, 0.0),
         }  # fmt: skip
         errand = Errand(request, whole.prompt, whole)

@@ -215,11 +215,11 @@ async def test_what_was_sent_is_counted(asking: Asking) -> None:
     ears = asking.remote.relays.pool = {"ws://one": Ear(), "ws://two": Ear()}
     ears["ws://one"].refusal = "relay not connected"
     await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
-    assert asking.remote.requests == 0
+    assert asking.remote.sent.requests == 0
     await asking.remote.publish(asking.request, "ws://two", asking.sending, set())
     ears["ws://one"].refusal = "blocked: no"
     await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
-    assert asking.remote.requests == 1, "one question, to two relays"
+    assert asking.remote.sent.requests == 1, "one question, to two relays"
     assert asking.remote.describe()["requests"] == 1
 
 

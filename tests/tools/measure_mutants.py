@@ -187,7 +187,7 @@ NO_DIFFERENCE = {  # code that does the same, and why
     "open_vault: raise ValueError('not the parts of one vault') => pass": "refused further down, after more work",
     "Store.create: '' => 'x'": "the digest of no file yet, which `replace` sets",
     "Store.write: continue => pass": "the file is looked at again before it is replaced",
-    "Store.write: self.seen = () => pass": "a file that was changed looks changed",
+    "Store.write: self.file.state = () => pass": "a file that was changed looks changed",
     "Control.send: 0 => 1": "a closed socket's number is -1, and 0 is stdin's",
     "Control.close: 0 => 1": "as above",
     "Control.readable: 16 => 17": "how much is read at once",

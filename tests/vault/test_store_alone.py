@@ -133,12 +133,14 @@ def test_a_first_operator_is_not_replaced_by_a_file(desk, store, way: str):
         return
     for _ in range(2):  # until a person has opened it
         store = avault.Store.load(desk.places, AGENT, {**desk.content, "operator": None})
-        assert store.succeeded == f"the first operator is {avault.to_npub(stranger)} now, and was {desk.content['operator']}"
+        assert (
+            store.remarks.succeeded == f"the first operator is {avault.to_npub(stranger)} now, and was {desk.content['operator']}"
+        )
         store.write([put("N", machine=store.machine)])
         assert desk.pin()["operator"] == desk.content["operator"]
     store.note_seen()
     assert desk.pin()["operator"] == avault.to_npub(stranger)
-    assert not avault.Store.load(desk.places, AGENT, {**desk.content, "operator": None}).succeeded
+    assert not avault.Store.load(desk.places, AGENT, {**desk.content, "operator": None}).remarks.succeeded
 
 
 def test_what_is_kept_opens_for_nobody_else(desk, store):
@@ -253,9 +255,9 @@ def test_a_rollback_is_accepted_under_a_new_name(desk, store):
     assert accepted.machine != store.machine and accepted.machine == avault.machine_id(desk.places)
     assert accepted.vault.generation == dict(sorted({store.machine: 1, accepted.machine: 1}.items()))
     assert accepted.vault.sources == [avault.sha256(older).hex()]
-    assert (again := desk.load()).digest == accepted.accepted and not again.accepted
+    assert (again := desk.load()).digest == accepted.remarks.accepted and not again.remarks.accepted
     desk.path.write_bytes(older)
-    assert desk.load(accept_rollback=True).accepted not in ("", accepted.accepted), "which each time is another"
+    assert desk.load(accept_rollback=True).remarks.accepted not in ("", accepted.remarks.accepted), "which each time is another"
     assert value(accepted.vault.merge(store.vault), "L") == "x", "what was rolled back comes again by a merge"
 
 

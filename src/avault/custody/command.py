@@ -95,7 +95,7 @@ class Command(Tool):
         if parts["identity"]:
             parts["identity"] = self.errand.path(parts["identity"])
         if recipe in ("pass", "op") and not parts["key"]:
-            parts["key"] = f"avault/{self.errand.account}"
+            parts["key"] = f"avault/{self.errand.names.account}"
         lines = []
         for line in TOOL_RECIPES[recipe]:
             for name, part in parts.items():

@@ -58,15 +58,22 @@ OUTCOMES: dict[str, type[AvaultError]] = {
 }
 
 
+class KnownAs:
+    """What programs, people and phones call the secret, which lies with others."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.account, self.label = str(request["account"]), str(request["label"])
+        self.title = str(request.get("title") or "a vault")  # the vault's name
+
+
 class Errand:
     """What a custodian's helper is sent for.
 
     `name` is the custodian's; `settings` are public; `kept` is what `set` gave, if anything.
-    `bound` says whose secret it is, as additional data of what is encrypted; `account` and `label`
-    name it where it is kept with others, for a program and for a person; `title` is the vault's
-    name, as phones show it. `directory` is where the one stood who typed it, `limit` the seconds
-    that there are, `prompt` the person, if one is there. One that is a part of a `whole` errand
-    keeps what is not made anew after an unlock; one that `agrees` is for a change of the vault.
+    `bound` says whose secret it is, as additional data of what is encrypted; `names` name it for
+    others. `directory` is where the one stood who typed it, `limit` the seconds that there are,
+    `prompt` the person, if one is there. One that is a part of a `whole` errand keeps what is not
+    made anew after an unlock; one that `agrees` is for a change of the vault.
     """
 
     def __init__(
@@ -75,9 +82,8 @@ class Errand:
         self.name = str(request["name"])
         self.settings: dict[str, str] = dict(request["settings"])
         self.kept: str | None = request.get("kept")
-        self.bound, self.account = str(request["bound"]), str(request["account"])
-        self.title = str(request.get("title") or "a vault")
-        self.label, self.directory = str(request["label"]), str(request.get("directory") or "/")
+        self.bound, self.names = str(request["bound"]), KnownAs(request)
+        self.directory = str(request.get("directory") or "/")
         self.limit, self.prompt, self.whole = float(request["limit"]), prompt, whole
         self.is_waited_for, self.agrees = True, request.get("agrees") is True
         self.is_old = False  # what comes of it was given long ago, to an earlier question

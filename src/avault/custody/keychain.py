@@ -143,7 +143,7 @@ class Keychain:
         """What the keychain keeps once `action` is done; raises what its error means."""
         ask = macos_keychain if sys.platform == "darwin" else secret_service
         try:
-            return ask(action, self.errand.account, self.errand.label, secret)
+            return ask(action, self.errand.names.account, self.errand.names.label, secret)
         except AvaultError:
             raise
         except ImportError:

@@ -120,13 +120,13 @@ class OperatorPhone:
             await remote.close()
         kept = {"client_key": keys.secret_key().to_hex(), "signer": remote.signer}
         kept["relays"] = ",".join(relays)
-        about = self.errand.title
+        about = self.errand.names.title
         return json.dumps({**kept, **wrap(secret, self.operator, about, place_name())})
 
     async def meet(self, remote: RemoteSigner, word: str) -> None:
         """Connect with the phone's app: by its own URI, or by one that it scans."""
         await remote.relays.wait_ready(15.0)
-        title = self.errand.title
+        title = self.errand.names.title
         if remote.signer:
             params = [remote.signer, word, "get_public_key", json.dumps(introduce(title))]
             await remote.request("connect", params, accept_connect(word), False)

@@ -82,7 +82,7 @@ class Program(Tool):
         errand = self.errand
         request = {
             "name": errand.name, "settings": self.own_settings(), "kept": errand.kept,
-            "bound": errand.bound, "account": errand.account, "label": errand.label,
+            "bound": errand.bound, "account": errand.names.account, "label": errand.names.label,
             "directory": errand.directory, "limit": errand.limit, "terminal": errand.prompt.path,
         }  # fmt: skip
         if secret is not None:

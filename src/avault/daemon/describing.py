@@ -81,13 +81,13 @@ def collect_warnings(holding: Holding) -> dict[str, str]:
             f"{store.trouble.message}; what was loaded before is served, nothing is written;"
             " to write it back: avault restore --unsaved"
         )
-    if store and store.succeeded:
+    if store and store.remarks.succeeded:
         warnings["first"] = (
-            f"{store.succeeded}: unless you know of that, take its key away from who did it, on"
-            " a machine with a phone that you trust: avault rotate agent"
+            f"{store.remarks.succeeded}: unless you know of that, take its key away from who did"
+            " it, on a machine with a phone that you trust: avault rotate agent"
         )
-    if store and store.lacks:
-        warnings["lacks"] = f"{store.lacks}: see avault history, and avault restore"
+    if store and store.remarks.lacks:
+        warnings["lacks"] = f"{store.remarks.lacks}: see avault history, and avault restore"
     if store and store.warning:
         warnings["pin"] = store.warning
     if recovery.warning:
@@ -96,9 +96,9 @@ def collect_warnings(holding: Holding) -> dict[str, str]:
         warnings.pop("ntp", None)  # of use only while an answer does not come
     if contact.signer and contact.signer.remarks.clock:
         warnings["clock"] = contact.signer.remarks.clock
-    if store and store.rollback:
+    if store and store.remarks.rollback:
         warnings["rollback"] = (
-            f"ROLLED BACK, as --accept-rollback was given: {store.rollback};"
+            f"ROLLED BACK, as --accept-rollback was given: {store.remarks.rollback};"
             " what was written since is missing"
         )
     if contact.pairing and contact.pairing.by_itself:

@@ -254,7 +254,7 @@ class Holding:
         AvaultError if the access log cannot be written.
         """
         log = AccessLog(self.places.state, store.keys, is_new)
-        custody += ", rollback accepted" if store.rollback else ""
+        custody += ", rollback accepted" if store.remarks.rollback else ""
         log.write({"op": "unlock", "for": custody}, describe_ourselves())
         log.save()
         self.store, self.ratchet.content, self.log = store, content, log

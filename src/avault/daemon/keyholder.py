@@ -219,7 +219,7 @@ class Keyholder:
         """A session's work is done: end, where there is no vault and no task to get one."""
         converse = any(session.task and session.is_conversation for session in self.sessions)
         unlocking = self.unlocking
-        is_busy = unlocking.task or unlocking.talking or unlocking.trying or converse
+        is_busy = unlocking.task or unlocking.talking or unlocking.tries.count or converse
         if not (self.holding.store or is_busy):
             self.ended.set()
 

@@ -66,7 +66,7 @@ async def tell_about(keyholder: Keyholder, session: Session, request: Message) -
         "operator": store.vault.operator,
         "roots": {agent: name_root(agent) for agent in (store.vault.agent, *before)},
         "statements": {agent: said for agent, (_, said) in before.items()},
-        "rollback": store.accepted,
+        "rollback": store.remarks.accepted,
         "machine": store.machine,
         "generation": store.vault.generation,
         "digest": store.digest,

@@ -14,6 +14,7 @@ from avault.daemon.errands import read_whole
 from avault.daemon.holding import Holding
 from avault.daemon.operators import succeed
 from avault.daemon.reporter import Reporter
+from avault.daemon.waiters import Tries, Waiters
 from avault.errors import AvaultError, Locked, complain
 from avault.process import uptime
 from avault.signer.pairing import Pairing
@@ -42,17 +43,10 @@ class Unlocking:
         self.task: asyncio.Task[None] | None = None
         # what the disk says of a vault that is locked: to be shown, and for nothing else
         self.shown: dict[str, Any] = {}
-        # somebody waits for the key: ask for it; else listen for what comes late
-        self.is_asked = False
-        self.is_attended = True  # somebody waits for the key, and not only `daemon start`
-        self.accept_rollback = False  # what they wish
-        self.opens_until = 0.0  # uptime until which a late answer opens the vault
+        self.waiters, self.tries = Waiters(), Tries()
         self.is_out = False  # the phone may have the question
         self.talking = self.resume = False
         self.tasks: set[asyncio.Task[None]] = set()
-        # custodians that are tried, and those of them that are phones
-        self.trying = self.phones = 0
-        self.is_left = False  # nobody waits any more
         # what this machine's phone said, while other operators' phones are still asked
         self.refused: AvaultError | None = None
 
@@ -60,11 +54,11 @@ class Unlocking:
 
     def ask(self, message: Message, fd: int | None) -> None:
         """Obtain the key: begin with it, or go on with the question that the phone may have."""
-        others = self.is_asked and self.is_attended
-        self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
-        self.refused, self.is_left = None, False
+        others = self.waiters.is_asked and self.waiters.is_attended
+        self.waiters.is_asked, self.refused = True, None
+        self.want(bool(message.get("accept_rollback")))
         self.reporter.warnings.pop("refused", None)
-        self.is_attended = others or not message.get("unattended")
+        self.waiters.is_attended = others or not message.get("unattended")
         if not self.talking and not self.task and not self.holding.store:
             self.begin(fd)
             return
@@ -75,7 +69,7 @@ class Unlocking:
             self.begin(fd)
             return
         if signer and self.task:
-            signer.is_attended = self.is_attended
+            signer.is_attended = self.waiters.is_attended
             signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
             self.reporter.report()
         if fd is not None:
@@ -97,7 +91,7 @@ class Unlocking:
 
     def want(self, accept_rollback: bool) -> None:
         """Somebody waits for the key, however it comes."""
-        self.is_left, self.accept_rollback = False, accept_rollback
+        self.waiters.is_left, self.waiters.accept_rollback = False, accept_rollback
 
     def rest(self, opens_for: float) -> None:
         """Nobody waits any more: ask no more, and listen, if the phone can have the question.
@@ -105,38 +99,36 @@ class Unlocking:
         For so many seconds a late answer still opens the vault. Then, and always, it turns the
         ratchet.
         """
-        self.is_asked, self.accept_rollback, self.opens_until = False, False, uptime() + opens_for
-        self.is_left = True
+        self.waiters.leave(opens_for)
         self.note_question()
         signer = self.holding.contact.signer
         if self.talking:
             self.resume = self.is_out
-        elif signer and self.task and (self.is_out or self.trying):
+        elif signer and self.task and (self.is_out or self.tries.count):
             signer.rest()
             self.reporter.report()
-        elif signer and self.task and signer.busy:
+        elif signer and self.task and signer.sent.busy:
             spawn(self.tasks, self.rest_when_known(signer))
-        elif not self.holding.store and not self.trying:
+        elif not self.holding.store and not self.tries.count:
             self.ended.set()
 
     async def rest_when_known(self, signer: RemoteSigner) -> None:
         """Rest once a relay has taken the question that is on its way, or has had its time."""
-        while signer.busy and not signer.requests and self.is_left:
+        while signer.sent.busy and not signer.sent.requests and self.waiters.is_left:
             await asyncio.sleep(0.05)
-        if self.is_left:
-            self.rest(self.opens_until - uptime())
+        if self.waiters.is_left:
+            self.rest(self.waiters.opens_until - uptime())
 
     def note_question(self) -> None:
         """Note whether the phone may have the question for the key."""
         signer = self.holding.contact.signer
-        self.is_out = self.is_out or bool(self.task and signer and signer.requests)
+        self.is_out = self.is_out or bool(self.task and signer and signer.sent.requests)
 
     def is_waiting(self) -> bool:
         """Whether the phone is asked, for the key or in a talk, and not only listened to."""
-        is_wanted = self.is_asked or self.talking or not self.task
-        return bool(
-            (self.holding.contact.signer and is_wanted) or (self.phones and not self.is_left)
-        )
+        is_wanted = self.waiters.is_asked or self.talking or not self.task
+        are_asked = self.tries.phones and not self.waiters.is_left
+        return bool((self.holding.contact.signer and is_wanted) or are_asked)
 
     # -- what talks want
 
@@ -183,7 +175,8 @@ class Unlocking:
             if fd is not None:
                 with open(fd, "rb") as pipe:
                     given = await asyncio.to_thread(pipe.read)
-                await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
+                key = GivenKey(given.decode(errors="replace"))
+                await self.open(key, self.waiters.accept_rollback)
             else:
                 await self.open_by_phone()
         except Exception as error:
@@ -201,7 +194,7 @@ class Unlocking:
         """
         if self.holding.store or not self.refused:
             return
-        if not self.trying:
+        if not self.tries.count:
             self.reporter.fail(self.refused)
             self.ended.set()
             return
@@ -216,7 +209,7 @@ class Unlocking:
         """
         holding, name, failed = self.holding, str(message["custodian"]), None
         is_phone = message.get("kind") == "phone"
-        self.trying, self.phones = self.trying + 1, self.phones + is_phone
+        self.tries.count, self.tries.phones = self.tries.count + 1, self.tries.phones + is_phone
         self.reporter.report()
         try:
             with socket.socket(fileno=fd) as end:
@@ -227,19 +220,21 @@ class Unlocking:
                 await agree(holding, custodian, str(ticket))
             elif not holding.store:
                 self.shown, _ = read_unlock(holding.places)
-                is_late = is_phone and self.is_left and uptime() >= self.opens_until
+                is_late = is_phone and self.waiters.is_left and uptime() >= self.waiters.opens_until
                 is_late = is_late or read_answer(answer).get("old") is True
-                accepts = self.accept_rollback if is_phone else bool(message["accept_rollback"])
+                told = bool(message["accept_rollback"])
+                accepts = self.waiters.accept_rollback if is_phone else told
                 await self.open(custodian, accepts, is_late)
         except Exception as error:
             failed = complain(error).to_dict()["error"]
         finally:
-            self.trying, self.phones = self.trying - 1, self.phones - is_phone
+            self.tries.count, self.tries.phones = self.tries.count - 1, self.tries.phones - is_phone
         if not message.get("ticket"):
             self.note_custodian(name, bool(message.get("asks")), failed)
         self.reporter.control.send({"tried": message["number"], "failed": failed})
         self.give_up()
-        if self.is_left and not (self.holding.store or self.task or self.trying or self.talking):
+        is_busy = self.task or self.tries.count or self.talking
+        if self.waiters.is_left and not (self.holding.store or is_busy):
             self.ended.set()
 
     def note_custodian(self, name: str, asks: bool, failed: dict[str, Any] | None) -> None:
@@ -262,19 +257,19 @@ class Unlocking:
         if not pairing:
             raise Locked("this machine is not paired with a signer", "pair it with: avault pair")
         async with contact.connect(pairing, pairing.signer) as signer:
-            signer.is_attended = self.is_attended
+            signer.is_attended = self.waiters.is_attended
             if is_clock_unsynchronised():
                 self.reporter.warnings["ntp"] = (
                     "nothing keeps this machine's clock right (NTP): if no request arrives,"
                     " look there"
                 )
-            signer.is_resting = not self.is_asked
+            signer.is_resting = not self.waiters.is_asked
             phone = Phone(pairing, signer)
             keys, content, own = await holding.obtain(phone)
-            while signer.is_old and self.is_asked and not holding.store:
+            while signer.is_old and self.waiters.is_asked and not holding.store:
                 async with holding.serving:
                     await holding.use_up(keys, content, own)
                 keys, content, own = await holding.obtain(phone)
-            is_late = signer.is_old or (not self.is_asked and uptime() >= self.opens_until)
-            await holding.serve(phone, keys, content, own, self.accept_rollback, is_late)
+            is_late = signer.is_old or self.waiters.are_late()
+            await holding.serve(phone, keys, content, own, self.waiters.accept_rollback, is_late)
             await succeed(holding)

@@ -164,3 +164,12 @@ class Sending:
         self.event, self.request, self.made = event, request, made
         self.said: dict[str, str] = {}
         self.is_sent = False
+
+
+class Sent:
+    """What went out of the question that is asked."""
+
+    def __init__(self) -> None:
+        self.since, self.requests = time.time(), 0
+        # relays that have not said yet what they think of an event of it
+        self.busy: set[str] = set()

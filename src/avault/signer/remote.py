@@ -20,6 +20,7 @@ from avault.signer.question import (
     UNCLEAR,
     Request,
     Sending,
+    Sent,
     is_own_timeout,
 )
 from avault.signer.relays import RPC_KIND, Relays, compose_event, is_to, read_event
@@ -55,12 +56,10 @@ class RemoteSigner:
         self.code = PairingCode()
         self.remarks = Remarks()
         self.pending: Request | None = None
-        self.since, self.requests = time.time(), 0
+        self.sent = Sent()
         # somebody waits at a terminal, who is to hear of a refusal that nobody can have given
         self.is_attended = True
         self.is_resting = False  # it listens for an answer, and sends nothing
-        # relays that have not said yet what they think of an event of this question
-        self.busy: set[str] = set()
         # is given what answers an earlier question
         self.overhear: Callable[[str], None] | None = None
         # the answer was given long ago, to an earlier question: who held it back chose the time
@@ -84,8 +83,8 @@ class RemoteSigner:
     def describe(self) -> dict[str, Any]:
         """What is being waited for, as `status` shows it."""
         return {
-            "since": render_time(self.since),
-            "requests": self.requests,
+            "since": render_time(self.sent.since),
+            "requests": self.sent.requests,
             "next": self.next_time(),
             "client_key": self.me,
             "error": self.remarks.error,
@@ -274,7 +273,7 @@ class RemoteSigner:
         self.answered_in = None
         self.remarks.clear()
         sending = self.compose(request)
-        busy = self.busy = set()
+        busy = self.sent.busy = set()
         try:
             while not request.answer.done():
                 if self.relays.move():
@@ -342,6 +341,6 @@ class RemoteSigner:
             request.note_accepted(sending.request)
         if text != "relay not connected" and not sending.is_sent:
             sending.is_sent = True
-            self.requests += 1
+            self.sent.requests += 1
         self.relays.shown[url]["said"] = sending.said.get(url, "no answer")
         self.changed()

@@ -12,6 +12,7 @@ from avault.places import Places, sha256
 from avault.vault.doubts import Doubter, last_write_of
 from avault.vault.files import VAULT_LIMIT, FileChanged, look_at, read_file, write_file
 from avault.vault.kept_guards import KeptGuards, lacks_guards
+from avault.vault.last_seen import LastSeen, LoadRemarks
 from avault.vault.machine import Machine, keep_retired, read_pin
 from avault.vault.presence import is_of, read_vault, refuse_other, refuse_successor
 from avault.vault.records import Vault, attempt
@@ -38,18 +39,12 @@ class Store(Doubter):
     def __init__(self, places: Places, keys: Keys, vault: Vault, digest: str) -> None:
         self.places, self.keys, self.vault, self.digest = places, keys, vault, digest
         self.me = Machine(places)
-        self.seen: tuple[int, ...] | None = ()
+        self.file, self.remarks = LastSeen(), LoadRemarks()
         self.trouble: AvaultError | None = None
         self.unsaved = Unsaved(places, keys)
         self.kept_guards = KeptGuards(places, keys)
         self.know: Callable[[Store], None] = lambda _: None  # seals what is known of guards
-        self.written = ""  # the hash of what this process last wrote, or meant to
-        self.rollback = ""  # what was accepted, although the pin speaks against it
-        self.accepted = ""  # the hash of what was made of that, each time another
-        self.succeeded = ""  # that the first operator is another than this machine has seen last
-        self.lacks = ""  # what this machine knew under the key before, and is not in it
         self.writing = False
-        self.amid_git = False  # the last write was amid a rebase or the like: its end may undo it
 
     @property
     def machine(self) -> str:
@@ -98,17 +93,18 @@ class Store(Doubter):
         except Tampered as error:
             if not kept or not is_of(kept.vault, content):
                 raise succeed_known(places, content) or error from None
-            kept.seen, kept.trouble = kept.look(), succeed_vault(places, kept.vault) or error
+            kept.file.state, kept.trouble = kept.look(), succeed_vault(places, kept.vault) or error
             return kept
         vault = store.vault
         store.unsaved.forget(vault)
         if pin and store.me.is_followed(pin, vault) and not vault.is_after(pin["generation"]):
             store.me.rename()  # it is not known here what that has written
-            store.lacks = "the vault lacks writes that this machine knew under the key before"
+            lacks = "the vault lacks writes that this machine knew under the key before"
+            store.remarks.lacks = lacks
         before, first = (pin or {}).get("operator"), to_npub(vault.operator)
         if before not in (None, first):
             store.me.seen = str(before)
-            store.succeeded = f"the first operator is {first} now, and was {before}"
+            store.remarks.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
             store.rename(draft, (pin or {}).get("since"))  # what is missing comes by a merge
             keep_retired(draft, pin or {}, store.machine)
@@ -118,7 +114,8 @@ class Store(Doubter):
         elif not pin or not {"agent", "operator"} <= {*pin} or pin["hash"] != store.digest:
             store.pin()
         store.kept_guards.keep(store.vault)
-        store.rollback, store.accepted = (refusal, store.digest) if refusal else ("", "")
+        if refusal:
+            store.remarks.rollback, store.remarks.accepted = refusal, store.digest
         if not pin:
             store.me.warning = (
                 "no pin.json: whether this is an older copy of the vault could not be seen"
@@ -191,21 +188,21 @@ class Store(Doubter):
 
     def notice(self, is_reading: bool = False) -> None:
         """`refresh`, for the one who is writing."""
-        if self.doubted or (seen := self.look()) == self.seen:
-            self.amid_git = self.amid_git and is_amid_git(self.places.dir)
+        if self.doubted or (seen := self.look()) == self.file.state:
+            self.file.amid_git = self.file.amid_git and is_amid_git(self.places.dir)
             return
-        self.seen = seen
+        self.file.state = seen
         try:
             data = read_vault(self.places)
             self.trouble = None
             if sha256(data).hex() != self.digest:
                 self.take(open_vault(data, self.keys), sha256(data).hex(), is_reading)
-            if self.unsaved.digest and self.seen:
+            if self.unsaved.digest and self.file.state:
                 self.unsaved.forget(self.vault)
         except AvaultError as error:
             self.trouble = succeed_vault(self.places, self.vault) or error
             if not isinstance(error, Tampered | Locked):
-                self.seen = ()  # a full disk, or the like: that ends without a change of the file
+                self.file.state = ()  # a full disk or the like: that ends without a change of it
 
     def take(self, found: Vault, digest: str, is_reading: bool) -> None:
         """Go on from another state of the vault that was found on the disk; raises Tampered."""
@@ -215,20 +212,21 @@ class Store(Doubter):
                 "avault.enc was replaced by that of another vault", "take it from git history"
             )
         me = self.machine
-        if digest != self.written and found.generation.get(me, 0) > ours.generation.get(me, 0):
+        is_ours = digest == self.file.written
+        if not is_ours and found.generation.get(me, 0) > ours.generation.get(me, 0):
             raise Tampered(
                 "another machine writes under this one's name: is one a clone of the other?",
                 "save what is served: avault export",
             )
         if found.generation == ours.generation or ours.is_after(found.generation):
             is_over = not is_amid_git(self.places.dir) and not is_git_at_work(self.places.dir)
-            if self.amid_git and is_over:  # aborted: what was confirmed meanwhile is written again
+            if self.file.amid_git and is_over:  # aborted: what was confirmed is written again
                 again = ours.copy()
                 again.sources = sorted([self.digest, digest])
                 self.replace(again, digest)
                 return
-            if self.amid_git:
-                self.seen = ()  # it may end without another change of the file
+            if self.file.amid_git:
+                self.file.state = ()  # it may end without another change of the file
             raise Tampered(
                 "avault.enc was replaced by an older one",
                 "git pull, or avault restore --unsaved; "
@@ -243,7 +241,7 @@ class Store(Doubter):
         elif is_reading and is_git_at_work(self.places.dir):
             # a rebase shows one side after the other, and stops at a file that changes meanwhile:
             # look again
-            self.seen = ()
+            self.file.state = ()
         else:
             merged.sources = sorted([self.digest, digest])
             self.replace(merged, digest)
@@ -270,7 +268,7 @@ class Store(Doubter):
                 self.notice()  # what came since is merged before anybody is told that it is written
                 return results
             except (FileChanged, Tampered, NotFound):
-                self.seen = ()  # a git pull came in between: apply the changes to what it brought
+                self.file.state = ()  # a git pull came in between: apply them to what it brought
             except AvaultError as error:
                 return [error] * len(changes)
         busy = self.trouble or AvaultError(
@@ -285,7 +283,7 @@ class Store(Doubter):
         """
         self.me.count(draft)
         data = seal_vault(draft, self.keys)
-        self.written = sha256(data).hex()
+        self.file.written = sha256(data).hex()
 
         def check(written: bytes) -> None:
             if open_vault(written, self.keys).generation != draft.generation:
@@ -294,9 +292,9 @@ class Store(Doubter):
                 )
 
         write_file(self.places.file("avault.enc"), data, check, over)
-        self.amid_git = is_amid_git(self.places.dir)
+        self.file.amid_git = is_amid_git(self.places.dir)
         # to be looked at: a pull may have come since
-        self.vault, self.digest, self.seen = draft, self.written, ()
+        self.vault, self.digest, self.file.state = draft, self.file.written, ()
         self.pin()
 
     def open_copy(self, data: bytes) -> Vault:
