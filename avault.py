@@ -10382,11 +10382,10 @@ class Errand:
     def __init__(
         self, request: dict[str, Any], prompt: Prompt, whole: Errand | None = None
     ) -> None:
-        self.name = str(request["name"])
+        self.name, self.bound = str(request["name"]), str(request["bound"])
         self.settings: dict[str, str] = dict(request["settings"])
         self.kept: str | None = request.get("kept")
-        self.bound, self.names = str(request["bound"]), KnownAs(request)
-        self.directory = str(request.get("directory") or "/")
+        self.names, self.directory = KnownAs(request), str(request.get("directory") or "/")
         self.limit, self.prompt, self.whole = float(request["limit"]), prompt, whole
         self.is_waited_for, self.agrees = True, request.get("agrees") is True
         self.is_old = False  # what comes of it was given long ago, to an earlier question
