@@ -78,6 +78,7 @@ def test_lock_after(proven: Machine, canary: Canary) -> None:
     proven.wait_state("locked")
 
 
+@pytest.mark.slow
 def test_lock_idle(proven: Machine, canary: Canary) -> None:
     proven("daemon", "start", "-b", "--lock-idle", "1h")
     proven.wait_state("unlocked")
@@ -199,6 +200,7 @@ def test_notify_that_fails_or_stays_harms_nothing(proven: Machine) -> None:
     proven("unlock")
 
 
+@pytest.mark.slow
 def test_the_status_line(machine: Machine, proven: Machine, rogue: Rogue) -> None:
     """On a terminal one line that is redrawn; nothing of it in a pipe."""
     rogue.behave("nip44_decrypt", [{"do": "silence"}])

@@ -51,6 +51,7 @@ def test_edit(vault: Machine, canary: Canary) -> None:
     assert not Path(temporary).exists()
 
 
+@pytest.mark.slow
 def test_what_is_written_back(vault: Machine, canary: Canary) -> None:
     before = canary.value + "\n"
     assert "unchanged: a/B" in edit(vault, ":")

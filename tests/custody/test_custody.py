@@ -173,6 +173,7 @@ def test_one_that_hangs_gives_way(owner: Owner) -> None:
     assert owner.asked() == asked + 1
 
 
+@pytest.mark.slow
 def test_a_caller_that_leaves_takes_the_helper_with_it(owner: Owner) -> None:
     owner.add()
     machine = owner.machine
@@ -431,6 +432,7 @@ def connect(machine: Machine) -> avault.Places:
     return places
 
 
+@pytest.mark.slow
 def test_a_phone_that_is_out_is_not_asked_to_open(owner: Owner) -> None:
     """Not for a second caller either, while the first one is at a custodian."""
     machine = owner.machine

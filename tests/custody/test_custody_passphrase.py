@@ -133,6 +133,7 @@ termios.tcsetattr = lambda *modes: (time.sleep(0.5), set_modes(*modes))[1]
 """
 
 
+@pytest.mark.slow
 def test_whoever_types_at_once_is_neither_shown_nor_lost(people, canary: Canary) -> None:
     """The echo is off before the question is there: also where that takes the process a while."""
     made = ask(people, "set", canary.value, canary.value, secret=SECRET, before=SLOW_TERMINAL)

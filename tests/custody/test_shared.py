@@ -370,6 +370,7 @@ def test_git_is_told_of_their_files(fleet: Fleet) -> None:
         assert said.splitlines() == [f"{name}: merge: avault", f"{name}: text: unset", f"{name}: filter: unset"]
 
 
+@pytest.mark.slow
 def test_a_phoneless_vault_on_a_new_machine(machine: Machine, place, canary: Canary, allow: Callable[[Path], Path]) -> None:
     """The passphrase that opens it there opens it here too, and whoever types it agrees to changes."""
     init_with_passphrase(machine, canary)

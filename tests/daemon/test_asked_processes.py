@@ -45,6 +45,7 @@ def openers() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_it_is_asked_for_by_every_command_that_names_it(office: Office, canary: Canary) -> None:
     machine = office.machine
     asked = len(office.sentences())
@@ -128,6 +129,7 @@ def test_it_is_in_no_file_and_every_copy_opens_to_a_sealed_value(office: Office,
             assert not path.is_file() or canary.value.encode() not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_program_that_is_killed_gets_nothing(office: Office) -> None:
     machine, phone = office.machine, office.phone
     phone.behave("nip44_decrypt", HONEST_WAIT)

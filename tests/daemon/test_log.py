@@ -471,6 +471,7 @@ def test_what_is_taken_while_the_vault_is_locked(change: Any, machine: Machine, 
     machine("log", "--verify", code=8)  # and it is not forgotten
 
 
+@pytest.mark.slow
 @linux
 def test_lines_cut_off_after_a_kill(machine: Machine, canary, nsec: str) -> None:
     """Where the log ends is written down while the vault is open, not only when it is locked."""

@@ -139,6 +139,7 @@ def test_kill_of_the_keyholder_asks_nobody(machine: Machine) -> None:
         assert len(signer.seen("request")) == before
 
 
+@pytest.mark.slow
 def test_lock_of_a_keyholder_that_does_not_listen(vault: Open) -> None:
     os.kill(vault.keyholder, signal.SIGSTOP)
     begun = time.monotonic()
@@ -149,6 +150,7 @@ def test_lock_of_a_keyholder_that_does_not_listen(vault: Open) -> None:
     vault.unlock()
 
 
+@pytest.mark.slow
 def test_stop_of_a_keyholder_that_does_not_listen(vault: Open) -> None:
     os.kill(vault.keyholder, signal.SIGSTOP)
     vault.machine("daemon", "stop", "--force")
@@ -181,6 +183,7 @@ def test_ctrl_c_in_the_foreground_asks_twice(vault: Open) -> None:
     assert daemon.wait(10) == 0 and not is_alive(vault.keyholder)
 
 
+@pytest.mark.slow
 def test_second_daemon(vault: Open) -> None:
     """With a socket of its own and no way to find the first: it is not started, whatever its start says."""
     elsewhere = str(vault.machine.top / "b.sock")
@@ -192,6 +195,7 @@ def test_second_daemon(vault: Open) -> None:
     assert (status["pid"], status["keyholder_pid"]) == (vault.supervisor, vault.keyholder)
 
 
+@pytest.mark.slow
 def test_second_daemon_through_a_link(vault: Open) -> None:
     link = vault.machine.top / "link"
     link.symlink_to(vault.machine.vault)
@@ -232,6 +236,7 @@ def test_sets_at_once(vault: Open) -> None:
 # The socket
 
 
+@pytest.mark.slow
 def test_socket_that_is_removed(vault: Open) -> None:
     path = vault.machine.runtime / "avault.sock"
     vault.machine("set", "a/B", input="b")

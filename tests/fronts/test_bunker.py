@@ -310,6 +310,7 @@ async def test_what_is_no_event_is_not_signed(hall: Hall) -> None:
             await hall.sign("nostr-event", text)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=200) | st.dictionaries(st.text(max_size=10), st.integers() | st.text(max_size=9)).map(json.dumps))
 def test_any_text_is_an_event_or_refused(text: str) -> None:
     said = {"as": "nostr-event", "payload": base64.b64encode(text.encode("utf-8", "replace")).decode()}
@@ -900,6 +901,7 @@ async def test_a_grant_that_ends_while_a_request_is_under_way_gets_nothing(hall:
 # the front end
 
 
+@pytest.mark.slow
 async def test_a_port_that_is_taken_silences_nobody_elsewhere(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(avault, "READY_TIME", 2.0)
     relay, url = await avault.start_relay()

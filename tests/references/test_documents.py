@@ -163,6 +163,7 @@ def test_help_blocks_are_the_real_help(document: str) -> None:
     assert opened == closed and len(opened) == len(list(d.BLOCK.finditer(text))), "a block that does not end, or is not known"
 
 
+@pytest.mark.slow
 def test_blocks_are_written() -> None:
     text = "a\n<!-- help: avault has -->\nold\n<!-- /help -->\nb\n<!-- bench -->\nold\n<!-- /bench -->\n"
     fresh = d.refresh(text, "| new |")

@@ -90,6 +90,7 @@ def transcript(name: str = "transcript") -> list[tuple[str, list[str]]]:
 CODE = r"on [\w-]+@[\w-]+, code \w{4}"
 
 
+@pytest.mark.slow
 def test_transcript(machine: Machine) -> None:
     """Line by line; the README leaves out lines of one machine (paths, npubs, warnings), and says nothing that is not so."""
     with local_relay() as relay, ndk([relay.url]) as phone:
@@ -136,6 +137,7 @@ def test_return_on_another_machine(machine: Machine) -> None:
                 assert new(*command.split()[1:], secret=True).stdout.splitlines() == lines
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_demo_with_yes(machine: Machine) -> None:
     done = machine("demo", "--yes", timeout=120)

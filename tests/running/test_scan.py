@@ -402,6 +402,7 @@ def test_without_git(machine: Machine, repository: Path, canary) -> None:
 # What is staged
 
 
+@pytest.mark.slow
 def test_what_is_staged(machine: Machine, repository: Path, canary) -> None:
     """The index's content, not that of the working tree; what is taken out or was there before does not count."""
 
@@ -465,6 +466,7 @@ def test_a_merge_in_progress(machine: Machine, repository: Path, canary) -> None
 # The hook
 
 
+@pytest.mark.slow
 def test_the_hook_stops_a_commit_that_carries_a_value(machine: Machine, repository: Path, canary) -> None:
     said = machine_in(machine, repository, "scan", "--install-hook")[1]
     hook = repository / ".git" / "hooks" / "pre-commit"

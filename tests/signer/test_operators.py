@@ -588,6 +588,7 @@ def test_her_approval_counts_after_another_came_too_late(office: Office) -> None
     assert machine.status()["state"] == "unlocked"
 
 
+@pytest.mark.slow
 def test_who_approved_too_late_is_asked_again(office: Office) -> None:
     """That was no refusal: the next who asks, though it is a program, has that phone asked anew."""
     machine = office.machine
@@ -625,6 +626,7 @@ def test_an_answer_to_an_old_card_ends_nothing(office: Office) -> None:
     assert machine.status()["state"] == "unlocked"
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_programs_leave_who_has_refused_alone(office: Office) -> None:
     machine = office.machine
@@ -700,6 +702,7 @@ def test_two_who_ask_the_same_phone_are_told_apart(office: Office) -> None:
         running.process.wait(60)
 
 
+@pytest.mark.slow
 def test_nobody_is_asked_any_more_when_nobody_waits(office: Office) -> None:
     """Late, nothing is opened, and it is not asked anew; nor is the wish of who left kept."""
     machine = office.machine
