@@ -37,6 +37,7 @@ The rooms, in order; each calls only what stands above it:
     extras                    What needs packages that avault does without: src/avault_extras/, installed as avault_extras
     late                      What is made when it is first used: patterns, dataclasses, contexts, properties
     nostr                     What avault takes of nostr-sdk that is not about relays: keys, and NIP-44
+    own_python                How a process of ours starts its Python: without what anything of this user put there
     process                   How our processes start: a clean environment, hardened, the vault's lock
     ssh_wire                  The data types of SSH (RFC 4251, section 5): read strictly, and written
     tasks                     Work that runs beside other work, in an event loop
@@ -2305,6 +2306,30 @@ def sign_inbox(keys: Keys, urls: list[str]) -> str:
     return str(builder.finalize(keys).as_json())
 
 
+# ------------------------------------------------------------ own_python ----
+# How a process of ours starts its Python: without what anything of this user put there.
+
+
+# what we, and the extras, import of others
+PACKAGES = (
+    "boto3", "click", "cryptography", "fido2", "keyring", "mcp", "mitmproxy", "nostr_sdk", "PIL",
+    "pkcs11", "qrcode", "shamir_mnemonic",
+)  # fmt: skip
+
+
+def python_flags() -> list[str]:
+    """The interpreter's flags: no directory is looked into besides, and no packages of this user.
+
+    In these a `usercustomize.py`, which anything may write, would run before all else, in a process
+    that gets keys (the `site` module). They are left in where packages that we import lie there. A
+    daemon that began without them goes on without them, whatever comes to lie there later.
+    """
+    is_left_out = sys.flags.no_user_site or not any(
+        os.path.lexists(os.path.join(site.getusersitepackages(), each)) for each in PACKAGES
+    )
+    return ["-s", "-P"] if is_left_out else ["-P"]
+
+
 # --------------------------------------------------------------- process ----
 # How our processes start: a clean environment, hardened, the vault's lock.
 
@@ -2332,13 +2357,12 @@ def clean_environment() -> dict[str, str]:
 def own_command(*arguments: str) -> list[str]:
     """The command line that runs this file with the same interpreter.
 
-    Imported, not run as a script: that takes the compiled file, and a process has neither the third
-    of a second that compiling takes, nor its memory.
+    Imported, not run as a script, which would have to be compiled each time: a third of a second.
     """
     place = os.path.dirname(os.path.realpath(__file__))
     program = "AVAULT_COMMAND = True; import sys; sys.path.insert(0, sys.argv.pop(1)); "
     program += "import avault; del sys.path[0]; avault.main()"
-    return [sys.executable, "-P", "-c", program, place, *arguments]
+    return [sys.executable, *python_flags(), "-c", program, place, *arguments]
 
 
 def lock_directory(path: str) -> int:
@@ -13734,18 +13758,6 @@ def sweep_sessions(places: Places) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def broker_command(directory: str) -> list[str]:
-    """The command line of a proxy's process.
-
-    Without what lies in the user's own packages (-s): a usercustomize.py there, which anything may
-    have written, would run before all else; unless mitmproxy itself is there.
-    """
-    words, found = own_command("proxy-session", directory), importlib.util.find_spec("mitmproxy")
-    if found and (found.origin or "").startswith(site.getusersitepackages() + os.sep):
-        return words
-    return [words[0], "-s", *words[1:]]
-
-
 async def run_broker(child: Child, places: Places, number: str) -> None:
     """Start one, give the keyholder the door to it, and see it end.
 
@@ -13754,7 +13766,7 @@ async def run_broker(child: Child, places: Places, number: str) -> None:
     control, directory = child.control, session_prefix(places) + secrets.token_hex(4)
     try:
         os.mkdir(directory, 0o700)
-        process, door = start_met(broker_command(directory), subprocess.DEVNULL)
+        process, door = start_met(own_command("proxy-session", directory), subprocess.DEVNULL)
     except (AvaultError, OSError) as error:
         shutil.rmtree(directory, ignore_errors=True)
         if control and control is child.control:

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Unavailable, printable
+from avault.own_python import python_flags
 from avault.plain import write_all
 
 if TYPE_CHECKING:
@@ -39,13 +40,12 @@ def clean_environment() -> dict[str, str]:
 def own_command(*arguments: str) -> list[str]:
     """The command line that runs this file with the same interpreter.
 
-    Imported, not run as a script: that takes the compiled file, and a process has neither the third
-    of a second that compiling takes, nor its memory.
+    Imported, not run as a script, which would have to be compiled each time: a third of a second.
     """
     place = os.path.dirname(os.path.realpath(__file__))
     program = "AVAULT_COMMAND = True; import sys; sys.path.insert(0, sys.argv.pop(1)); "
     program += "import avault; del sys.path[0]; avault.main()"
-    return [sys.executable, "-P", "-c", program, place, *arguments]
+    return [sys.executable, *python_flags(), "-c", program, place, *arguments]
 
 
 def lock_directory(path: str) -> int:

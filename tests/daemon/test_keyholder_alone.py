@@ -26,9 +26,9 @@ class Phone:
     def __init__(self, example: Example) -> None:
         self.example, self.may, self.asked = example, asyncio.Event(), 0
         self.is_old = self.is_attended = self.is_resting = False
-        self.me, self.answered_in, self.requests = "ab" * 32, 9.0, ["sent"]
+        self.me, self.answered_in = "ab" * 32, 9.0
         self.relays, self.remarks = SimpleNamespace(shown={}), avault.Remarks()
-        self.busy: set[str] = set()
+        self.sent = SimpleNamespace(requests=["sent"], busy=set())
 
     async def open(self) -> None: ...
 
@@ -257,13 +257,13 @@ async def test_what_comes_late_turns_the_ratchet_and_opens_only_for_who_is_remem
 @pytest.mark.parametrize("is_taken", [True, False])
 async def test_who_gives_up_while_a_relay_has_not_said_whether_it_took_the_question(desk: Desk, is_taken: bool) -> None:
     """The phone may have it already: only then somebody stays to hear the answer."""
-    desk.phone.requests, desk.phone.busy = [], {"wss://relay"}
+    desk.phone.sent.requests, desk.phone.sent.busy = [], {"wss://relay"}
     await desk.ask()
     desk.keyholder.receive({"do": "rest", "opens_for": 0.0}, None)
     await asyncio.sleep(0.2)
     assert not desk.keyholder.ended.is_set() and not desk.phone.is_resting
-    desk.phone.requests += ["sent"] * is_taken
-    desk.phone.busy.clear()
+    desk.phone.sent.requests += ["sent"] * is_taken
+    desk.phone.sent.busy.clear()
     async with asyncio.timeout(10):
         while not (desk.keyholder.ended.is_set() or desk.phone.is_resting):
             await asyncio.sleep(0.01)
@@ -274,10 +274,10 @@ async def test_who_gives_up_while_a_relay_has_not_said_whether_it_took_the_quest
 
 async def test_who_gives_up_waits_for_one_relay_and_not_for_all(desk: Desk) -> None:
     """Some never say anything: then what was sent counts as sent."""
-    desk.phone.requests, desk.phone.busy = [], {"wss://relay", "wss://silent"}
+    desk.phone.sent.requests, desk.phone.sent.busy = [], {"wss://relay", "wss://silent"}
     await desk.ask()
     desk.keyholder.receive({"do": "rest", "opens_for": 0.0}, None)
-    desk.phone.requests += ["sent"]
+    desk.phone.sent.requests += ["sent"]
     async with asyncio.timeout(10):
         while not desk.phone.is_resting:
             await asyncio.sleep(0.01)

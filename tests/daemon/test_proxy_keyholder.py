@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import site
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,15 +238,6 @@ async def test_where_python_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(avault.sys, "version_info", (3, 11, 4))
     with pytest.raises(avault.Unavailable, match=r"needs Python 3\.12 or later, and the daemon runs on 3\.11"):
         avault.need_python()
-
-
-@pytest.mark.parametrize(("top", "is_left_out"), [("/usr/lib", True), (site.getusersitepackages(), False), (None, True)])
-def test_what_lies_in_the_users_own_packages(monkeypatch: pytest.MonkeyPatch, top: str | None, is_left_out: bool) -> None:
-    """A usercustomize.py there is none of the proxy's, unless mitmproxy is there, too."""
-    found = SimpleNamespace(origin=f"{top}/mitmproxy/__init__.py") if top else None
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
-    words = avault.broker_command("/run/d")
-    assert ("-s" in words[: words.index("-c")]) == is_left_out and words[-2:] == ["proxy-session", "/run/d"]
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import glob
-import importlib.util
 import os
 import secrets
 import shutil
-import site
 import subprocess
 
 from avault.daemon.child import Child
@@ -33,18 +31,6 @@ def sweep_sessions(places: Places) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def broker_command(directory: str) -> list[str]:
-    """The command line of a proxy's process.
-
-    Without what lies in the user's own packages (-s): a usercustomize.py there, which anything may
-    have written, would run before all else; unless mitmproxy itself is there.
-    """
-    words, found = own_command("proxy-session", directory), importlib.util.find_spec("mitmproxy")
-    if found and (found.origin or "").startswith(site.getusersitepackages() + os.sep):
-        return words
-    return [words[0], "-s", *words[1:]]
-
-
 async def run_broker(child: Child, places: Places, number: str) -> None:
     """Start one, give the keyholder the door to it, and see it end.
 
@@ -53,7 +39,7 @@ async def run_broker(child: Child, places: Places, number: str) -> None:
     control, directory = child.control, session_prefix(places) + secrets.token_hex(4)
     try:
         os.mkdir(directory, 0o700)
-        process, door = start_met(broker_command(directory), subprocess.DEVNULL)
+        process, door = start_met(own_command("proxy-session", directory), subprocess.DEVNULL)
     except (AvaultError, OSError) as error:
         shutil.rmtree(directory, ignore_errors=True)
         if control and control is child.control:
