@@ -616,12 +616,17 @@ def absolute(path: str) -> str:
         ) from None
 
 
+def usual_directories() -> list[str]:
+    """Where a vault is looked for that nobody names."""
+    return [absolute("~/clawd/.avault"), absolute("~/.openclaw/workspace/.avault")]
+
+
 def usual_directory(creating: bool = False) -> str:
-    """~/clawd/.avault or ~/.openclaw/workspace/.avault: the first that holds a vault.
+    """The first of the usual directories that holds a vault.
 
     When `creating`, the first whose parent exists.
     """
-    usual = [absolute("~/clawd/.avault"), absolute("~/.openclaw/workspace/.avault")]
+    usual = usual_directories()
     for directory in usual:
         wanted = os.path.dirname(directory) if creating else os.path.join(directory, "avault.enc")
         if os.path.exists(wanted):
@@ -13273,9 +13278,9 @@ class Child:
         self.lookers: list[asyncio.Future[None]] = []
 
     async def leave(self) -> None:
-        """Wait until one that is on its way out is gone."""
-        if self.process and not self.control:
-            await self.process.wait()
+        """Wait until one that is on its way out is gone, and that was told."""
+        if self.farewell and not self.control:
+            await asyncio.shield(self.farewell)
 
     async def start(self) -> None:
         """Start one."""
@@ -13305,14 +13310,14 @@ class Child:
         self.control = None
         while self.lookers:
             self.lookers.pop().cancel()
-        self.farewell = asyncio.ensure_future(self.bury())
+        self.farewell = asyncio.ensure_future(self.bury(self.process))
 
-    async def bury(self) -> None:
-        """Tell that it is gone, once it is, with what has keys that it gave."""
-        for process in self.brokers.values():
-            process.kill()
+    async def bury(self, process: asyncio.subprocess.Process | None) -> None:
+        """Tell that one is gone, once it is, with what has keys that it gave."""
+        for broker in self.brokers.values():
+            broker.kill()
         await self.end_helper()
-        self.lost(await self.process.wait() if self.process else 0)
+        self.lost(await process.wait() if process else 0)
 
     async def look(self) -> None:
         """Have it look at the disk; a busy one is not waited for long."""
@@ -13335,7 +13340,7 @@ class Child:
             process.kill()
             await process.wait()
         if self.farewell:
-            await self.farewell
+            await asyncio.shield(self.farewell)
 
     async def end_helper(self) -> None:
         """End what signs for it, also where that is stopped, or at work."""
@@ -32237,6 +32242,14 @@ def in_base32(raw: bytes) -> Iterator[bytes]:
 # Later, and unasked: avault itself and the ways to start it, its Python, git's settings.
 
 
+BY_ITSELF = (  # a variable, what it is below the home if it is not set, and what starts from there
+    (
+        "XDG_CONFIG_HOME",
+        ".config",
+        ("autostart", "environment.d", "fish", "git", "systemd", "user-tmpfiles.d"),
+    ),
+    ("XDG_DATA_HOME", ".local/share", ("bash-completion", "dbus-1", "fish", "systemd")),
+)
 IMPORTED = ("avault", "avault_extras", "click", "keyring", "nostr_sdk", "PIL", "qrcode")
 
 
@@ -32262,14 +32275,18 @@ def is_imported(path: str, top: str) -> bool:
 
 
 def home_ways() -> set[str]:
-    """What starts by itself, or in place of avault, below the home: a path each, there or not.
+    """What starts by itself, or in place of avault, of this user's: a path each, there or not.
 
-    Units (systemd.unit(5)), programs and packages of this user, settings of git (git-config(1)).
+    Units (systemd.unit(5)) and what else a session starts or reads, programs and packages, settings
+    of git (git-config(1)): where the XDG Base Directory Specification has them, and where the
+    caller's variables do.
     """
     home = os.path.realpath(os.path.expanduser("~"))
-    below = (".local/bin", ".config/systemd", ".config/git", ".config/autostart")
-    found = {os.path.join(home, each) for each in below}
-    return found | {os.path.abspath(site.getusersitepackages())}
+    found = {os.path.join(home, ".local/bin"), os.path.abspath(site.getusersitepackages())}
+    for variable, usual, names in BY_ITSELF:
+        tops = {os.path.join(home, usual), os.environ.get(variable) or os.path.join(home, usual)}
+        found |= {os.path.abspath(os.path.join(top, name)) for top in tops for name in names}
+    return found | {os.path.realpath(each) for each in found}
 
 
 def git_places(places: Places) -> Iterator[str]:
@@ -32293,6 +32310,20 @@ def git_places(places: Places) -> Iterator[str]:
             return
 
 
+def empty_places(places: Places) -> Iterator[str]:
+    """Where nothing is, and what the command would put there would be used outside, if there is.
+
+    A git around the vault, the file that chooses the secrets of the next run here, and a vault
+    where one is looked for first.
+    """
+    way = os.path.realpath(places.dir)
+    while os.path.isdir(places.dir) and way != os.path.dirname(way):
+        way = os.path.dirname(way)
+        yield os.path.join(way, ".git")
+    yield os.path.join(os.getcwd(), PROJECT_FILE)
+    yield from map(os.path.realpath, usual_directories())
+
+
 def protected_names(places: Places) -> set[str]:
     """The paths, as they are used, of what the command must not change; what is there.
 
@@ -32302,12 +32333,16 @@ def protected_names(places: Places) -> set[str]:
     found = {PROJECT_FILE, program_directory(), sys.prefix, sys.base_prefix, sys.executable}
     found |= {os.path.dirname(os.path.realpath(sys.executable)), __file__, *git_places(places)}
     launchers = (sys.argv[0], shutil.which("avault") or "", "~/.local/bin/avault")
-    settings = ("~/.gitconfig", "~/.config/git", unit_directory(system=False))
+    settings = ("~/.gitconfig", unit_directory(system=False))
     more = (*launchers, *settings, os.environ.get("GIT_CONFIG_GLOBAL", ""))
-    found |= {os.path.expanduser(each) for each in more if each}
-    found.add(site.getusersitepackages())
+    found |= {os.path.expanduser(each) for each in more if each} | home_ways()
     # as they are: `..` after a link is not what it seems
     return {os.path.join(os.getcwd(), each) for each in found if os.path.lexists(each)}
+
+
+def is_empty_directory(path: str) -> bool:
+    """Whether it is a directory, and no link to one, with nothing in it."""
+    return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
 
 
 def links_on_way(path: str) -> set[str]:
@@ -32748,7 +32783,8 @@ def read_project_file() -> dict[str, str] | None:
     write it.
     """
     path = PROJECT_FILE
-    if not os.path.lexists(path):  # a link that leads nowhere is no wish for all secrets
+    # a link that leads nowhere is no wish for all secrets; a directory holds the place of none
+    if not os.path.lexists(path) or is_empty_directory(path):
         return None
     try:
         with open(
@@ -34903,7 +34939,8 @@ class Sight:
         if not writes:
             return
         home = os.path.realpath(os.path.expanduser("~"))
-        if any(is_below(each, path) for each in (home, *home_ways(), "/run", *SYSTEM)):
+        starts = any(is_below(each, path) for each in (home, *home_ways(), "/run", *SYSTEM))
+        if starts or any(is_below(path, each) for each in home_ways()):
             raise Denied(
                 f"{told} holds what starts by itself outside: a sandbox cannot write there",
                 "go to a project's own directory: cd DIR",
@@ -34955,7 +34992,7 @@ class Sight:
                 if os.path.islink(path)
                 else ["--ro-bind", path, path]
             )
-        self.bar_git()
+        self.bar_places()
         for path, kind in sorted(self.mounts.items()):  # a directory before what is in it
             found += [kind, path] if kind == MASKED else [kind, path, path]
         for path in self.named:  # one that is a link leads there in the sandbox too
@@ -35019,16 +35056,14 @@ class Sight:
             if os.path.isdir(path) and any(is_below(path, top) for top in self.roots())
         }
 
-    def bar_git(self) -> None:
-        """Keep the command from making a git around the vault, where none is: we would run it.
+    def bar_places(self) -> None:
+        """Keep the command from making what would be used outside, where none is.
 
-        An empty directory in its place is no repository to git, which looks further up.
+        An empty directory in its place is no repository to git, no file and no vault to us.
         """
-        vault = os.path.realpath(self.places.dir)
-        way = os.path.dirname(vault)
-        while os.path.isdir(vault) and (kind := self.kind_at(way)):
-            path = os.path.join(way, ".git")
-            if kind == WRITABLE and (not os.path.lexists(path) or is_empty_directory(path)):
+        for path in empty_places(self.places):
+            is_free = not os.path.lexists(path) or is_empty_directory(path)
+            if is_free and self.kind_at(os.path.dirname(path)) == WRITABLE:
                 try:
                     self.held[path] = hold_place(path)
                 except Denied:
@@ -35036,7 +35071,6 @@ class Sight:
                     raise
                 self.mounts[path] = MASKED
                 self.pin(path)
-            way = os.path.dirname(way)
 
     def end(self) -> None:
         """Give places back that no other sandbox holds: what is removed there is masked no more."""
@@ -35046,11 +35080,6 @@ class Sight:
                     os.rmdir(path)
             os.close(fd)
         self.held.clear()
-
-
-def is_empty_directory(path: str) -> bool:
-    """Whether it is a directory, and no link to one, with nothing in it."""
-    return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
 
 
 def is_same(path: str, other: str) -> bool:

@@ -60,12 +60,17 @@ def absolute(path: str) -> str:
         ) from None
 
 
+def usual_directories() -> list[str]:
+    """Where a vault is looked for that nobody names."""
+    return [absolute("~/clawd/.avault"), absolute("~/.openclaw/workspace/.avault")]
+
+
 def usual_directory(creating: bool = False) -> str:
-    """~/clawd/.avault or ~/.openclaw/workspace/.avault: the first that holds a vault.
+    """The first of the usual directories that holds a vault.
 
     When `creating`, the first whose parent exists.
     """
-    usual = [absolute("~/clawd/.avault"), absolute("~/.openclaw/workspace/.avault")]
+    usual = usual_directories()
     for directory in usual:
         wanted = os.path.dirname(directory) if creating else os.path.join(directory, "avault.enc")
         if os.path.exists(wanted):

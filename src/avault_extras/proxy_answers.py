@@ -58,6 +58,9 @@ class Answers:
             response.stream = Instead(b"") if is_bodiless else True
             return
         encoding = response.headers.get("content-encoding", "").strip().lower()
+        transfer = response.headers.get("transfer-encoding", "").strip().lower()
+        if transfer not in ("", "chunked"):  # it may be compressed for the way (RFC 9112, 7)
+            encoding = transfer
         if encoding in PLAIN_ENCODINGS:
             response.stream = proxy_scrub.Scrubber(needles)
             is_same = all(len(needle) == len(instead) for needle, instead in needles)

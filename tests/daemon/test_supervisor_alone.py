@@ -246,3 +246,34 @@ async def test_programs_that_ask_for_less_guard_in_vain_leave_the_phone_alone(de
     await less.come(3)
     less.answer.set_result({})
     assert (await program)["ok"], "a person ends the pause, and makes none"
+
+
+# The keyholder as its child
+
+
+async def test_who_waits_for_a_keyholder_to_leave_waits_until_its_end_was_told(desk: Desk) -> None:
+    """What signed for it may take longer to end: the next one is not taken for it, nor started before its sockets are gone."""
+    lost: list[int] = []
+    child = avault.Child(desk.places, 0, {}, lambda message: None, lost.append)
+    child.process = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
+    may_end = asyncio.Event()
+
+    async def end_slowly() -> None:
+        await may_end.wait()
+
+    child.end_helper = end_slowly  # type: ignore[method-assign]
+    await child.process.wait()
+    child.say_farewell()
+    impatient = asyncio.create_task(child.leave())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.wait([impatient])
+    waits = asyncio.create_task(child.leave())
+    done, _ = await asyncio.wait([waits], timeout=0.05)
+    assert not done and not lost
+    child.process = await asyncio.create_subprocess_exec("sh", "-c", "sleep 60")
+    may_end.set()
+    await asyncio.wait_for(waits, 10)
+    assert lost == [7], "the one that was on its way out, and not the next one"
+    child.process.kill()
+    await child.process.wait()

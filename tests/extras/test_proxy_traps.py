@@ -622,8 +622,9 @@ def test_a_value_that_comes_back_in_headers(proxy: Running) -> None:
     assert f"Location: https://other.localhost/?k={KEY}".encode() in answer and len(proxy.api.heads) == 1
 
 
-def test_an_answer_that_is_encoded_is_not_passed(proxy: Running) -> None:
-    answer = proxy.send(get("/gzip", BEARER))
+@pytest.mark.parametrize("path", ["/gzip", "/gzip-for-the-way"])
+def test_an_answer_that_is_encoded_is_not_passed(proxy: Running, path: str) -> None:
+    answer = proxy.send(get(path, BEARER))
     assert answer.startswith(b"HTTP/1.1 502") and b"gzip" in answer and VALUE.encode() not in answer
     assert b"accept-encoding: identity" in proxy.api.heads[0].lower()
 

@@ -394,6 +394,30 @@ def test_the_file_of_a_project_is_read_only(vault: Machine) -> None:
     assert (vault.top / "avault.env").read_text() == "API_KEY=avault://openai/API_KEY\n"
 
 
+def test_what_is_not_there_and_would_be_used_outside_cannot_be_made(machine: Machine, project: Path) -> None:
+    """The file that chooses the next run's secrets, a git around the vault, a vault where one is looked for first."""
+    (machine.home / "clawd").mkdir()
+    machine.top = machine.home / "clawd"
+    script = """
+for each in avault.env .avault; do
+    echo x 2>&- >$each && echo wrote $each
+    mkdir -p $each/a 2>&- && echo made $each
+    rm -rf $each 2>&-
+done
+mv avault.env other 2>&-; echo fine >new; cat new
+"""
+    done = in_sandbox(machine, "sh", "-c", script, ro="")
+    assert done.stdout == "fine\n", done.stderr
+    assert sorted(os.listdir(machine.top)) == ["new"], "the places are given back"
+    (machine.top / "avault.env").mkdir()  # as another sandbox holds it
+    assert in_sandbox(machine, "sh", "-c", "echo x >avault.env").returncode
+
+
+def test_a_held_place_is_no_file_of_the_project(vault: Machine) -> None:
+    (vault.top / "avault.env").mkdir()
+    assert vault("run", "--", "printenv", "API_KEY", secret=True).stdout
+
+
 def test_what_is_bound_besides(vault: Machine) -> None:
     for name in ("tool", "data", "hidden"):
         (vault.home / name).mkdir()
@@ -500,10 +524,10 @@ def test_a_mount_of_the_vault_in_the_project(vault: Machine) -> None:
 
 def test_the_ways_to_start_avault(machine: Machine, project: Path) -> None:
     """What is run in its place, or by itself, is not writable: launchers, packages, units, settings of git."""
-    for name in (".local/bin", ".config/tool"):
+    for name in (".local/bin", ".config/tool", ".local/share/systemd/user", "cfg/git"):
         (machine.home / name).mkdir(parents=True)
-    for path in ("~/.local", "~/.local/bin", "~/.config"):
-        done = in_sandbox(machine, "touch", "started", rw=path)
+    for path in ("~/.local", "~/.local/bin", "~/.config", "~/.local/share", "~/.local/share/systemd/user", "~/cfg", "~/cfg/git"):
+        done = in_sandbox(machine, "touch", "started", rw=path, XDG_CONFIG_HOME=str(machine.home / "cfg"))
         assert "holds what starts by itself outside" in done.stderr
     (project / "bin").mkdir()
     (project / "bin" / "avault").write_text("#!/bin/sh\n")

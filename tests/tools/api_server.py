@@ -142,6 +142,9 @@ class Api:
             yield b"0\r\n\r\n"
         elif path == "/gzip":
             yield respond(gzip.compress(credential), b"Content-Encoding: gzip")
+        elif path == "/gzip-for-the-way":
+            yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+            yield chunk(gzip.compress(credential)) + b"0\r\n\r\n"
         elif path == "/redirect":
             yield b"HTTP/1.1 302 Found\r\nLocation: https://other.localhost/?k=%s\r\nContent-Length: 0\r\n\r\n" % credential
         elif path == "/sse":

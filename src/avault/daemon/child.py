@@ -46,9 +46,9 @@ class Child:
         self.lookers: list[asyncio.Future[None]] = []
 
     async def leave(self) -> None:
-        """Wait until one that is on its way out is gone."""
-        if self.process and not self.control:
-            await self.process.wait()
+        """Wait until one that is on its way out is gone, and that was told."""
+        if self.farewell and not self.control:
+            await asyncio.shield(self.farewell)
 
     async def start(self) -> None:
         """Start one."""
@@ -78,14 +78,14 @@ class Child:
         self.control = None
         while self.lookers:
             self.lookers.pop().cancel()
-        self.farewell = asyncio.ensure_future(self.bury())
+        self.farewell = asyncio.ensure_future(self.bury(self.process))
 
-    async def bury(self) -> None:
-        """Tell that it is gone, once it is, with what has keys that it gave."""
-        for process in self.brokers.values():
-            process.kill()
+    async def bury(self, process: asyncio.subprocess.Process | None) -> None:
+        """Tell that one is gone, once it is, with what has keys that it gave."""
+        for broker in self.brokers.values():
+            broker.kill()
         await self.end_helper()
-        self.lost(await self.process.wait() if self.process else 0)
+        self.lost(await process.wait() if process else 0)
 
     async def look(self) -> None:
         """Have it look at the disk; a busy one is not waited for long."""
@@ -108,7 +108,7 @@ class Child:
             process.kill()
             await process.wait()
         if self.farewell:
-            await self.farewell
+            await asyncio.shield(self.farewell)
 
     async def end_helper(self) -> None:
         """End what signs for it, also where that is stopped, or at work."""

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.daily import PROJECT_FILE
-from avault.places import state_home, unit_directory, usual_directory
+from avault.places import state_home, unit_directory, usual_directories, usual_directory
 from avault.vault.files import read_file
 
 if TYPE_CHECKING:
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
     from avault.places import Places
 
+BY_ITSELF = (  # a variable, what it is below the home if it is not set, and what starts from there
+    (
+        "XDG_CONFIG_HOME",
+        ".config",
+        ("autostart", "environment.d", "fish", "git", "systemd", "user-tmpfiles.d"),
+    ),
+    ("XDG_DATA_HOME", ".local/share", ("bash-completion", "dbus-1", "fish", "systemd")),
+)
 IMPORTED = ("avault", "avault_extras", "click", "keyring", "nostr_sdk", "PIL", "qrcode")
 
 
@@ -45,14 +53,18 @@ def is_imported(path: str, top: str) -> bool:
 
 
 def home_ways() -> set[str]:
-    """What starts by itself, or in place of avault, below the home: a path each, there or not.
+    """What starts by itself, or in place of avault, of this user's: a path each, there or not.
 
-    Units (systemd.unit(5)), programs and packages of this user, settings of git (git-config(1)).
+    Units (systemd.unit(5)) and what else a session starts or reads, programs and packages, settings
+    of git (git-config(1)): where the XDG Base Directory Specification has them, and where the
+    caller's variables do.
     """
     home = os.path.realpath(os.path.expanduser("~"))
-    below = (".local/bin", ".config/systemd", ".config/git", ".config/autostart")
-    found = {os.path.join(home, each) for each in below}
-    return found | {os.path.abspath(site.getusersitepackages())}
+    found = {os.path.join(home, ".local/bin"), os.path.abspath(site.getusersitepackages())}
+    for variable, usual, names in BY_ITSELF:
+        tops = {os.path.join(home, usual), os.environ.get(variable) or os.path.join(home, usual)}
+        found |= {os.path.abspath(os.path.join(top, name)) for top in tops for name in names}
+    return found | {os.path.realpath(each) for each in found}
 
 
 def git_places(places: Places) -> Iterator[str]:
@@ -76,6 +88,20 @@ def git_places(places: Places) -> Iterator[str]:
             return
 
 
+def empty_places(places: Places) -> Iterator[str]:
+    """Where nothing is, and what the command would put there would be used outside, if there is.
+
+    A git around the vault, the file that chooses the secrets of the next run here, and a vault
+    where one is looked for first.
+    """
+    way = os.path.realpath(places.dir)
+    while os.path.isdir(places.dir) and way != os.path.dirname(way):
+        way = os.path.dirname(way)
+        yield os.path.join(way, ".git")
+    yield os.path.join(os.getcwd(), PROJECT_FILE)
+    yield from map(os.path.realpath, usual_directories())
+
+
 def protected_names(places: Places) -> set[str]:
     """The paths, as they are used, of what the command must not change; what is there.
 
@@ -85,12 +111,16 @@ def protected_names(places: Places) -> set[str]:
     found = {PROJECT_FILE, program_directory(), sys.prefix, sys.base_prefix, sys.executable}
     found |= {os.path.dirname(os.path.realpath(sys.executable)), __file__, *git_places(places)}
     launchers = (sys.argv[0], shutil.which("avault") or "", "~/.local/bin/avault")
-    settings = ("~/.gitconfig", "~/.config/git", unit_directory(system=False))
+    settings = ("~/.gitconfig", unit_directory(system=False))
     more = (*launchers, *settings, os.environ.get("GIT_CONFIG_GLOBAL", ""))
-    found |= {os.path.expanduser(each) for each in more if each}
-    found.add(site.getusersitepackages())
+    found |= {os.path.expanduser(each) for each in more if each} | home_ways()
     # as they are: `..` after a link is not what it seems
     return {os.path.join(os.getcwd(), each) for each in found if os.path.lexists(each)}
+
+
+def is_empty_directory(path: str) -> bool:
+    """Whether it is a directory, and no link to one, with nothing in it."""
+    return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
 
 
 def links_on_way(path: str) -> set[str]:

@@ -17,6 +17,7 @@ from avault.errors import AvaultError, Denied, Unavailable, Usage, printable
 from avault.intake.dotenv import EMPTY, read_dotenv, tell_of_lines
 from avault.late import regex
 from avault.plain import MAX_FRAME, MAX_VALUE, write_all
+from avault.running.guarded import is_empty_directory
 from avault.running.looking import Secrets
 from avault.terminal.talk import warn
 from avault.terminal.terminal import Terminal
@@ -111,7 +112,8 @@ def read_project_file() -> dict[str, str] | None:
     write it.
     """
     path = PROJECT_FILE
-    if not os.path.lexists(path):  # a link that leads nowhere is no wish for all secrets
+    # a link that leads nowhere is no wish for all secrets; a directory holds the place of none
+    if not os.path.lexists(path) or is_empty_directory(path):
         return None
     try:
         with open(

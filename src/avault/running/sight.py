@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 from avault.errors import Denied, NotFound, printable
 from avault.process import take_lock
 from avault.running.guarded import (
+    empty_places,
     hidden_directories,
     home_ways,
+    is_empty_directory,
     is_imported,
     links_on_way,
     program_directory,
@@ -135,7 +137,8 @@ class Sight:
         if not writes:
             return
         home = os.path.realpath(os.path.expanduser("~"))
-        if any(is_below(each, path) for each in (home, *home_ways(), "/run", *SYSTEM)):
+        starts = any(is_below(each, path) for each in (home, *home_ways(), "/run", *SYSTEM))
+        if starts or any(is_below(path, each) for each in home_ways()):
             raise Denied(
                 f"{told} holds what starts by itself outside: a sandbox cannot write there",
                 "go to a project's own directory: cd DIR",
@@ -187,7 +190,7 @@ class Sight:
                 if os.path.islink(path)
                 else ["--ro-bind", path, path]
             )
-        self.bar_git()
+        self.bar_places()
         for path, kind in sorted(self.mounts.items()):  # a directory before what is in it
             found += [kind, path] if kind == MASKED else [kind, path, path]
         for path in self.named:  # one that is a link leads there in the sandbox too
@@ -251,16 +254,14 @@ class Sight:
             if os.path.isdir(path) and any(is_below(path, top) for top in self.roots())
         }
 
-    def bar_git(self) -> None:
-        """Keep the command from making a git around the vault, where none is: we would run it.
+    def bar_places(self) -> None:
+        """Keep the command from making what would be used outside, where none is.
 
-        An empty directory in its place is no repository to git, which looks further up.
+        An empty directory in its place is no repository to git, no file and no vault to us.
         """
-        vault = os.path.realpath(self.places.dir)
-        way = os.path.dirname(vault)
-        while os.path.isdir(vault) and (kind := self.kind_at(way)):
-            path = os.path.join(way, ".git")
-            if kind == WRITABLE and (not os.path.lexists(path) or is_empty_directory(path)):
+        for path in empty_places(self.places):
+            is_free = not os.path.lexists(path) or is_empty_directory(path)
+            if is_free and self.kind_at(os.path.dirname(path)) == WRITABLE:
                 try:
                     self.held[path] = hold_place(path)
                 except Denied:
@@ -268,7 +269,6 @@ class Sight:
                     raise
                 self.mounts[path] = MASKED
                 self.pin(path)
-            way = os.path.dirname(way)
 
     def end(self) -> None:
         """Give places back that no other sandbox holds: what is removed there is masked no more."""
@@ -278,11 +278,6 @@ class Sight:
                     os.rmdir(path)
             os.close(fd)
         self.held.clear()
-
-
-def is_empty_directory(path: str) -> bool:
-    """Whether it is a directory, and no link to one, with nothing in it."""
-    return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
 
 
 def is_same(path: str, other: str) -> bool:
