@@ -1,1 +1,1 @@
-"""What of avault is an extra of the distribution: `avault mcp`, and custodians that most do without."""
+"""What of avault is an extra of the distribution: most do without."""

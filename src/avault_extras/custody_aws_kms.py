@@ -1,7 +1,8 @@
-"""AWS KMS as a custodian: a key of KMS encrypts the unlock key itself, in the context of whose it is.
+"""AWS KMS as a custodian: a key of KMS encrypts the unlock key, in the context of whose it is.
 
-An unlock key is small enough that no data key is needed (Encrypt takes 4,096 bytes). The credentials are
-those that AWS's own tools find without the environment: a profile of ~/.aws, or the machine's role.
+An unlock key is small enough that no data key is needed (Encrypt takes 4,096 bytes). The
+credentials are those that AWS's own tools find without the environment: a profile of ~/.aws, or the
+machine's role.
 """
 
 from __future__ import annotations
@@ -34,34 +35,42 @@ CONNECT, READ, TRIES = (
 )  # seconds, seconds, and how often; botocore's own are 60, 60 and 5
 ID = r"(mrk-)?[0-9a-f-]{32,36}"
 KEY = re.compile(
-    rf"{ID}|alias/[A-Za-z0-9/_-]{{1,250}}|arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):\d{{12}}:(key/{ID}|alias/[A-Za-z0-9/_-]{{1,250}})"
+    rf"{ID}|alias/[A-Za-z0-9/_-]{{1,250}}|arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):\d{{12}}:"
+    rf"(key/{ID}|alias/[A-Za-z0-9/_-]{{1,250}})"
 )
 
-# what may go wrong: a reason, a hint, and the codes of KMS, of all of AWS, and the exceptions of botocore that mean it
+# what may go wrong: a reason, a hint, and the codes of KMS, of all of AWS, and the exceptions of
+# botocore that mean it
 ERRORS: tuple[tuple[type[AvaultError], str, str | None, str], ...] = (
-    (Tampered, "the wrapped key was changed, or is of another vault, custodian or KMS key", None, """
-        InvalidCiphertextException IncorrectKeyException"""),
-    (AvaultError, "the KMS key is not one that encrypts", "name a symmetric one that is for encryption", """
-        InvalidKeyUsageException"""),
-    (NotFound, "KMS has no such key", "see which there are: aws kms list-aliases", "NotFoundException"),
-    (Denied, "a policy of AWS does not let us use the key", "references/custody.md has the policy that lets us", """
+    (Tampered, "the wrapped key was changed, or is of another vault, custodian or KMS key", None,
+     """InvalidCiphertextException IncorrectKeyException"""),
+    (AvaultError, "the KMS key is not one that encrypts",
+     "name a symmetric one that is for encryption", """InvalidKeyUsageException"""),
+    (NotFound, "KMS has no such key", "see which there are: aws kms list-aliases",
+     "NotFoundException"),
+    (Denied, "a policy of AWS does not let us use the key",
+     "references/custody.md has the policy that lets us", """
         AccessDeniedException AccessDenied UnauthorizedOperation OptInRequired 403"""),
     (Denied, "the KMS key is disabled", "enable it: aws kms enable-key", "DisabledException"),
-    (Denied, "the KMS key cannot be used in its state", "see what it is in: aws kms describe-key", "KMSInvalidStateException"),
-    (Denied, "AWS does not take these credentials", "see whose they are: aws sts get-caller-identity", """
-        UnrecognizedClientException InvalidClientTokenId InvalidAccessKeyId ExpiredTokenException ExpiredToken
-        SignatureDoesNotMatch InvalidSignatureException IncompleteSignature MissingAuthenticationToken NotAuthorized
-        UnauthorizedSSOTokenError"""),
-    (Unavailable, "there are no credentials for AWS: no profile in ~/.aws, and no role of this machine",
+    (Denied, "the KMS key cannot be used in its state",
+     "see what it is in: aws kms describe-key", "KMSInvalidStateException"),
+    (Denied, "AWS does not take these credentials",
+     "see whose they are: aws sts get-caller-identity", """
+        UnrecognizedClientException InvalidClientTokenId InvalidAccessKeyId ExpiredTokenException
+        ExpiredToken SignatureDoesNotMatch InvalidSignatureException IncompleteSignature
+        MissingAuthenticationToken NotAuthorized UnauthorizedSSOTokenError"""),
+    (Unavailable,
+     "there are no credentials for AWS: no profile in ~/.aws, and no role of this machine",
      "make a profile: aws configure", """
-        NoCredentialsError PartialCredentialsError CredentialRetrievalError ProfileNotFound ConfigNotFound
-        SSOTokenLoadError TokenRetrievalError MetadataRetrievalError"""),
+        NoCredentialsError PartialCredentialsError CredentialRetrievalError ProfileNotFound
+        ConfigNotFound SSOTokenLoadError TokenRetrievalError MetadataRetrievalError"""),
     (Unavailable, "AWS is asked too often", "try again later", """
-        ThrottlingException Throttling ThrottledException TooManyRequestsException RequestLimitExceeded
-        LimitExceededException SlowDown"""),
+        ThrottlingException Throttling ThrottledException TooManyRequestsException
+        RequestLimitExceeded LimitExceededException SlowDown"""),
     (Unavailable, "KMS does not work", "try again later", """
-        KMSInternalException KeyUnavailableException DependencyTimeoutException InternalFailure ServiceUnavailable
-        InternalServerError ServiceUnavailableException RequestTimeout 500 502 503 504"""),
+        KMSInternalException KeyUnavailableException DependencyTimeoutException InternalFailure
+        ServiceUnavailable InternalServerError ServiceUnavailableException RequestTimeout 500 502
+        503 504"""),
     (Unavailable, "the certificate of KMS is not trusted", None, "SSLError"),
     (Unavailable, "KMS cannot be reached", None, "HTTPClientError ConnectionError"),
 )  # fmt: skip
@@ -163,7 +172,10 @@ class Custodian:
         return custody_network.within(self.errand, lambda: self.guard(do), "KMS")
 
     def guard(self, do: Callable[[], Any]) -> Any:
-        """What `do` gives; raises what botocore's error means, without its text, which may tell all."""
+        """What `do` gives.
+
+        Raises what botocore's error means, without its text, which may tell all.
+        """
         try:
             return do()
         except AvaultError:
@@ -182,7 +194,7 @@ class Custodian:
         return boto3.Session(profile_name=self.settings.get("profile"))
 
     def client(self) -> Any:
-        """A client of KMS, at AWS's own address or at the one that we were told, and at no other."""
+        """A client of KMS, at AWS's own address or at the one that we were told, at no other."""
         config = botocore.config.Config(
             connect_timeout=CONNECT,
             read_timeout=READ,

@@ -1,8 +1,8 @@
 """A FIDO2 security key, or a passkey in a browser, as a custodian.
 
 Both give 32 bytes that only they can make from a salt: a key by CTAP's hmac-secret, a passkey by
-WebAuthn's PRF. From these comes the key that seals the unlock key, in the vault's own file. The person
-is verified each time, by PIN, finger or face: what was stolen with the disk opens nothing.
+WebAuthn's PRF. From these comes the key that seals the unlock key, in the vault's own file. The
+person is verified each time, by PIN, finger or face: what was stolen with the disk opens nothing.
 """
 
 from __future__ import annotations
@@ -80,7 +80,10 @@ class Custodian:
         return {**self.settings, "port": str(int(port))}
 
     def probe(self) -> str:
-        """Whether the security key is there; asks for no touch. A passkey shows itself to nobody."""
+        """Whether the security key is there; asks for no touch.
+
+        A passkey shows itself to nobody.
+        """
         if self.settings["via"] == "page":
             return "a browser is to open its page"
         credential = self.read_kept()[0] if self.errand.kept else None

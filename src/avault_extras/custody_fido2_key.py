@@ -1,4 +1,4 @@
-"""A FIDO2 security key at USB: its hmac-secret, once the person gave its PIN and touched it (CTAP 2.1).
+"""A FIDO2 security key at USB: its hmac-secret, after its PIN and a touch (CTAP 2.1).
 
 The credential belongs to "avault", which no web page can name, and is not stored in the key.
 """
@@ -27,7 +27,8 @@ FEW = 3  # tries of a PIN that are left
 ERR = CtapError.ERR
 UNKNOWN = "the security key has no credential of this vault"
 
-# What the key may answer (CTAP 2.1, section 8.2), and what it means; anything else is an error by its name
+# What the key may answer (CTAP 2.1, section 8.2), and what it means; anything else is an error by
+# its name
 MEANINGS: dict[int, tuple[type[AvaultError], str]] = {
     ERR.NO_CREDENTIALS: (NotFound, UNKNOWN),
     ERR.OPERATION_DENIED: (Denied, "it was refused at the security key"),
@@ -117,7 +118,10 @@ class Person(UserInteraction):  # type: ignore[misc]
         return True
 
     def request_pin(self, permissions: Any, rp_id: str | None) -> str:
-        """The key's PIN; that few tries are left is said before, and none is taken where none is."""
+        """The key's PIN.
+
+        That few tries are left is said before, and none is taken where none is.
+        """
         if self.pin is None:
             left, needs_power = ClientPin(self.ctap).get_pin_retries()
             if not left or needs_power:

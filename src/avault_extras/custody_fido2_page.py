@@ -1,7 +1,7 @@
 """A page at localhost on which a passkey is used: WebAuthn's PRF (level 3, section 10.1.4).
 
-It is shown once, at a path that nobody can guess, and takes one answer, from the browser that it was
-shown to. It can be reached from this machine alone, or through a port that SSH forwards.
+It is shown once, at a path that nobody can guess, and takes one answer, from the browser that it
+was shown to. It can be reached from this machine alone, or through a port that SSH forwards.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ SLOWEST = 10.0  # seconds for which a client may be silent
 SAID = 2000  # characters of what is asked for
 PORTS = 20  # tries to find a port that is free for both of localhost's addresses
 
-# What a browser may say (WebAuthn, DOMException), and what it means; anything else is an error by its name
+# What a browser may say (WebAuthn, DOMException), and what it means; anything else is an error by
+# its name
 MEANINGS: dict[str, tuple[type[AvaultError], str]] = {
     "NotAllowedError": (
         Denied,
-        "the browser says no: it was refused, the person was not verified, or it has no such passkey",
+        (
+            "the browser says no: it was refused, the person was not verified,"
+            " or it has no such passkey"
+        ),
     ),
     "AbortError": (Denied, "it was cancelled in the browser"),
     "NoPrf": (Unavailable, "that passkey can make no keys (WebAuthn PRF); take another kind"),
@@ -91,7 +95,8 @@ button.addEventListener("click", async () => {
 });
 """
 STYLE = """\
-body { font: 1.1rem/1.5 system-ui, sans-serif; max-width: 34rem; margin: 4rem auto; padding: 0 1rem }
+body { font: 1.1rem/1.5 system-ui, sans-serif }
+body { max-width: 34rem; margin: 4rem auto; padding: 0 1rem }
 button { font: inherit; padding: .5rem 1.5rem } output { display: block; margin-top: 1rem }
 """
 PAGE = """\
@@ -121,7 +126,7 @@ WORDS = {  # whether a passkey is to be made: what the person reads, and the but
 
 
 def render_policy() -> str:
-    """The Content-Security-Policy: this script, this style, an answer to where the page is from; nothing else."""
+    """The Content-Security-Policy: this script and style, an answer to where the page is from."""
     hashes = [
         base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()
         for each in (SCRIPT, STYLE)
@@ -146,8 +151,8 @@ HEADERS = {
 def bind(port: int) -> tuple[socket.socket, socket.socket | None]:
     """A listening socket at 127.0.0.1, and one that keeps ::1 for us, which listens to nobody.
 
-    A browser may try either of localhost's addresses: were the other free, another user could take it, and show a
-    page of their own. Raises Unavailable.
+    A browser may try either of localhost's addresses: were the other free, another user could take
+    it, and show a page of their own. Raises Unavailable.
     """
     for _ in range(1 if port else PORTS):
         own = socket.socket(socket.AF_INET)
@@ -168,7 +173,10 @@ def bind(port: int) -> tuple[socket.socket, socket.socket | None]:
 
 
 def keep_other(port: int) -> socket.socket | None:
-    """The same port of ::1, or None where there is no such address; raises OSError where it is taken."""
+    """The same port of ::1, or None where there is no such address.
+
+    Raises OSError where it is taken.
+    """
     try:
         other = socket.socket(socket.AF_INET6)
     except OSError:
@@ -254,7 +262,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server_version, sys_version = "avault", ""
 
     def do_GET(self) -> None:
-        """Show the page, if it is asked for by its path, and not fetched before anybody looks at it."""
+        """Show the page, if asked for by its path, and not fetched before anybody looks at it."""
         self.answer(self.get)
 
     def do_POST(self) -> None:
@@ -330,7 +338,10 @@ class Passkey:
         return self.serve({"salt": encode(salt), "credential": encode(credential)})[1]
 
     def serve(self, ask: dict[str, Any]) -> tuple[bytes, bytes]:
-        """What the page is answered, within the errand's limit; raises what the browser's error means."""
+        """What the page is answered, within the errand's limit.
+
+        Raises what the browser's error means.
+        """
         ask = {**ask, "timeout": int(self.errand.limit * 1000)}
         prompt = self.errand.prompt
         purpose, prompt.purpose = prompt.purpose, None
@@ -340,7 +351,8 @@ class Passkey:
             port = own.getsockname()[1]
             self.errand.prompt.tell(f"open http://{server.host}{page.path}")
             self.errand.prompt.tell(
-                f"from another machine, first there: ssh -L {port}:localhost:{port} {avault.place_name()}"
+                f"from another machine, first there: ssh -L {port}:localhost:{port}"
+                f" {avault.place_name()}"
             )
             threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
             if not page.is_answered.wait(self.errand.limit):

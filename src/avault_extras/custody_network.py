@@ -1,4 +1,4 @@
-"""What custodians that are asked over the network share: TLS, addresses, limits of time, credentials in files."""
+"""What custodians on the network share: TLS, addresses, limits of time, credentials in files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CREDENTIAL = 64 << 10  # bytes of a file with a token
 
 
 def allow_tls() -> None:
-    """Undo what `harden` does to the processes that need no TLS: they are kept from importing ssl."""
+    """Undo what `harden` does to processes that need no TLS: they are kept from importing ssl."""
     if sys.modules.get("ssl", sys) is None:
         del sys.modules["ssl"]
 

@@ -1,4 +1,4 @@
-"""OpenBao and HashiCorp Vault as a custodian: transit wraps the unlock key, or KV version 2 keeps it."""
+"""OpenBao and HashiCorp Vault as a custodian: transit wraps the unlock key, or KV keeps it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ class Custodian:
     # What it is told
 
     def settle(self) -> dict[str, str]:
-        """The settings that have a use, each with its value; raises Usage, NotFound, AvaultError."""
+        """The settings that have a use, each with its value.
+
+        Raises Usage, NotFound, AvaultError.
+        """
         settled = self.complete()
         settled["address"] = custody_network.check_address(settled["address"], "address")
         for name in {"mount", "login-mount", "key", "path", "namespace"} & settled.keys():
@@ -140,7 +143,10 @@ class Custodian:
             self.use(lambda engine: engine.delete())
 
     def check_kind(self, engine: Transit | KeyValue) -> None:
-        """Raise AvaultError where another engine is mounted there; not every policy lets us look."""
+        """Raise AvaultError where another engine is mounted there.
+
+        Not every policy lets us look.
+        """
         server = engine.server
         found = server.ask("GET", f"sys/internal/ui/mounts/{engine.mount}").data()
         version = (found.get("options") or {}).get("version") if engine.version else None

@@ -1,4 +1,4 @@
-"""The engines of OpenBao and HashiCorp Vault that an unlock key is entrusted to: transit, and KV version 2."""
+"""The engines of OpenBao and Vault that an unlock key is entrusted to: transit, KV version 2."""
 
 from __future__ import annotations
 

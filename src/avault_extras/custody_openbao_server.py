@@ -1,7 +1,8 @@
-"""An OpenBao or HashiCorp Vault server, as the custodian openbao asks it: requests, answers, and the login.
+"""An OpenBao or HashiCorp Vault server, as the custodian openbao asks it.
 
-It is spoken with http.client, for a few requests of JSON: no proxy, no redirect, no package, and nothing that
-would put a token into an error. https://openbao.org/api-docs/ describes each path that is asked.
+It is spoken with http.client, for a few requests of JSON: no proxy, no redirect, no package, and
+nothing that would put a token into an error. https://openbao.org/api-docs/ describes each path that
+is asked.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ class Server:
         return http.client.HTTPSConnection(host, port or 443, timeout=time, context=trusted)
 
     def trust(self) -> ssl.SSLContext:
-        """Whom we trust: the authorities of the ca-file alone, or the system's; raises AvaultError."""
+        """Whom we trust: the authorities of the ca-file alone, or the system's.
+
+        Raises AvaultError.
+        """
         import ssl
 
         path = self.settings.get("ca-file")

@@ -1,8 +1,9 @@
-"""A PKCS#11 token as a custodian: the unlock key is wrapped by an AES key that never leaves the token.
+"""A PKCS#11 token as a custodian: an AES key that never leaves it wraps the unlock key.
 
-The token keeps nothing of the vault's: what it wrapped lies in the vault's own file. Where the token
-has AES-GCM, whose secret that is goes with it as additional data; where it only has AES key wrap (RFC 3394),
-its hash stands before the secret. The PIN is asked once for each errand, and never tried again.
+The token keeps nothing of the vault's: what it wrapped lies in the vault's own file. Where the
+token has AES-GCM, whose secret that is goes with it as additional data; where it only has AES key
+wrap (RFC 3394), its hash stands before the secret. The PIN is asked once for each errand, and never
+tried again.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ MEANINGS: tuple[tuple[type[AvaultError], str, tuple[type[Exception], ...]], ...]
 
 @contextlib.contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Raise what a failure of the library means; `doing` says what failed where nothing else does."""
+    """Raise what a failure of the library means.
+
+    `doing` says what failed where nothing else does.
+    """
     try:
         yield
     except pkcs11.PKCS11Error as error:
@@ -193,7 +197,10 @@ class Custodian:
         return "the token is there"
 
     def set(self, secret: str) -> str:
-        """Wrap the secret by the token's key, which is made if there is none; and see that it opens."""
+        """Wrap the secret by the token's key, which is made if there is none.
+
+        And see that it opens.
+        """
         with self.open_session(rw=True) as session:
             slot = session.token.slot
             key = self.find_key(session) or self.make_key(session, self.choose_way(slot))
@@ -285,7 +292,10 @@ class Custodian:
                 session.close()
 
     def log_in(self, token: pkcs11.Token, rw: bool, pin: str) -> Any:
-        """A session; raises what went wrong, and Unavailable where the token went away meanwhile."""
+        """A session.
+
+        Raises what went wrong, and Unavailable where the token went away meanwhile.
+        """
         try:
             with explained("the login"):
                 return token.open(rw=rw, user_pin=pin)
@@ -301,7 +311,8 @@ class Custodian:
     def warn(self, text: str) -> None:
         """Say it before the PIN is asked; raises Unavailable where nobody can read it.
 
-        So a service, whose PIN lies among its credentials, gives a wrong one once, and not at each boot.
+        So a service, whose PIN lies among its credentials, gives a wrong one once, and not at each
+        boot.
         """
         try:
             self.errand.prompt.tell(text)
@@ -344,7 +355,8 @@ class Custodian:
     def unwrap(self, key: Any, way: str, data: bytes) -> str:
         """What the key wrapped, as text; raises Tampered where it opens nothing.
 
-        Tokens differ in what they answer to a wrong key or a changed bit, so that is not told apart.
+        Tokens differ in what they answer to a wrong key or a changed bit, so that is not told
+        apart.
         """
         reason = f"the key {self.key} does not open it: another key's, another vault's, or damaged"
         with explained("unwrapping"):

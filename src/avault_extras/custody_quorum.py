@@ -1,4 +1,6 @@
-"""A quorum as a custodian: the unlock key in shares, each kept by another custodian; some are enough.
+"""A quorum as a custodian: the unlock key in shares, each kept by another custodian.
+
+Some are enough.
 
 No member is given its share. Each keeps a fresh key of its own, as it would keep an unlock key; its
 share (SLIP-39) lies in the vault's own file, encrypted under that key (NIP-44). So every kind that
@@ -24,7 +26,8 @@ else:
 
 SHARE = 0.9  # of the errand's time, so that it is still said which member took too long
 NO_MEMBERS = {
-    "paper": "paper cannot be a member: its sheets are a quorum already, and say that they open the vault",
+    "paper": "paper cannot be a member: its sheets are a quorum already,"
+    " and say that they open the vault",
     "quorum": "a quorum cannot be a member of another: name its members here",
 }
 # what decides where several have failed: the first of these that is among them, else an error

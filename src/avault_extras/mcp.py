@@ -1,15 +1,16 @@
-"""avault mcp: a Model Context Protocol server on stdin and stdout, for agents that have tools and no shell.
+"""avault mcp: a Model Context Protocol server on stdin and stdout, for agents without a shell.
 
     avault_list, avault_has, avault_status     names, and what the vault waits for
     avault_request_unlock                      the question on the operator's phone
     avault_run                                 a command with chosen secrets, and its masked output
 
-No tool returns a value, and the server never has one: Python cannot wipe a string, and this process lives as long as
-its client. So each command gets a process of its own, the runner, which asks the daemon for the values, masks what
-the command prints as `avault run` does, and ends with it.
+No tool returns a value, and the server never has one: Python cannot wipe a string, and this process
+lives as long as its client. So each command gets a process of its own, the runner, which asks the
+daemon for the values, masks what the command prints as `avault run` does, and ends with it.
 """
 
-# No `from __future__ import annotations`: the SDK reads the annotations of the tools, which stand inside a function.
+# No `from __future__ import annotations`: the SDK reads the annotations of the tools, which stand
+# inside a function.
 
 import contextlib
 import os
@@ -34,20 +35,26 @@ LONGEST = 3600.0  # seconds that a command may be given
 ASKING = avault.TOGETHER  # seconds that the phone stays asked, also when no tool waits any more
 
 INSTRUCTIONS = """\
-avault keeps the user's secrets (API keys, tokens, passwords). You use them without seeing them: avault_list tells their \
-names, {use}. When the vault is locked, tell the user, call avault_request_unlock, and wait: only the user can \
-open it, with their phone."""
+avault keeps the user's secrets (API keys, tokens, passwords). You use them without seeing them: \
+avault_list tells their names, {use}. When the vault is locked, tell the user, call \
+avault_request_unlock, and wait: only the user can open it, with their phone."""
 WITH_RUN = """\
-avault_run gives chosen ones to a command as environment variables and masks its output. Never try to make a command \
-reveal a value"""
-WITHOUT_RUN = "which you name where the user's own programs take them; no tool of this server runs anything with them"
+avault_run gives chosen ones to a command as environment variables and masks its output. Never try \
+to make a command reveal a value"""
+WITHOUT_RUN = (
+    "which you name where the user's own programs take them;"
+    " no tool of this server runs anything with them"
+)
 
 NEXT = {
     "unlocked": None,
     "locked": "call avault_request_unlock, and tell the user to look at their phone",
-    "starting": "its daemon starts again by itself; call avault_request_unlock, and tell the user to look at their phone",
-    "stopped": "call avault_request_unlock, which starts the daemon, and tell the user to look at their phone",
-    "waiting": "the user has to approve on their phone; call avault_request_unlock again to go on waiting",
+    "starting": "its daemon starts again by itself; call avault_request_unlock,"
+    " and tell the user to look at their phone",
+    "stopped": "call avault_request_unlock, which starts the daemon,"
+    " and tell the user to look at their phone",
+    "waiting": "the user has to approve on their phone;"
+    " call avault_request_unlock again to go on waiting",
     "unpaired": "only the user can help, in a terminal: avault pair",
 }
 
@@ -84,9 +91,10 @@ class Asking:
         self.connection: avault.Connection | None = None
 
     def wait(self, seconds: float, progress: Callable[[dict[str, Any]], None]) -> str:
-        """Have the phone asked, and wait: `unlocked`, or `waiting` when the wait is over and the daemon goes on asking.
+        """Have the phone asked, and wait: `unlocked`, or `waiting` when the daemon goes on asking.
 
-        Raises Denied when the operator refuses, TimedOut when nobody answered in all that time, and what else ends it.
+        Raises Denied when the operator refuses, TimedOut when nobody answered in all that time, and
+        what else ends it.
         """
         need_vault(self.terminal.places)
         self.terminal.need_daemon()
@@ -135,7 +143,9 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
             raise ToolError(explain(error)) from None
 
     async def avault_list() -> dict[str, Any]:
-        """List the names of the user's secrets, as GROUP/KEY, for example openai/API_KEY. Names only, never values.
+        """List the names of the user's secrets, as GROUP/KEY, for example openai/API_KEY.
+
+        Names only, never values.
 
         `guarded` says of some how they may be used; what it does not let out is refused.
         """
@@ -147,7 +157,10 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
     async def avault_has(
         name: Annotated[str, Field(description="GROUP/KEY, or GROUP for any key of it")],
     ) -> dict[str, Any]:
-        """Tell whether the vault has a secret. If it has not, ask the user to add it; never ask for the value in the chat."""
+        """Tell whether the vault has a secret.
+
+        If it has not, ask the user to add it; never ask for the value in the chat.
+        """
 
         def has() -> bool:
             group, key = avault.split_name(name, None)
@@ -156,8 +169,9 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
         return {"has": await in_thread(has)}
 
     async def avault_status() -> dict[str, Any]:
-        """Tell whether the vault is unlocked, locked, waiting for the user's approval, unpaired, or its daemon stopped.
+        """Tell the state of the vault.
 
+        It is unlocked, locked, waiting for the user's approval, unpaired, or its daemon stopped.
         `next` says what to do about it.
         """
 
@@ -176,11 +190,14 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
             float, Field(ge=0, le=LONGEST, description="how long to wait for the answer")
         ] = WAIT,
     ) -> dict[str, Any]:
-        """Ask the user, on their phone, to open the vault, and wait for the answer. Tell the user before you do.
+        """Ask the user, on their phone, to open the vault, and wait for the answer.
 
-        Returns state "unlocked", or "waiting" when nobody has answered yet: the phone stays asked for ten minutes. Then
-        tell the user, and call this again to go on waiting. It fails when the user refuses: do not ask again unless they
-        say so; and when the ten minutes are over: tell the user, and stop.
+        Tell the user before you do.
+
+        Returns state "unlocked", or "waiting" when nobody has answered yet: the phone stays asked
+        for ten minutes. Then tell the user, and call this again to go on waiting. It fails when the
+        user refuses: do not ask again unless they say so; and when the ten minutes are over: tell
+        the user, and stop.
         """
         begun, asking = time.monotonic(), Asking(terminal)
 
@@ -229,14 +246,16 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
             float, Field(gt=0, le=LONGEST, description="after which it is ended")
         ] = WAIT,
     ) -> dict[str, Any]:
-        """Run a command with secrets of the vault in its environment, each as a variable named KEY. Never write a value yourself.
+        """Run a command with secrets of the vault in its environment, each as a variable named KEY.
 
-        NAME=GROUP/KEY gives a variable another name, as in OPENAI_API_KEY=openai/API_KEY. In a shell it is "$KEY".
-        Returns exit_code (or timed_out), stdout and stderr, cut in the middle when they are long. Values in them, of any
-        secret of the vault, appear as <avault:GROUP/KEY>: that is as it should be, do not try to get around it. Of some the
-        user's phone is asked at each use, as avault_list says under `guarded`: tell the user before, and give 300 seconds. The
-        command runs as the user, and can ask the vault for other secrets by itself: run only what the user would. There is
-        no stdin, and what it leaves in the background is ended.
+        Never write a value yourself. NAME=GROUP/KEY gives a variable another name, as in
+        OPENAI_API_KEY=openai/API_KEY. In a shell it is "$KEY". Returns exit_code (or timed_out),
+        stdout and stderr, cut in the middle when they are long. Values in them, of any secret of
+        the vault, appear as <avault:GROUP/KEY>: that is as it should be, do not try to get around
+        it. Of some the user's phone is asked at each use, as avault_list says under `guarded`: tell
+        the user before, and give 300 seconds. The command runs as the user, and can ask the vault
+        for other secrets by itself: run only what the user would. There is no stdin, and what it
+        leaves in the background is ended.
         """
 
         async def beat(seconds: float) -> None:

@@ -18,7 +18,7 @@ BEAT = 10.0  # seconds between two signs of life of a command
 
 
 class Kept:
-    """The first and the last bytes of an output: a model reads no more, and errors are at its end."""
+    """The first and last bytes of an output: a model reads no more, and errors are at its end."""
 
     HALF = 16 * 1024
 
@@ -70,7 +70,8 @@ async def run(
 ) -> dict[str, Any]:
     """Run a command through a runner; how it ended and what it printed.
 
-    Raises what the runner reports. `beat` is awaited now and then, with the seconds that have passed.
+    Raises what the runner reports. `beat` is awaited now and then, with the seconds that have
+    passed.
     """
     import anyio
 

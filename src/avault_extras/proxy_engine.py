@@ -186,7 +186,7 @@ class Loop(asyncio.SelectorEventLoop):
         self.is_let: Callable[[str, int], bool] = lambda host, port: False
 
     async def getaddrinfo(self, host: Any, port: Any, **known: Any) -> Any:
-        """What is found, without what no rule lets through; raises OSError where nothing is left."""
+        """What is found, without what no rule lets through; raises OSError where none is left."""
         name = str(host).lower().removesuffix(".")
         is_ours = is_near(name) and self.is_let(name, int(port))
         if name.rpartition(".")[2] == "localhost":

@@ -322,7 +322,7 @@ class Gate:
 
 
 def is_field(field: tuple[bytes, bytes]) -> bool:
-    """Whether it is a header as all read it: its name a token, and no line's end in it (RFC 9110)."""
+    """Whether it is a header as all read it: its name a token, no line's end in it (RFC 9110)."""
     name, value = field
     return bool(re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}", name)) and not re.search(
         rb"[\x00-\x08\x0a-\x1f\x7f]", value
