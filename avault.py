@@ -45,6 +45,8 @@ The rooms, in order; each calls only what stands above it:
     vault/names               What can be kept in a vault: the names of groups and keys, values and notes
     vault/generations         Generations: how many writes of each machine a copy of the vault has
     vault/nostr_rules         What a guard says of signing for Nostr: events of which kinds, and texts for or from whom
+    vault/services            The usual services: to which hosts their keys go, in which header, and what the keys look like
+    vault/proxy_rules         What a guard says of requests by the proxy: to which hosts, by which methods, at which paths
     vault/ssh_rules           What a guard says of signing for SSH: to which servers, as which users, for which files
     vault/rule_members        What a guard's fields can name: ways, hosts, servers, kinds of events; and how that is said
     vault/times               Times and durations, as people and the protocol have them
@@ -79,8 +81,6 @@ The rooms, in order; each calls only what stands above it:
     vault/messages            Which messages this machine sends and takes: messages.json, in its state directory
     vault/own_locks           This machine's own locks on what is sealed for itself: locks.json, beside the vault
     vault/placeholders        What a command is given in place of a secret: of the same form, and worth nothing
-    vault/services            The usual services: to which hosts their keys go, in which header, and what the keys look like
-    vault/proxy_rules         What a guard says of requests by the proxy: to which hosts, by which methods, at which paths
     vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
     vault/rotation            A rotation on the disk: files under the new key are staged, count at once, are put in place
     signer/pairing            What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
@@ -2959,6 +2959,243 @@ def find_nostr_fault(
     return None
 
 
+# -------------------------------------------------------- vault/services ----
+# The usual services: to which hosts their keys go, in which header, and what the keys look like.
+#
+# One table, for `avault guard --preset`, for what looks like a secret, and for placeholders.
+
+
+# hosts, header, and the form of a key as a pattern (in verbose syntax), "" for one without a mark
+SERVICES: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "openai": (
+        ("api.openai.com",),
+        "Authorization: Bearer KEY",
+        r"sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+    ),
+    "anthropic": (
+        ("api.anthropic.com",),
+        "x-api-key: KEY",
+        r"sk-ant-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+    ),
+    "openrouter": (
+        ("openrouter.ai",),
+        "Authorization: Bearer KEY",
+        r"sk-or-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+    ),
+    "deepseek": (("api.deepseek.com",), "Authorization: Bearer KEY", ""),
+    "mistral": (("api.mistral.ai",), "Authorization: Bearer KEY", ""),
+    "cohere": (("api.cohere.com",), "Authorization: Bearer KEY", ""),
+    "groq": (("api.groq.com",), "Authorization: Bearer KEY", r"gsk_[A-Za-z0-9]{40,}"),
+    "xai": (("api.x.ai",), "Authorization: Bearer KEY", r"xai-[A-Za-z0-9]{40,}"),
+    "perplexity": (("api.perplexity.ai",), "Authorization: Bearer KEY", r"pplx-[A-Za-z0-9]{32,}"),
+    "google": (
+        ("generativelanguage.googleapis.com",),
+        "x-goog-api-key: KEY",
+        r"AIza[A-Za-z0-9_-]{35}",
+    ),
+    "huggingface": (
+        ("huggingface.co", "router.huggingface.co"),
+        "Authorization: Bearer KEY",
+        r"hf_[A-Za-z0-9]{30,}",
+    ),
+    "replicate": (("api.replicate.com",), "Authorization: Bearer KEY", r"r8_[A-Za-z0-9]{30,}"),
+    "elevenlabs": (("api.elevenlabs.io",), "xi-api-key: KEY", ""),
+    "tavily": (("api.tavily.com",), "Authorization: Bearer KEY", r"tvly-[A-Za-z0-9-]{20,}"),
+    "brave": (("api.search.brave.com",), "X-Subscription-Token: KEY", ""),
+    "github": (
+        ("api.github.com", "github.com", "uploads.github.com"),
+        "Authorization: Bearer KEY",
+        r"gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,}",
+    ),
+    "gitlab": (("gitlab.com",), "PRIVATE-TOKEN: KEY", r"glpat-[A-Za-z0-9_-]{20,}"),
+    "npm": (("registry.npmjs.org",), "Authorization: Bearer KEY", r"npm_[A-Za-z0-9]{36}"),
+    "pypi": (
+        ("upload.pypi.org",),
+        "Authorization: Basic (__token__:KEY)",
+        r"pypi-[A-Za-z0-9_-]{50,}",
+    ),
+    "stripe": (
+        ("api.stripe.com", "files.stripe.com"),
+        "Authorization: Bearer KEY",
+        r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
+    ),
+    "sendgrid": (
+        ("api.sendgrid.com",),
+        "Authorization: Bearer KEY",
+        r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
+    ),
+    "shopify": (
+        ("*.myshopify.com",),
+        "X-Shopify-Access-Token: KEY",
+        r"shp(?:at|ss|ca|pa)_[a-fA-F0-9]{32}",
+    ),
+    "digitalocean": (
+        ("api.digitalocean.com",),
+        "Authorization: Bearer KEY",
+        r"dop_v1_[a-f0-9]{64}",
+    ),
+    "cloudflare": (("api.cloudflare.com",), "Authorization: Bearer KEY", ""),
+    "slack": (
+        ("slack.com", "files.slack.com"),
+        "Authorization: Bearer KEY",
+        r"xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,}",
+    ),
+    "telegram": (("api.telegram.org",), "the path: /botKEY/…", r"[0-9]{8,10}:[A-Za-z0-9_-]{35}"),
+    "discord": (("discord.com",), "Authorization: Bot KEY", ""),
+    "notion": (("api.notion.com",), "Authorization: Bearer KEY", r"ntn_[A-Za-z0-9]{40,}"),
+    "linear": (("api.linear.app",), "Authorization: KEY", r"lin_api_[A-Za-z0-9]{30,}"),
+}
+
+
+def find_service(name: str) -> tuple[tuple[str, ...], str, str]:
+    """What the table has of a service; raises Usage."""
+    if name not in SERVICES:
+        raise Usage("no such preset", f"one of: {', '.join(sorted(SERVICES))}; or name --host")
+    return SERVICES[name]
+
+
+# ----------------------------------------------------- vault/proxy_rules ----
+# What a guard says of requests by the proxy: to which hosts, by which methods, at which paths.
+
+
+HTTPS = 443
+SPELLED = LETTERS | DIGITS | set("-_.:")
+AUTHORIZATION = "authorization"  # the header of credentials: RFC 9110, 11.6.2
+KEY_HEADERS = frozenset(  # those in which services take keys, besides; none that says anything else
+    {
+        "api-key", "apikey", "x-api-key", "x-apikey", "x-api-token", "x-auth-token", "x-auth-key",
+        "x-access-token", "x-goog-api-key", "xi-api-key", "private-token", "job-token",
+        "x-subscription-token", "x-shopify-access-token", "x-vault-token", "x-figma-token",
+        "x-functions-key", "ocp-apim-subscription-key", "dd-api-key", "dd-application-key",
+        "circle-token", "x-n8n-api-key", "x-typesense-api-key", "x-algolia-api-key",
+        "x-rapidapi-key", "x-master-key", "x-secret-key", "x-token",
+    }
+)  # fmt: skip
+
+
+def canonical_host(name: str) -> str:
+    """A host as names are compared: in lower case, without a dot at its end, in A-labels.
+
+    Raises ValueError for what is no name, and no address. IPv6 without brackets.
+    """
+    name = name.removeprefix("[").removesuffix("]") if name.startswith("[") else name
+    if not name.isascii():
+        name = name.encode("idna").decode()  # raises UnicodeError, which is a ValueError
+    name = name.lower().removesuffix(".")
+    if not 0 < len(name) <= 253 or set(name) - SPELLED or ".." in name or name[0] == ".":
+        raise ValueError("not a host")
+    if ":" in name:
+        name = ipaddress.IPv6Address(name).compressed
+    return name
+
+
+def read_authority(text: str) -> tuple[str, int]:
+    """Host and port of HOST or HOST:PORT, as compared; raises ValueError. The port is 443 else."""
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:@/\s\[\]]+)(?::([1-9][0-9]{0,4}))?", text)
+    if not found or int(found[2] or HTTPS) > 65535:
+        raise ValueError("not a host")
+    return canonical_host(found[1]), int(found[2] or HTTPS)
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is written as an address, or as what a resolver takes for one.
+
+    0x7f.1, 2130706433 and the like: inet_aton(3).
+    """
+    last = host.rpartition(".")[2]
+    return ":" in host or last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) is not None
+
+
+def is_near(host: str) -> bool:
+    """Whether a name is by its form one of this machine or of a house, and not of the internet.
+
+    RFC 6761, 6762, 8375; `internal` by ICANN's word of 2024.
+    """
+    return is_address(host) or host.rpartition(".")[2] in (
+        "localhost", "local", "internal", "lan", "test",
+    ) or host.endswith(".home.arpa")  # fmt: skip
+
+
+def fits_host(host: str, port: int, pattern: str) -> bool:
+    """Whether a host as it is compared is what HOST, *.HOST (of one label), or either :PORT names.
+
+    A resolver's odd forms of addresses fit nothing but themselves.
+    """
+    name, _, number = pattern.partition(":")
+    if port != int(number or HTTPS):
+        return False
+    if name.startswith("*."):
+        first, _, rest = host.partition(".")
+        return bool(first) and rest == name[2:] and not is_address(host)
+    return host == name
+
+
+def is_host_within(narrow: str, wide: str) -> bool:
+    """Whether a host of a guard, perhaps with a * or a port, is among what another one names."""
+    name, _, number = narrow.partition(":")
+    return fits_host(name, int(number or HTTPS), wide)
+
+
+def fits_hosts(host: str, port: int, sets: Hosts) -> bool:
+    """Whether a host is in each of these sets, of which there has to be one."""
+    return bool(sets) and all(any(fits_host(host, port, each) for each in one) for one in sets)
+
+
+def fits_path(path: str, glob: str) -> bool:
+    """Whether a path is as one with * in it says, each of which stands for anything."""
+    return re.fullmatch(".*".join(map(re.escape, glob.split("*"))), path, re.DOTALL) is not None
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path is the same to all who read it: no dots to go up, nothing hidden by %.
+
+    Nor a % that is one only once it is decoded, or what some take for an end, or as no ASCII.
+    """
+    lower = path.lower()
+    odd = ("//", "\\", "%2e", "%2f", "%5c", "%00", ";")
+    is_up = any(each in (".", "..") for each in lower.split("/"))
+    is_hidden = re.search("%(?:25|3f|23|0[9ad]|20|u|[89a-f])", lower) is not None
+    is_odd = is_hidden or any(each in lower for each in odd)
+    return not is_up and not is_odd and path.startswith("/")
+
+
+def find_proxy_fault(
+    host: str,
+    port: int,
+    method: str,
+    path: str,
+    hosts: Hosts,
+    methods: list[frozenset[str]],
+    paths: list[frozenset[str]],
+) -> str | None:
+    """Why a request may not have a secret, in words; None where it may.
+
+    `host` is as it is compared, `path` without a query.
+    """
+    if not fits_hosts(host, port, hosts):
+        return f"go to {host}" + (f":{port}" if port != HTTPS else "")
+    if any(method not in each for each in methods):
+        return f"be used by {method}"
+    if paths and not is_plain_path(path):
+        return "be used at a path that can be read in more than one way"
+    if any(not any(fits_path(path, glob) for glob in each) for each in paths):
+        return "be used at this path"
+    return None
+
+
+def headers_for(host: str) -> frozenset[str]:
+    """The headers, in lower case, in which a host takes keys.
+
+    Those that the table of services names for it; of one that it does not know, the usual ones.
+    """
+    named = {
+        header.partition(":")[0].lower()
+        for hosts, header, _ in SERVICES.values()
+        if any(fits_host(host, HTTPS, each) for each in hosts) and ": " in header
+    }
+    return frozenset({AUTHORIZATION, *(named or KEY_HEADERS)})
+
+
 # ------------------------------------------------------- vault/ssh_rules ----
 # What a guard says of signing for SSH: to which servers, as which users, for which files.
 #
@@ -3095,6 +3332,14 @@ SSH_SETS = ("servers", "users", "namespaces")
 NOSTR_SETS = ("kinds", "ciphers", "peers")
 SETS_OF = {"proxy": PROXY_SETS, "ssh": SSH_SETS, "sign": NOSTR_SETS}  # of a way, what is about it
 SETS = ("only", *PROXY_SETS, *SSH_SETS, *NOSTR_SETS)
+NAMED_TO_LET = (  # sets that let nothing through where they are not named
+    "hosts",
+    "servers",
+    "namespaces",
+    "kinds",
+    "ciphers",
+    "peers",
+)
 HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
 PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
 
@@ -3207,6 +3452,8 @@ def parse_rendered(text: str) -> int:
 
 
 NUMBERS = ("until", "times", "ask")
+NONE: frozenset[str] = frozenset()
+KEPT_IN = frozenset(WAYS) - {"run"}  # ways by which nobody gets the value
 MOST = 32  # of one field
 LATEST_UNTIL = 1 << 37  # Unix seconds
 LONGEST_ASK = 86_400  # seconds for which one approval may do
@@ -3251,13 +3498,28 @@ class Rules:
         """The ways that are left; None for all.
 
         What is about requests is for the proxy alone, what is about servers for SSH, what is about
-        events for Nostr.
+        events for Nostr. That none of them is named, is for any that gives no value out.
         """
         found = list(self.only)
         for way, names in SETS_OF.items():
-            if any(getattr(self, name) for name in names):
-                found.append(frozenset({way}))
+            for name in names:
+                for each in getattr(self, name):
+                    is_none = not each and name in NAMED_TO_LET
+                    found.append(KEPT_IN if is_none else frozenset({way}))
         return frozenset.intersection(*found) if found else None
+
+    def names_none(self, way: str, name: str) -> bool:
+        """Whether a set of a way that is left is not named, and nothing is let through for that.
+
+        Where the value goes out by itself, who gets it does with it as he likes.
+        """
+        ways = self.ways()
+        is_kept_in = ways is not None and way in ways and ways <= KEPT_IN
+        return is_kept_in and name in NAMED_TO_LET and not getattr(self, name)
+
+    def sets(self, way: str, name: str) -> list[frozenset[str]]:
+        """The sets of a way that have to fit: one without a member where that has to be named."""
+        return [NONE] if self.names_none(way, name) else list(getattr(self, name))
 
     def lets(self, way: str, now: float) -> bool:
         """Whether a use by a way goes through; none of those of a broker does by itself."""
@@ -3269,7 +3531,7 @@ class Rules:
     def asks_at_least(self, other: Rules) -> bool:
         """Whether nothing gets through these that would not through the other's.
 
-        Of what signs for Nostr, what is not named is not let through: to name it is to let more.
+        To name what lets nothing through where it is not named, is to let more.
         """
         ways, others = self.ways(), other.ways()
         if others is not None and (ways is None or not ways <= others):
@@ -3278,14 +3540,12 @@ class Rules:
             mine, theirs = getattr(self, name), getattr(other, name)
             if theirs is not None and (mine is None or mine > theirs):
                 return False
-        for name in SETS[1:]:
-            for wide in getattr(other, name):
-                if not any(is_within(name, narrow, wide) for narrow in getattr(self, name)):
-                    return False
-        if ways == others == frozenset({"sign"}):
-            for name in NOSTR_SETS:
-                if not getattr(other, name) and any(getattr(self, name)):
-                    return False
+        for way, name in ((way, name) for way, names in SETS_OF.items() for name in names):
+            if ways is None or way in ways:
+                mine = self.sets(way, name)
+                for wide in other.sets(way, name):
+                    if not any(is_within(name, narrow, wide) for narrow in mine):
+                        return False
         return other.is_known or not self.is_known
 
     def to_dict(self) -> dict[str, Any]:
@@ -3341,9 +3601,23 @@ def describe_asking(seconds: int) -> str:
 
 
 def join_rules(rules: list[Rules]) -> Rules:
-    """What all of these ask together."""
+    """What all of these ask together: nothing gets through that would not through each.
+
+    What one names is let by none that has to name it, and does not.
+    """
+    joined = gather_rules(rules)
+    for way, names in SETS_OF.items():
+        for name in filter(lambda each: getattr(joined, each), names):
+            if any(each.names_none(way, name) for each in rules):
+                setattr(joined, name, [NONE])
+    return joined
+
+
+def gather_rules(rules: list[Rules]) -> Rules:
+    """What is said of one place in several rules: what one of them names, no other has to."""
     joined = Rules()
-    for name in SETS:
+    joined.only = simplify("only", [ways for one in rules if (ways := one.ways()) is not None])
+    for name in SETS[1:]:
         setattr(
             joined, name, simplify(name, [each for one in rules for each in getattr(one, name)])
         )
@@ -3370,7 +3644,7 @@ def fits(name: str, text: str, pattern: str) -> bool:
     if text == pattern:
         return True
     if name == "hosts":
-        return pattern.startswith("*.") and text.removeprefix("*").endswith(pattern[1:])
+        return is_host_within(text, pattern)
     is_open = pattern.endswith("*") and "*" not in pattern[:-1]
     return name == "paths" and is_open and text.startswith(pattern[:-1])
 
@@ -3742,12 +4016,24 @@ class Guards:
         return left
 
     def rules_of(self, guards: Iterable[Guard]) -> Rules:
-        """What all of these ask together."""
+        """What all of these ask together: what is named on one place, is named for that alone."""
         guards = list(guards)
         which = frozenset(each.identity for each in guards)
         if which not in self.asked:
-            self.asked[which] = join_rules([self.left(each) for each in guards])
+            places: dict[str, list[Rules]] = {}
+            for each in guards:
+                places.setdefault(each.on, []).append(self.left(each))
+            self.asked[which] = join_rules(
+                [gather_rules(found) if found[1:] else found[0] for found in places.values()]
+            )
         return self.asked[which]
+
+    def naming_none(self, name: str, way: str, field: str) -> list[str]:
+        """The places whose guards let nothing of GROUP/KEY through by a way, as they name none."""
+        places: dict[str, list[Guard]] = {}
+        for each in self.of(name):
+            places.setdefault(each.on, []).append(each)
+        return [on for on, found in places.items() if NONE in self.rules_of(found).sets(way, field)]
 
     def places(self) -> list[str]:
         """Where a guard is on, or comes to by another name."""
@@ -7734,237 +8020,6 @@ def pick_any(count: int) -> str:
     text = pick(LOWER + UPPER + FIGURES, count)
     at = secrets.randbelow(count) if count else 0
     return text[:at] + pick(FIGURES, 1) + text[at + 1 :] if count else ""
-
-
-# -------------------------------------------------------- vault/services ----
-# The usual services: to which hosts their keys go, in which header, and what the keys look like.
-#
-# One table, for `avault guard --preset`, for what looks like a secret, and for placeholders.
-
-
-# hosts, header, and the form of a key as a pattern (in verbose syntax), "" for one without a mark
-SERVICES: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "openai": (
-        ("api.openai.com",),
-        "Authorization: Bearer KEY",
-        r"sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
-    ),
-    "anthropic": (
-        ("api.anthropic.com",),
-        "x-api-key: KEY",
-        r"sk-ant-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
-    ),
-    "openrouter": (
-        ("openrouter.ai",),
-        "Authorization: Bearer KEY",
-        r"sk-or-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
-    ),
-    "deepseek": (("api.deepseek.com",), "Authorization: Bearer KEY", ""),
-    "mistral": (("api.mistral.ai",), "Authorization: Bearer KEY", ""),
-    "cohere": (("api.cohere.com",), "Authorization: Bearer KEY", ""),
-    "groq": (("api.groq.com",), "Authorization: Bearer KEY", r"gsk_[A-Za-z0-9]{40,}"),
-    "xai": (("api.x.ai",), "Authorization: Bearer KEY", r"xai-[A-Za-z0-9]{40,}"),
-    "perplexity": (("api.perplexity.ai",), "Authorization: Bearer KEY", r"pplx-[A-Za-z0-9]{32,}"),
-    "google": (
-        ("generativelanguage.googleapis.com",),
-        "x-goog-api-key: KEY",
-        r"AIza[A-Za-z0-9_-]{35}",
-    ),
-    "huggingface": (
-        ("huggingface.co", "router.huggingface.co"),
-        "Authorization: Bearer KEY",
-        r"hf_[A-Za-z0-9]{30,}",
-    ),
-    "replicate": (("api.replicate.com",), "Authorization: Bearer KEY", r"r8_[A-Za-z0-9]{30,}"),
-    "elevenlabs": (("api.elevenlabs.io",), "xi-api-key: KEY", ""),
-    "tavily": (("api.tavily.com",), "Authorization: Bearer KEY", r"tvly-[A-Za-z0-9-]{20,}"),
-    "brave": (("api.search.brave.com",), "X-Subscription-Token: KEY", ""),
-    "github": (
-        ("api.github.com", "github.com", "uploads.github.com"),
-        "Authorization: Bearer KEY",
-        r"gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,}",
-    ),
-    "gitlab": (("gitlab.com",), "PRIVATE-TOKEN: KEY", r"glpat-[A-Za-z0-9_-]{20,}"),
-    "npm": (("registry.npmjs.org",), "Authorization: Bearer KEY", r"npm_[A-Za-z0-9]{36}"),
-    "pypi": (
-        ("upload.pypi.org",),
-        "Authorization: Basic (__token__:KEY)",
-        r"pypi-[A-Za-z0-9_-]{50,}",
-    ),
-    "stripe": (
-        ("api.stripe.com", "files.stripe.com"),
-        "Authorization: Bearer KEY",
-        r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
-    ),
-    "sendgrid": (
-        ("api.sendgrid.com",),
-        "Authorization: Bearer KEY",
-        r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
-    ),
-    "shopify": (
-        ("*.myshopify.com",),
-        "X-Shopify-Access-Token: KEY",
-        r"shp(?:at|ss|ca|pa)_[a-fA-F0-9]{32}",
-    ),
-    "digitalocean": (
-        ("api.digitalocean.com",),
-        "Authorization: Bearer KEY",
-        r"dop_v1_[a-f0-9]{64}",
-    ),
-    "cloudflare": (("api.cloudflare.com",), "Authorization: Bearer KEY", ""),
-    "slack": (
-        ("slack.com", "files.slack.com"),
-        "Authorization: Bearer KEY",
-        r"xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,}",
-    ),
-    "telegram": (("api.telegram.org",), "the path: /botKEY/…", r"[0-9]{8,10}:[A-Za-z0-9_-]{35}"),
-    "discord": (("discord.com",), "Authorization: Bot KEY", ""),
-    "notion": (("api.notion.com",), "Authorization: Bearer KEY", r"ntn_[A-Za-z0-9]{40,}"),
-    "linear": (("api.linear.app",), "Authorization: KEY", r"lin_api_[A-Za-z0-9]{30,}"),
-}
-
-
-def find_service(name: str) -> tuple[tuple[str, ...], str, str]:
-    """What the table has of a service; raises Usage."""
-    if name not in SERVICES:
-        raise Usage("no such preset", f"one of: {', '.join(sorted(SERVICES))}; or name --host")
-    return SERVICES[name]
-
-
-# ----------------------------------------------------- vault/proxy_rules ----
-# What a guard says of requests by the proxy: to which hosts, by which methods, at which paths.
-
-
-HTTPS = 443
-SPELLED = LETTERS | DIGITS | set("-_.:")
-AUTHORIZATION = "authorization"  # the header of credentials: RFC 9110, 11.6.2
-KEY_HEADERS = frozenset(  # those in which services take keys, besides; none that says anything else
-    {
-        "api-key", "apikey", "x-api-key", "x-apikey", "x-api-token", "x-auth-token", "x-auth-key",
-        "x-access-token", "x-goog-api-key", "xi-api-key", "private-token", "job-token",
-        "x-subscription-token", "x-shopify-access-token", "x-vault-token", "x-figma-token",
-        "x-functions-key", "ocp-apim-subscription-key", "dd-api-key", "dd-application-key",
-        "circle-token", "x-n8n-api-key", "x-typesense-api-key", "x-algolia-api-key",
-        "x-rapidapi-key", "x-master-key", "x-secret-key", "x-token",
-    }
-)  # fmt: skip
-
-
-def canonical_host(name: str) -> str:
-    """A host as names are compared: in lower case, without a dot at its end, in A-labels.
-
-    Raises ValueError for what is no name, and no address. IPv6 without brackets.
-    """
-    name = name.removeprefix("[").removesuffix("]") if name.startswith("[") else name
-    if not name.isascii():
-        name = name.encode("idna").decode()  # raises UnicodeError, which is a ValueError
-    name = name.lower().removesuffix(".")
-    if not 0 < len(name) <= 253 or set(name) - SPELLED or ".." in name or name[0] == ".":
-        raise ValueError("not a host")
-    if ":" in name:
-        name = ipaddress.IPv6Address(name).compressed
-    return name
-
-
-def read_authority(text: str) -> tuple[str, int]:
-    """Host and port of HOST or HOST:PORT, as compared; raises ValueError. The port is 443 else."""
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:@/\s\[\]]+)(?::([1-9][0-9]{0,4}))?", text)
-    if not found or int(found[2] or HTTPS) > 65535:
-        raise ValueError("not a host")
-    return canonical_host(found[1]), int(found[2] or HTTPS)
-
-
-def is_address(host: str) -> bool:
-    """Whether a host is written as an address, or as what a resolver takes for one.
-
-    0x7f.1, 2130706433 and the like: inet_aton(3).
-    """
-    last = host.rpartition(".")[2]
-    return ":" in host or last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) is not None
-
-
-def is_near(host: str) -> bool:
-    """Whether a name is by its form one of this machine or of a house, and not of the internet.
-
-    RFC 6761, 6762, 8375; `internal` by ICANN's word of 2024.
-    """
-    return is_address(host) or host.rpartition(".")[2] in (
-        "localhost", "local", "internal", "lan", "test",
-    ) or host.endswith(".home.arpa")  # fmt: skip
-
-
-def fits_host(host: str, port: int, pattern: str) -> bool:
-    """Whether a host as it is compared is what HOST, *.HOST (of one label), or either :PORT names.
-
-    A resolver's odd forms of addresses fit nothing but themselves.
-    """
-    name, _, number = pattern.partition(":")
-    if port != int(number or HTTPS):
-        return False
-    if name.startswith("*."):
-        first, _, rest = host.partition(".")
-        return bool(first) and rest == name[2:] and not is_address(host)
-    return host == name
-
-
-def fits_hosts(host: str, port: int, sets: Hosts) -> bool:
-    """Whether a host is in each of these sets, of which there has to be one."""
-    return bool(sets) and all(any(fits_host(host, port, each) for each in one) for one in sets)
-
-
-def fits_path(path: str, glob: str) -> bool:
-    """Whether a path is as one with * in it says, each of which stands for anything."""
-    return re.fullmatch(".*".join(map(re.escape, glob.split("*"))), path, re.DOTALL) is not None
-
-
-def is_plain_path(path: str) -> bool:
-    """Whether a path is the same to all who read it: no dots to go up, nothing hidden by %.
-
-    Nor a % that is one only once it is decoded, or what some take for an end, or as no ASCII.
-    """
-    lower = path.lower()
-    odd = ("//", "\\", "%2e", "%2f", "%5c", "%00", ";")
-    is_up = any(each in (".", "..") for each in lower.split("/"))
-    is_hidden = re.search("%(?:25|3f|23|0[9ad]|20|u|[89a-f])", lower) is not None
-    is_odd = is_hidden or any(each in lower for each in odd)
-    return not is_up and not is_odd and path.startswith("/")
-
-
-def find_proxy_fault(
-    host: str,
-    port: int,
-    method: str,
-    path: str,
-    hosts: Hosts,
-    methods: list[frozenset[str]],
-    paths: list[frozenset[str]],
-) -> str | None:
-    """Why a request may not have a secret, in words; None where it may.
-
-    `host` is as it is compared, `path` without a query.
-    """
-    if not fits_hosts(host, port, hosts):
-        return f"go to {host}" + (f":{port}" if port != HTTPS else "")
-    if any(method not in each for each in methods):
-        return f"be used by {method}"
-    if paths and not is_plain_path(path):
-        return "be used at a path that can be read in more than one way"
-    if any(not any(fits_path(path, glob) for glob in each) for each in paths):
-        return "be used at this path"
-    return None
-
-
-def headers_for(host: str) -> frozenset[str]:
-    """The headers, in lower case, in which a host takes keys.
-
-    Those that the table of services names for it; of one that it does not know, the usual ones.
-    """
-    named = {
-        header.partition(":")[0].lower()
-        for hosts, header, _ in SERVICES.values()
-        if any(fits_host(host, HTTPS, each) for each in hosts) and ": " in header
-    }
-    return frozenset({AUTHORIZATION, *(named or KEY_HEADERS)})
 
 
 # -------------------------------------------------------- vault/recovery ----
@@ -19323,13 +19378,15 @@ class GuardChange:
         gone = {*given, *(name for way, names in sets if way not in ways for name in names)}
         touched = [each for each in own if each.rules.is_known and names_any(each.rules, gone)]
         rest = [keep_fields(guards.left(each), gone) for each in touched]
-        wanted = guards.rules_of([each for each in own if each not in touched])
-        for fields in (given, *rest):
-            wanted = wanted & Rules(**fields)
-        self.weakens, self.added = not wanted.asks_at_least(guards.rules_of(own)), [given]
+        stays = guards.rules_of([each for each in own if each not in touched])
+        wanted = gather_rules([stays, *(Rules(**fields) for fields in (given, *rest))])
+        unnamed = [name for way, names in sets for name in names if wanted.names_none(way, name)]
+        self.weakens = not wanted.asks_at_least(guards.rules_of(own))
+        # said, so that a guard that was set elsewhere meanwhile does not name them either
+        self.added = [{**given, **{name: [] for name in unnamed}}]
         if self.weakens:
             self.marks = {each.identity: guards.counts[each.identity] for each in touched}
-            self.added = [fields for fields in (*rest, given) if fields]
+            self.added = [fields for fields in (*rest, *self.added) if fields]
             self.since = min((each.since for each in touched), default=None)
 
     def make(self, machine: str) -> Callable[[Vault], None]:
@@ -23600,8 +23657,8 @@ class ProxiedUses:
         What a guard keeps from who asks, as `only proxy` does, goes nowhere that who asks names.
         """
         rules = guards.rules_of(guards.of(name))
-        sets, ways = list(rules.hosts), rules.ways()
-        if not sets and ways is not None and "run" not in ways:
+        sets = rules.sets("proxy", "hosts")
+        if not all(sets):
             return []
         return sets + ([self.given[name]] if name in self.given else [])
 
@@ -23643,9 +23700,10 @@ class ProxiedUses:
         if not self.hosts(guards, name):
             ways = guards.rules_of(guards.of(name)).ways()
             if ways is not None and ways <= {"proxy"}:
+                places = guards.naming_none(name, "proxy", "hosts") or [name]
                 raise Denied(
                     f"{name} is for the proxy, and no host is named by its guard",
-                    f"avault guard {name} --host HOST",
+                    " && ".join(f"avault guard {place} --host HOST" for place in places),
                 )
             self.rest.append(name)
             return

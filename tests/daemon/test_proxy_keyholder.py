@@ -187,9 +187,23 @@ async def test_only_proxy_is_refused_to_all_else(counter: Counter) -> None:
     for given in ([], ["plain/TOKEN=evil.example.com"]):  # who asks for it does not say where to
         with pytest.raises(avault.Denied, match="no host is named by its guard"):
             counter.begin(only=["plain/TOKEN"], hosts=given)
-    await counter.guard("plain/TOKEN", hosts=["api.example.com"])
+    told = await counter.serve("guard", group="plain", key="TOKEN", hosts=["evil.example.com"])
+    assert told["weakens"], "nor does who names it by a guard, unless the operator agrees"
+    with pytest.raises(avault.Denied, match="no host is named by its guard"):
+        counter.begin(only=["plain/TOKEN"])
+    named = avault.check_rules({"hosts": ["api.example.com"]}, 0)
+    agreed = avault.GuardChange(counter.keyholder.open_store().vault, "plain/TOKEN", named)
+    await counter.keyholder.change(agreed.make("m"))
     session = counter.begin(only=["plain/TOKEN"], hosts=["plain/TOKEN=api.example.com"])
     assert (await counter.use(session, "plain/TOKEN", host="api.example.com"))["ok"]
+
+
+async def test_a_group_for_the_proxy_is_escaped_by_no_host_on_a_key(counter: Counter) -> None:
+    assert not (await counter.serve("guard", group="plain", only=["proxy"]))["weakens"]
+    await counter.guard("plain/TOKEN", hosts=["evil.example.com"])
+    with pytest.raises(avault.Denied, match="no host is named by its guard") as refused:
+        counter.begin(only=["plain/TOKEN"])
+    assert refused.value.hint == "avault guard plain --host HOST", "that of the group names none"
 
 
 async def test_what_goes_out_in_other_ways_only(counter: Counter) -> None:

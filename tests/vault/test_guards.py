@@ -23,21 +23,94 @@ ID = "0123456789abcdef"
 
 # Rules
 
-HOSTS = ["api.a.com", "b.a.com", "*.a.com", "c.com:8443"]
+
+def some(*members: str) -> Any:
+    """A set of rules: some of these, or none of them."""
+    return st.lists(st.sampled_from(members), unique=True)
+
+
+GH, GL = (f"{name}=SHA256:{letter * 43}" for name, letter in (("gh", "A"), ("gl", "B")))
+PEERS = ["a" * 64, "b" * 64]
+BROKERED = {
+    "hosts": some("api.a.com", "*.a.com", "b.api.a.com", "*.api.a.com", "a.com", "c.com:8443", "*.com", "a.com:443"),
+    "methods": some("GET", "POST"),
+    "paths": some("/", "/v1/*", "/v1/x", "/*", "/v1/*/x*", "/v1*"),
+    "servers": some(GH, GL, "any", "unproven", "forwarded"),
+    "users": some("git", "root"),
+    "namespaces": some("git", "file"),
+    "kinds": some("1", "4"),
+    "ciphers": some("nip44_encrypt", "nip04_decrypt"),
+    "peers": some("any", *PEERS),
+}
 FIELDS = st.fixed_dictionaries(
     {},
     optional={
         "only": st.lists(st.sampled_from(avault.WAYS), unique=True),
-        "hosts": st.lists(st.sampled_from(HOSTS), min_size=1, unique=True),
-        "methods": st.lists(st.sampled_from(["GET", "POST"]), min_size=1, unique=True),
-        "paths": st.lists(st.sampled_from(["/", "/v1/*", "/v1/x", "/*"]), min_size=1, unique=True),
+        **BROKERED,
         "until": st.integers(0, 5),
         "times": st.integers(0, 3),
         "ask": st.integers(0, 3),
     },
 )
-RULES = FIELDS.map(lambda fields: avault.Rules(**fields))
+# of one broker, as people set them: with all of the above at once nearly nothing is let
+OF_ONE = st.sampled_from(["proxy", "ssh", "sign"]).flatmap(
+    lambda way: st.fixed_dictionaries(
+        {},
+        optional={
+            "only": st.lists(st.sampled_from(["run", way, way]), min_size=1, unique=True),
+            **{name: BROKERED[name] for name in avault.SETS_OF[way]},
+        },
+    )
+)
+RULES = (OF_ONE | FIELDS).map(lambda fields: avault.Rules(**fields))
 USES = [(way, now) for way in ("get", "run", "proxy") for now in range(7)]
+REQUESTS = [
+    (host, port, method, path)
+    for host in ("api.a.com", "b.api.a.com", "x.b.api.a.com", "a.com", "evil.com", "c.com")
+    for port in ((8443,) if host == "c.com" else (443,))
+    for method, path in (("GET", "/"), ("POST", "/v1/x"), ("GET", "/v1/y/xz"), ("GET", "/v1"))
+]
+LOGINS: list[dict[str, Any]] = [
+    {"as": "ssh", "through": through, "server": server, "user": user, "namespace": None}
+    for through in ([], ["SHA256:x"])
+    for server in (None, GH.partition("=")[2], "SHA256:other")
+    for user in ("git", "me")
+]
+FILES: list[dict[str, Any]] = [
+    {"as": "sshsig", "through": through, "server": None, "user": None, "namespace": namespace}
+    for through in ([], ["SHA256:x"])
+    for namespace in ("git", "file", "other")
+]
+POSTS: list[dict[str, Any]] = [{"as": "nostr-event", "kind": kind} for kind in (1, 4, 7)]
+ENCIPHERED: list[dict[str, Any]] = [
+    {"as": cipher.replace("_", "-"), "cipher": cipher, "peer": peer}
+    for cipher in ("nip44_encrypt", "nip04_decrypt", "nip44_decrypt")
+    for peer in (*PEERS, "c" * 64)
+]
+EVERY = {
+    "proxy": range(len(REQUESTS)),
+    "ssh": range(len(LOGINS) + len(FILES)),
+    "sign": range(len(POSTS) + len(ENCIPHERED)),
+}
+
+
+def power(rules: avault.Rules, now: float = 0) -> set[tuple[str, int]]:
+    """Every use of these that is let through, as those say that decide; where the value goes out by itself, each."""
+    if any(rules.lets(way, now) for way in ("get", "run")):
+        return {("value", 0)} | {(way, number) for way, numbers in EVERY.items() for number in numbers}
+    found: set[tuple[str, int]] = set()
+    if rules.lets("proxy", now):
+        where = rules.hosts, rules.methods, rules.paths
+        found |= {("proxy", number) for number, each in enumerate(REQUESTS) if not avault.find_proxy_fault(*each, *where)}
+    if rules.lets("ssh", now):
+        who = rules.servers, rules.users, rules.namespaces
+        found |= {("ssh", number) for number, each in enumerate([*LOGINS, *FILES]) if not avault.find_ssh_fault(each, *who)}
+    if rules.lets("sign", now):
+        what = rules.kinds, rules.ciphers, rules.peers
+        found |= {
+            ("sign", number) for number, each in enumerate([*POSTS, *ENCIPHERED]) if not avault.find_nostr_fault(each, *what)
+        }
+    return found
 
 
 def same(one: avault.Rules, other: avault.Rules) -> bool:
@@ -56,6 +129,94 @@ def test_rules_are_a_lattice(a: avault.Rules, b: avault.Rules, c: avault.Rules) 
     for way, now in USES:
         assert not (a & b).lets(way, now) or (a.lets(way, now) and b.lets(way, now))
         assert not (a.asks_at_least(b) and a.lets(way, now)) or b.lets(way, now)
+    assert power(a & b) <= power(a) & power(b), "what both ask lets nothing through that one of them does not"
+    assert not a.asks_at_least(b) or power(a) <= power(b)
+    assert power(a & b & c) == power(a & (b & c)) == power(c & b & a)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["m", "n"]), st.sampled_from(["g", "g/K", "h/L", "h"]), OF_ONE), max_size=5))
+def test_what_is_set_freely_lets_nothing_through(steps: list[tuple[str, str, dict[str, Any]]]) -> None:
+    """On the key, its group, a name that it had, or another machine: no guard is escaped by one that nobody agreed to."""
+    start = with_key("g/K")
+    move(start, "g/K", "h/L")
+    vaults = {"m": start, "n": start.copy()}
+    for machine, on, fields in steps:
+        try:
+            wanted = avault.check_rules(fields, 0)
+        except avault.Usage:
+            continue
+        vault = vaults[machine]
+        before = {name: power(rules_of(vault, name)) for name in ("g/K", "h/L")}
+        change = avault.GuardChange(vault, on, wanted)
+        if wanted and not change.weakens:
+            write(vault, machine, change.make(machine))
+            for name, could in before.items():
+                assert power(rules_of(vault, name)) <= could, (name, wanted)
+    both = vaults["m"].merge(vaults["n"])
+    for vault in vaults.values():
+        assert power(rules_of(both, "h/L")) <= power(rules_of(vault, "h/L")), "a merge lets through what both do"
+
+
+HOST = st.lists(st.sampled_from(["a", "b", "s3", "x", "1"]), min_size=1, max_size=3).map(".".join)
+PATTERN = st.tuples(st.sampled_from(["", "*."]), HOST, st.sampled_from(["", ":443", ":8443"])).map("".join).filter(avault.is_host)
+
+
+@settings(max_examples=500, deadline=None)
+@given(PATTERN, PATTERN, HOST, st.sampled_from([443, 8443]))
+def test_a_host_within_another_is_let_by_the_same_that_lets_the_other(narrow: str, wide: str, host: str, port: int) -> None:
+    if avault.Rules(hosts=[narrow]).asks_at_least(avault.Rules(hosts=[wide])):
+        assert not avault.fits_host(host, port, narrow) or avault.fits_host(host, port, wide)
+
+
+@pytest.mark.parametrize(
+    ("on", "was", "place", "given"),
+    [
+        ("g/K", {"only": ["proxy"]}, "g/K", {"hosts": ["evil.com"]}),
+        ("g/K", {"methods": ["GET"]}, "g/K", {"hosts": ["evil.com"]}),
+        ("g/K", {"only": ["proxy", "ssh"]}, "g/K", {"hosts": ["evil.com"]}),
+        ("g/K", {"only": ["ssh"], "namespaces": ["git"]}, "g/K", {"servers": ["any"]}),
+        ("g/K", {"servers": [GH]}, "g/K", {"namespaces": ["git"]}),
+        ("g/K", {"only": ["ssh", "sign"]}, "g/K", {"kinds": ["1"]}),
+        ("g/K", {"hosts": ["*.a.com"]}, "g/K", {"hosts": ["b.api.a.com"]}),
+        ("g/K", {"hosts": ["*.a.com"]}, "g/K", {"hosts": ["*.api.a.com"]}),
+        ("g", {"only": ["proxy"]}, "g/K", {"hosts": ["evil.com"]}),
+        ("g", {"only": ["sign"]}, "g/K", {"kinds": ["1", "4"]}),
+        ("g", {"servers": [GH]}, "g/K", {"namespaces": ["git"]}),
+        ("g/K", {"only": ["proxy"]}, "h/L", {"hosts": ["evil.com"]}),
+        ("h", {"only": ["ssh"]}, "g", {"servers": ["any"]}),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_to_name_what_was_not_named_escapes_no_guard(on: str, was: dict[str, Any], place: str, given: dict[str, Any]) -> None:
+    """Set beside it, before it (also on a name to which the secret is moved later), or on a machine that had not heard of it."""
+
+    def put(vault: avault.Vault, where: str, fields: dict[str, Any], machine: str = "m") -> None:
+        write(vault, machine, avault.GuardChange(vault, where, avault.check_rules(fields, 0)).make(machine))
+
+    start = with_key("g/K")
+    there = start.copy()
+    move(start, "g/K", "h/L")
+    put(start, on, was)
+    could = power(rules_of(start, "h/L"))
+    if avault.GuardChange(start, place, avault.check_rules(given, 0)).weakens:
+        assert place == on
+    else:
+        beside = start.copy()
+        put(beside, place, given)
+        assert power(rules_of(beside, "h/L")) <= could
+    put(there, place, given, "n")
+    for both in (start.merge(there), there.merge(start)):
+        assert power(rules_of(both, "h/L")) <= could and power(rules_of(both, "g/K")) <= could
+
+
+def test_what_is_named_with_the_phone_is_let_through_on_its_place() -> None:
+    vault = with_key("g/K")
+    for fields in ({"only": ["proxy"]}, {"hosts": ["a.com"]}, {"methods": ["GET"]}):
+        write(vault, "m", avault.GuardChange(vault, "g/K", avault.check_rules(fields, 0)).make("m"))
+    assert str(rules_of(vault, "g/K")) == "only proxy, to a.com, by GET" and power(rules_of(vault, "g/K"))
+    write(vault, "n", avault.GuardChange(vault, "g/K", avault.check_rules({"hosts": ["a.com"], "paths": ["/*"]}, 0)).make("n"))
+    assert str(rules_of(vault, "g/K")) == "only proxy, to a.com, by GET, at /*", "another machine narrows it"
 
 
 @pytest.mark.parametrize(
@@ -444,7 +605,7 @@ def test_many_names_with_many_guards_are_seen_through_at_once() -> None:
         ([{"only": ["run"]}], {"until": 9}, False, "only run, until 1970-01-01T00:00:09Z"),
         ([{"only": ["run", "proxy"]}], {"only": ["run"]}, False, "only run"),
         ([{"only": ["run"]}], {"only": ["run", "ssh"]}, True, "only run or ssh"),
-        ([{"only": ["run"]}], {"only": ["proxy"]}, True, "only proxy"),
+        ([{"only": ["run"]}], {"only": ["proxy"]}, True, "only proxy, to none"),
         ([{"only": ["run"]}], {"only": ["proxy"], "hosts": ["a.com"]}, True, "only proxy, to a.com"),
         ([{"only": ["proxy"], "hosts": ["*.a.com"]}], {"only": ["proxy"], "hosts": ["x.a.com"]}, False, "only proxy, to x.a.com"),
         ([{"only": ["proxy"], "hosts": ["a.b"]}], {"only": ["proxy"], "methods": ["GET"]}, False, "only proxy, to a.b, by GET"),
@@ -454,10 +615,12 @@ def test_many_names_with_many_guards_are_seen_through_at_once() -> None:
         ([{"until": 9}], {"until": 8}, False, "until 1970-01-01T00:00:08Z"),
         ([{"times": 3}], {"times": 3}, False, "3 more times"),
         ([{"times": 3}], {"times": 4}, True, "4 more times"),
-        ([{"only": ["sign"]}], {"only": ["sign"], "kinds": ["1"]}, True, "only sign, signing events of kind 1"),
+        ([{"only": ["sign"]}], {"only": ["sign"], "kinds": ["1"]}, True,
+         "only sign, signing events of kind 1, for none, with nobody"),
         ([{"only": ["sign"], "kinds": ["1"]}], {"only": ["sign"], "ciphers": ["nip44_encrypt"]}, True,
-         "only sign, signing events of kind 1, for nip44_encrypt"),
-        ([{"only": ["sign"]}], {"only": ["sign"], "times": 4}, False, "only sign, 4 more times"),
+         "only sign, signing events of kind 1, for nip44_encrypt, with nobody"),
+        ([{"only": ["sign"]}], {"only": ["sign"], "times": 4}, False,
+         "only sign, signing events of kind none, for none, with nobody, 4 more times"),
     ],
     ids=repr,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from avault.vault.guards import Guards
 from avault.vault.names import check_group, check_key
 from avault.vault.records import Vault
 from avault.vault.rule_members import SETS, SETS_OF
-from avault.vault.rules import NUMBERS, Rules, check_rules
+from avault.vault.rules import NUMBERS, Rules, check_rules, gather_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,13 +67,15 @@ class GuardChange:
         gone = {*given, *(name for way, names in sets if way not in ways for name in names)}
         touched = [each for each in own if each.rules.is_known and names_any(each.rules, gone)]
         rest = [keep_fields(guards.left(each), gone) for each in touched]
-        wanted = guards.rules_of([each for each in own if each not in touched])
-        for fields in (given, *rest):
-            wanted = wanted & Rules(**fields)
-        self.weakens, self.added = not wanted.asks_at_least(guards.rules_of(own)), [given]
+        stays = guards.rules_of([each for each in own if each not in touched])
+        wanted = gather_rules([stays, *(Rules(**fields) for fields in (given, *rest))])
+        unnamed = [name for way, names in sets for name in names if wanted.names_none(way, name)]
+        self.weakens = not wanted.asks_at_least(guards.rules_of(own))
+        # said, so that a guard that was set elsewhere meanwhile does not name them either
+        self.added = [{**given, **{name: [] for name in unnamed}}]
         if self.weakens:
             self.marks = {each.identity: guards.counts[each.identity] for each in touched}
-            self.added = [fields for fields in (*rest, given) if fields]
+            self.added = [fields for fields in (*rest, *self.added) if fields]
             self.since = min((each.since for each in touched), default=None)
 
     def make(self, machine: str) -> Callable[[Vault], None]:

@@ -103,8 +103,8 @@ class ProxiedUses:
         What a guard keeps from who asks, as `only proxy` does, goes nowhere that who asks names.
         """
         rules = guards.rules_of(guards.of(name))
-        sets, ways = list(rules.hosts), rules.ways()
-        if not sets and ways is not None and "run" not in ways:
+        sets = rules.sets("proxy", "hosts")
+        if not all(sets):
             return []
         return sets + ([self.given[name]] if name in self.given else [])
 
@@ -146,9 +146,10 @@ class ProxiedUses:
         if not self.hosts(guards, name):
             ways = guards.rules_of(guards.of(name)).ways()
             if ways is not None and ways <= {"proxy"}:
+                places = guards.naming_none(name, "proxy", "hosts") or [name]
                 raise Denied(
                     f"{name} is for the proxy, and no host is named by its guard",
-                    f"avault guard {name} --host HOST",
+                    " && ".join(f"avault guard {place} --host HOST" for place in places),
                 )
             self.rest.append(name)
             return

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.places import sha256
-from avault.vault.rules import Rules, is_place, join_rules, read_rules
+from avault.vault.rules import NONE, Rules, gather_rules, is_place, join_rules, read_rules
 from avault.vault.secret import Secret
 
 if TYPE_CHECKING:
@@ -228,12 +228,24 @@ class Guards:
         return left
 
     def rules_of(self, guards: Iterable[Guard]) -> Rules:
-        """What all of these ask together."""
+        """What all of these ask together: what is named on one place, is named for that alone."""
         guards = list(guards)
         which = frozenset(each.identity for each in guards)
         if which not in self.asked:
-            self.asked[which] = join_rules([self.left(each) for each in guards])
+            places: dict[str, list[Rules]] = {}
+            for each in guards:
+                places.setdefault(each.on, []).append(self.left(each))
+            self.asked[which] = join_rules(
+                [gather_rules(found) if found[1:] else found[0] for found in places.values()]
+            )
         return self.asked[which]
+
+    def naming_none(self, name: str, way: str, field: str) -> list[str]:
+        """The places whose guards let nothing of GROUP/KEY through by a way, as they name none."""
+        places: dict[str, list[Guard]] = {}
+        for each in self.of(name):
+            places.setdefault(each.on, []).append(each)
+        return [on for on, found in places.items() if NONE in self.rules_of(found).sets(way, field)]
 
     def places(self) -> list[str]:
         """Where a guard is on, or comes to by another name."""

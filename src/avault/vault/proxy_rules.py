@@ -85,6 +85,12 @@ def fits_host(host: str, port: int, pattern: str) -> bool:
     return host == name
 
 
+def is_host_within(narrow: str, wide: str) -> bool:
+    """Whether a host of a guard, perhaps with a * or a port, is among what another one names."""
+    name, _, number = narrow.partition(":")
+    return fits_host(name, int(number or HTTPS), wide)
+
+
 def fits_hosts(host: str, port: int, sets: Hosts) -> bool:
     """Whether a host is in each of these sets, of which there has to be one."""
     return bool(sets) and all(any(fits_host(host, port, each) for each in one) for one in sets)

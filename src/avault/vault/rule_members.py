@@ -18,6 +18,14 @@ SSH_SETS = ("servers", "users", "namespaces")
 NOSTR_SETS = ("kinds", "ciphers", "peers")
 SETS_OF = {"proxy": PROXY_SETS, "ssh": SSH_SETS, "sign": NOSTR_SETS}  # of a way, what is about it
 SETS = ("only", *PROXY_SETS, *SSH_SETS, *NOSTR_SETS)
+NAMED_TO_LET = (  # sets that let nothing through where they are not named
+    "hosts",
+    "servers",
+    "namespaces",
+    "kinds",
+    "ciphers",
+    "peers",
+)
 HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
 PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
 

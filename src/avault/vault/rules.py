@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from avault.errors import Usage
 from avault.vault.names import is_group, is_key
 from avault.vault.nostr_rules import is_peer_within
+from avault.vault.proxy_rules import is_host_within
 from avault.vault.rule_members import (
     EXAMPLES,
     MEMBERS,
-    NOSTR_SETS,
+    NAMED_TO_LET,
     SAID,
     SETS,
     SETS_OF,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 
 NUMBERS = ("until", "times", "ask")
+NONE: frozenset[str] = frozenset()
+KEPT_IN = frozenset(WAYS) - {"run"}  # ways by which nobody gets the value
 MOST = 32  # of one field
 LATEST_UNTIL = 1 << 37  # Unix seconds
 LONGEST_ASK = 86_400  # seconds for which one approval may do
@@ -71,13 +74,28 @@ class Rules:
         """The ways that are left; None for all.
 
         What is about requests is for the proxy alone, what is about servers for SSH, what is about
-        events for Nostr.
+        events for Nostr. That none of them is named, is for any that gives no value out.
         """
         found = list(self.only)
         for way, names in SETS_OF.items():
-            if any(getattr(self, name) for name in names):
-                found.append(frozenset({way}))
+            for name in names:
+                for each in getattr(self, name):
+                    is_none = not each and name in NAMED_TO_LET
+                    found.append(KEPT_IN if is_none else frozenset({way}))
         return frozenset.intersection(*found) if found else None
+
+    def names_none(self, way: str, name: str) -> bool:
+        """Whether a set of a way that is left is not named, and nothing is let through for that.
+
+        Where the value goes out by itself, who gets it does with it as he likes.
+        """
+        ways = self.ways()
+        is_kept_in = ways is not None and way in ways and ways <= KEPT_IN
+        return is_kept_in and name in NAMED_TO_LET and not getattr(self, name)
+
+    def sets(self, way: str, name: str) -> list[frozenset[str]]:
+        """The sets of a way that have to fit: one without a member where that has to be named."""
+        return [NONE] if self.names_none(way, name) else list(getattr(self, name))
 
     def lets(self, way: str, now: float) -> bool:
         """Whether a use by a way goes through; none of those of a broker does by itself."""
@@ -89,7 +107,7 @@ class Rules:
     def asks_at_least(self, other: Rules) -> bool:
         """Whether nothing gets through these that would not through the other's.
 
-        Of what signs for Nostr, what is not named is not let through: to name it is to let more.
+        To name what lets nothing through where it is not named, is to let more.
         """
         ways, others = self.ways(), other.ways()
         if others is not None and (ways is None or not ways <= others):
@@ -98,14 +116,12 @@ class Rules:
             mine, theirs = getattr(self, name), getattr(other, name)
             if theirs is not None and (mine is None or mine > theirs):
                 return False
-        for name in SETS[1:]:
-            for wide in getattr(other, name):
-                if not any(is_within(name, narrow, wide) for narrow in getattr(self, name)):
-                    return False
-        if ways == others == frozenset({"sign"}):
-            for name in NOSTR_SETS:
-                if not getattr(other, name) and any(getattr(self, name)):
-                    return False
+        for way, name in ((way, name) for way, names in SETS_OF.items() for name in names):
+            if ways is None or way in ways:
+                mine = self.sets(way, name)
+                for wide in other.sets(way, name):
+                    if not any(is_within(name, narrow, wide) for narrow in mine):
+                        return False
         return other.is_known or not self.is_known
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,9 +177,23 @@ def describe_asking(seconds: int) -> str:
 
 
 def join_rules(rules: list[Rules]) -> Rules:
-    """What all of these ask together."""
+    """What all of these ask together: nothing gets through that would not through each.
+
+    What one names is let by none that has to name it, and does not.
+    """
+    joined = gather_rules(rules)
+    for way, names in SETS_OF.items():
+        for name in filter(lambda each: getattr(joined, each), names):
+            if any(each.names_none(way, name) for each in rules):
+                setattr(joined, name, [NONE])
+    return joined
+
+
+def gather_rules(rules: list[Rules]) -> Rules:
+    """What is said of one place in several rules: what one of them names, no other has to."""
     joined = Rules()
-    for name in SETS:
+    joined.only = simplify("only", [ways for one in rules if (ways := one.ways()) is not None])
+    for name in SETS[1:]:
         setattr(
             joined, name, simplify(name, [each for one in rules for each in getattr(one, name)])
         )
@@ -190,7 +220,7 @@ def fits(name: str, text: str, pattern: str) -> bool:
     if text == pattern:
         return True
     if name == "hosts":
-        return pattern.startswith("*.") and text.removeprefix("*").endswith(pattern[1:])
+        return is_host_within(text, pattern)
     is_open = pattern.endswith("*") and "*" not in pattern[:-1]
     return name == "paths" and is_open and text.startswith(pattern[:-1])
 
