@@ -440,8 +440,9 @@ class Desk:
         content |= {"agent": avault.to_npub(avault.public_hex(keys)), **fields}
         return {**content, "signed": avault.sign_text(keys, avault.state_custodian(content))}
 
-    def retire(self, content: dict[str, Any], became: str) -> None:
-        self.custody.report = lambda: {"retired": {avault.digest_shared(content): became}}
+    def retire(self, content: dict[str, Any], became: str, *given: dict[str, Any]) -> None:
+        known = {avault.digest_shared(each): avault.describe_given(each) for each in given}
+        self.custody.report = lambda: {"retired": {avault.digest_shared(content): became}, "given": known}
 
     def remove(self, **fields: Any) -> Any:
         return asyncio.run(avault.remove_custodian(self, {"name": "box", **fields}, {}))  # type: ignore[arg-type]
@@ -477,9 +478,42 @@ def test_an_old_file_that_is_back_is_taken_away_again(alone: Desk) -> None:
     alone.shared.save(content := alone.sign())
     with pytest.raises(avault.Locked):
         alone.remove()
-    alone.retire(content, avault.REMOVED)
+    alone.retire(content, avault.REMOVED, content)
     alone.remove()
     assert alone.writes == 1 and alone.shared.names() == []
+
+
+@pytest.mark.parametrize("became", [avault.REMOVED, avault.REPLACED])
+def test_an_old_file_says_nothing_of_what_took_its_place(alone: Desk, became: str) -> None:
+    """Who can push puts it there: where the vault knows of no other, nobody says that none is left."""
+    alone.shared.save(old := alone.sign(kept="first"))
+    alone.retire(old, became)
+    with pytest.raises(avault.Tampered, match="an old file of box is taken away; whether another took its place is not known"):
+        alone.remove()
+    assert alone.writes == 1 and alone.shared.names() == []
+
+
+@pytest.mark.parametrize("case", ["an old one", "a forged one", "one that the vault never knew"])
+def test_what_the_vault_knows_is_taken_away_whatever_file_is_there(alone: Desk, case: str) -> None:
+    old, new, other = (alone.sign(kept=each) for each in ("first", "second", "third"))
+    there = {"an old one": old, "a forged one": {**new, "kept": "forged"}, "one that the vault never knew": other}[case]
+    alone.custody.custodians.save(alone.sign(custodian="beside"))
+    alone.custody.custodians.write(["phone", "beside"])
+    alone.shared.save(there)
+    alone.retire(old, avault.REPLACED, old, new)
+    alone.state = "unlocked"
+    wishes: list[dict[str, Any]] = []
+
+    async def change(_: str, wish: dict[str, Any]) -> None:
+        wishes.append(wish)
+
+    alone.custody.change = change  # type: ignore[method-assign, assignment]
+    with pytest.raises(avault.Tampered):
+        alone.custody.find_shared("box", None)
+    told = alone.remove()
+    [wish] = wishes
+    assert wish["do"] == "retire" and wish["given"] is None and avault.digest_shared(new) in wish["digests"]
+    assert (wish["custodian"], wish["kind"]) == ("box", "command") and told["shared"] and alone.shared.names() == []
 
 
 @pytest.mark.parametrize("became", [None, avault.REMOVED, avault.REPLACED])
@@ -556,6 +590,30 @@ def test_an_old_file_that_is_pushed_back_opens_nothing(fleet: Fleet) -> None:
         done = third("recover", *fleet.names(), "--with", "box", code=8)
         assert "its old file is back" in done.stderr and third.status()["state"] != "unlocked"
         third("recover", *fleet.names(), "--no-drill", "--bunker", "-", input=fleet.owner.phone.uri)
+
+
+@pytest.mark.slow
+def test_what_is_replaced_or_taken_away_over_a_swapped_file_opens_nothing(fleet: Fleet) -> None:
+    """The vault knows what it gave to all: neither a forged file nor an old one hides which that is."""
+    machine = fleet.machine
+    words = ("custody", "add", "command", "wrap=cat", "unwrap=cat", "--name", "box", "--shared", "--yes")
+    machine(*words)
+    old = fleet.file().read_bytes()
+    machine("custody", "remove", "box", "--yes", "--here")
+    change(fleet.file(), kept="forged")
+    machine(*words, "--replace")
+    new = fleet.file().read_bytes()
+    retired = lambda: json.loads((machine.own / "pin.json").read_text())["retired"]  # noqa: E731
+    assert retired() == [digest_of(old)]
+    machine("custody", "remove", "box", "--yes", "--here")
+    fleet.file().write_bytes(old)
+    assert "its old file is back" in machine("custody", "take", "box", "--yes", code=8).stderr
+    machine("custody", "remove", "box", "--yes")
+    assert "opens test@machine NO MORE, on EVERY machine" in fleet.owner.sentence()
+    assert retired() == sorted(map(digest_of, (old, new)))
+    fleet.file().write_bytes(new)
+    machine("lock")
+    assert "its old file is back" in machine("unlock", "--with", "box", code=8).stderr
 
 
 def digest_of(data: bytes) -> str:

@@ -267,7 +267,8 @@ def cmd_custody_remove(terminal: Terminal, name: str, here: bool, yes: bool) -> 
     if answer.get("outcome") not in ("ok", "not_found"):
         say(f"removed: {name}")
         message = f"{name} opens nothing any more, but still has its key: {{}}"
-        raise_outcome(answer, message, "take it away there; it is worth nothing")
+        hint = "take it away there" + ("" if answer.get("shared") else "; it is worth nothing")
+        raise_outcome(answer, message, hint)
     say(f"removed: {name}")
     return show(terminal, answer)
 

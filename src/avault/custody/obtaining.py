@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome, read_answer
-from avault.custody.shared import list_retired, refuse_retired
+from avault.custody.shared import list_given, list_retired, refuse_retired
 from avault.errors import Denied, Tampered
 from avault.nostr import decrypt, parse_keys, parse_npub, public_hex, to_npub
 from avault.signer.pairing import Pairing
@@ -102,7 +102,8 @@ class KeptKey:
 
     def check(self, vault: Vault) -> None:
         """Raise Denied for the phone of who is no operator now, Tampered for what is retired."""
-        refuse_retired(self.kept, list_retired(vault) if self.offered else ())
+        if self.offered:
+            refuse_retired(self.kept, list_retired(vault), list_given(vault))
         known = vault.other_operators().get(self.custodian)
         whose = str(self.kept["settings"].get("operator"))
         if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):

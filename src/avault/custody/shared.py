@@ -33,6 +33,8 @@ STATED = (
     "sealed", "agreed", "kept",
 )  # fmt: skip
 REMOVED, REPLACED = "removed", "replaced"  # what became of one that is used no more
+GIVEN = "given"  # facts: "given/DIGEST", of shared custodians: what they are
+DESCRIBED = ("custodian", "kind", "settings", "agent")
 LOCAL_KINDS = {
     "phone": "each machine pairs with a phone itself",
     "keychain": "a keychain is of one machine",
@@ -56,13 +58,52 @@ def list_retired(vault: Vault) -> dict[str, str]:
     return vault.facts_of(RETIRED)
 
 
-def refuse_retired(content: dict[str, Any], retired: Collection[str]) -> None:
+def list_given(vault: Vault) -> dict[str, dict[str, Any]]:
+    """What a vault knows of shared custodians, by their digests: the fields of `describe_given`.
+
+    Those that are used no more are among them; those that an avault before has shared are not.
+    """
+    found = vault.facts_of(GIVEN).items()
+    return {digest: {**dict.fromkeys(DESCRIBED, ""), **json.loads(text)} for digest, text in found}
+
+
+def describe_given(content: dict[str, Any]) -> dict[str, Any]:
+    """What a vault keeps of a shared custodian."""
+    return {name: content[name] for name in DESCRIBED}
+
+
+def state_given(
+    vault: Vault, given: dict[str, dict[str, Any]], agent: str, now: int, machine: str
+) -> None:
+    """Have a vault know of shared custodians that an agent (an npub) has signed."""
+    for digest, content in given.items():
+        if content["agent"] == agent:
+            text = json.dumps(describe_given(content), sort_keys=True)
+            vault.state(f"{GIVEN}/{digest}", text, now, machine)
+
+
+def name_given(given: dict[str, dict[str, Any]], name: str, agent: str | None = None) -> list[str]:
+    """The digests of those that were given to all under a name, by an agent, or by any."""
+    return sorted(
+        digest
+        for digest, each in given.items()
+        if each["custodian"] == name and agent in (None, each["agent"])
+    )
+
+
+def refuse_retired(
+    content: dict[str, Any],
+    retired: Collection[str],
+    given: dict[str, dict[str, Any]] | None = None,
+) -> None:
     """Raise Tampered for one that was taken away or replaced, by the digests of those that were.
 
     The vault knows them: whoever brings such a file back has the agent's signature, and nothing
-    else.
+    else. So is one of a name of which it knows others, and not this.
     """
-    if content.get("signed") and digest_shared(content) in retired:
+    digest = digest_shared(content)
+    known = name_given(given or {}, content["custodian"], content["agent"])
+    if content.get("signed") and (digest in retired or (known and digest not in known)):
         name = content["custodian"]
         raise Tampered(
             f"the shared custodian {name} was taken away or replaced, and its old file is back",
@@ -85,6 +126,7 @@ class Unsigned:
     def __init__(self) -> None:
         self.keys: Keys | None = None
         self.agreed: dict[str, Any] = {}
+        self.signed: dict[str, dict[str, Any]] = {}  # those that were, by their digests
 
     def expect(self, keys: Keys, content: dict[str, Any]) -> None:
         """Be ready to sign this one, once; it is not known yet what it keeps."""
@@ -95,6 +137,7 @@ class Unsigned:
         keys, self.keys = self.keys, None
         if not keys or any(content[name] != known for name, known in self.agreed.items()):
             raise Denied("that is not the custodian that was agreed to")
+        self.signed[digest_shared(content)] = content
         return {"signed": sign_text(keys, state_custodian(content))}
 
 

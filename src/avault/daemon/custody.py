@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.custody.shared import REMOVED, Shared, digest_shared, refuse_retired
+from avault.custody.shared import GIVEN, REMOVED, Shared, digest_shared, refuse_retired
 from avault.daemon.asking import Caller
 from avault.daemon.child import Child
 from avault.daemon.errands import SLACK, Helper, asks_phones
@@ -131,7 +131,7 @@ class Custody:
         if agent not in (None, content["agent"]):
             raise Tampered("that is not this vault's agent", "compare: avault recover")
         found = Shared(self.places).load(name, content["agent"])
-        refuse_retired(found, self.retired())
+        refuse_retired(found, self.retired(), self.given())
         return found
 
     def retired(self) -> dict[str, str]:
@@ -141,6 +141,11 @@ class Custody:
         """
         known: dict[str, str] | None = self.report().get(RETIRED)
         return read_retired(self.places) if known is None else known
+
+    def given(self) -> dict[str, dict[str, Any]]:
+        """What an open vault knows of shared custodians, by digest: see `list_given`."""
+        known: dict[str, dict[str, Any]] | None = self.report().get(GIVEN)
+        return known or {}
 
     def leave_retired(self) -> list[str]:
         """Use no more what another machine has taken away for all, but for the last way in."""

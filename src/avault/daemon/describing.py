@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from avault.custody.shared import list_retired
+from avault.custody.shared import list_given, list_retired
 from avault.daemon.holding import Holding
 from avault.daemon.unlocking import Unlocking
 from avault.errors import Denied, Locked
@@ -47,6 +47,7 @@ def describe_keyholder(holding: Holding, unlocking: Unlocking) -> Message:
         "code": request_code(shown["sealed"]) if shown and not store else None,
         "replicas": sorted(store.vault.facts_of("replica")) if store else None,
         "retired": list_retired(store.vault) if store else None,
+        "given": list_given(store.vault) if store else None,
         "writes": not store.trouble if store else None,
         "groups": len(store.vault.groups) if store else None,
         "secrets": store.vault.count() if store else None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import check_custodian
-from avault.custody.shared import refuse_local
+from avault.custody.shared import digest_shared, refuse_local
 from avault.daemon.errands import Helper, Reach, asks_phones, read_end, run_errand, try_custodian
 from avault.daemon.keeper import Warden
 from avault.daemon.sharing import (
@@ -93,7 +93,9 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
         tried = await try_custodian(warden.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
         if for_all:
-            await retire(warden, find_stated(warden, name), secrets.token_hex(16), caller, True)
+            before = [digest_shared(each) for each in find_stated(warden, name)]
+            digest = digest_shared(content)
+            await retire(warden, content, before, secrets.token_hex(16), caller, digest)
     except BaseException:
         await drop_candidate(warden, name)
         raise

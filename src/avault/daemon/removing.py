@@ -5,11 +5,11 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.custody.shared import Shared, digest_shared, is_shared
+from avault.custody.shared import Shared, digest_shared, is_shared, name_given
 from avault.daemon.errands import Reach, run_errand
 from avault.daemon.keeper import Warden
 from avault.daemon.managing import agree_otherwise, any_opens, need_open
-from avault.daemon.sharing import find_stated, retire
+from avault.daemon.sharing import find_given, find_stated, retire
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
 from avault.vault.names import PHONE
 
@@ -42,14 +42,21 @@ async def remove_custodian(warden: Warden, request: Message, caller: dict[str, A
     if is_here and not (is_for_all and is_used):
         raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
     outcome: dict[str, Any] = {"outcome": "ok"}
+    is_known = True
     if not is_here:
         kept = find_kept(warden, name)  # of what is taken away nobody is told any more
-        await retire_for_all(warden, name, Reach(request), caller, is_for_all)
+        is_known = await retire_for_all(warden, name, Reach(request), caller, is_for_all)
         outcome = await forget_secret(warden, kept, Reach(request))
     if is_for_all and not is_here:
         shared.drop(name)
         warden.wrote()
     custody.custodians.forget(name)
+    if not is_known:
+        raise Tampered(
+            f"an old file of {name} is taken away; whether another took its place is not known",
+            f"see: git log custody-{name}.json; if one did, put that back, with the vault open, and"
+            f" again: avault custody remove {name}",
+        )
     return {"name": name, "shared": is_for_all, **outcome}
 
 
@@ -85,15 +92,23 @@ async def forget_secret(
 
 async def retire_for_all(
     warden: Warden, name: str, reach: Reach, caller: dict[str, Any], is_for_all: bool
-) -> None:
-    """Have the vault know that a shared custodian is taken away, if there is one of that name."""
-    stated = find_stated(warden, name)
-    if is_for_all and not stated:
+) -> bool:
+    """Have the vault know that a shared custodian is taken away, if there is one of that name.
+
+    Whether none of that name is left: an old file says that of itself alone, unless the vault knows
+    what else was given to all.
+    """
+    stated, given = find_stated(warden, name), find_given(warden, name)
+    if is_for_all and not (stated or given):
         refuse_untrue(warden, name)
-    if stated:
+    if stated or given:
         need_open(warden)
+        about = {"custodian": name, **(stated or [*given.values()])[-1]}
+        digests = sorted({*map(digest_shared, stated), *given})
         said = f"{name} opens this vault no more, on every machine"
-        await retire(warden, stated, await agree_otherwise(warden, reach, said), caller)
+        ticket = await agree_otherwise(warden, reach, said)
+        await retire(warden, about, digests, ticket, caller)
+    return not is_for_all or bool(stated or name_given(warden.custody.given(), name))
 
 
 def refuse_untrue(warden: Warden, name: str) -> None:

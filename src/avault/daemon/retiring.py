@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from avault.custody.shared import REMOVED, REPLACED
+from avault.custody.shared import REMOVED, REPLACED, list_given, name_given, state_given
 from avault.daemon.entrusting import ask_operator, explain_change, tell_of_change
 from avault.daemon.holding import Holding
 from avault.daemon.sentences import describe_retiring
@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 async def retire_shared(holding: Holding, message: Message) -> None:
     """If the operator agrees, have the vault know what is used no more; tell what came of it.
 
-    Of what is `replaced` nobody is asked: the operator has agreed to what takes its place.
+    Where one is `given` in their place nobody is asked: the operator has agreed to that. What the
+    vault knows of that name besides goes with them: its file need not be here.
     """
     failed = None
     try:
-        store, became = holding.store, REPLACED if message["replaced"] else REMOVED
+        store, given = holding.store, message["given"]
+        became = REPLACED if given else REMOVED
         if not store or not holding.log:
             raise Denied("only an open vault can do without one", "open it: avault unlock")
-        if not all(re.fullmatch("[0-9a-f]{64}", each) for each in message["digests"]):
+        if not all(
+            re.fullmatch("[0-9a-f]{64}", each)
+            for each in filter(None, [*message["digests"], given])
+        ):
             raise Usage("those are no digests")
         if became == REMOVED:
             said = {"op": "custody", "for": f"remove {message['custodian']}, for all machines"}
@@ -38,8 +43,13 @@ async def retire_shared(holding: Holding, message: Message) -> None:
         machine = store.machine
 
         def change(vault: Vault) -> None:
-            for digest in message["digests"]:
-                vault.state(f"{RETIRED}/{digest}", became, int(time.time()), machine)
+            now = int(time.time())
+            known = name_given(list_given(vault), message["custodian"])
+            for digest in sorted({*message["digests"], *known} - {given}):
+                if digest in message["digests"] or f"{RETIRED}/{digest}" not in vault.facts:
+                    vault.state(f"{RETIRED}/{digest}", became, now, machine)
+            if given:
+                state_given(vault, {given: message}, message["agent"], now, machine)
 
         await holding.writer.change(store, change)
         holding.reporter.wrote()

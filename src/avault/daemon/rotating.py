@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
+from avault.custody.shared import state_given
 from avault.daemon.entrusting import (
     AGREED,
     explain_change,
@@ -257,7 +258,7 @@ class Rotating:
         store.pin()  # by which it is known what this goes on from
         if store.warning:
             raise AvaultError(store.warning)
-        draft = renew_vault(store, fresh, self.operators)
+        draft = renew_vault(store, fresh, self.operators, self.holding.unsigned.signed)
         sealed = seal_vault(draft, fresh)
 
         def check(written: bytes) -> None:
@@ -303,9 +304,12 @@ class Rotating:
         holding.reporter.warnings.pop("hints", None)
 
 
-def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
+def renew_vault(
+    store: Store, fresh: Keys, operators: dict[str, str], given: dict[str, Any] | None = None
+) -> Vault:
     """The open vault as the new agent's, for these operators, with the old key kept in it.
 
+    It knows of the shared custodians among those `given` that the new agent has signed.
     Raises Denied where another came in the place of the first one meanwhile.
     """
     draft, now = store.vault.copy(), int(time.time())
@@ -318,6 +322,7 @@ def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
     for name, public in known.items():
         if operators.get(name) == public:  # with no other beside it, which a merge could bring up
             draft.state(f"operator/{name}", public, now, store.machine)
+    state_given(draft, given or {}, to_npub(public_hex(fresh)), now, store.machine)
     old = to_npub(draft.agent)
     draft.agent, draft.sources = public_hex(fresh), [store.digest]
     add_mark(draft, "agent", old, f"{old[:16]}…", now, store.machine)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from avault.custody.shared import (
     Shared,
     check_custodian_of,
+    describe_given,
     digest_shared,
     is_shared,
+    name_given,
     refuse_retired,
 )
 from avault.daemon.errands import Reach, run_errand
@@ -79,19 +81,26 @@ def find_stated(warden: Warden, name: str) -> list[dict[str, Any]]:
     return [*found.values()]
 
 
+def find_given(warden: Warden, name: str) -> dict[str, dict[str, Any]]:
+    """What the open vault knows to be in use for all under a name, by digest, here or not."""
+    given, retired = warden.custody.given(), warden.custody.retired()
+    return {each: given[each] for each in name_given(given, name) if each not in retired}
+
+
 async def retire(
     warden: Warden,
-    stated: list[dict[str, Any]],
+    about: dict[str, Any],
+    digests: list[str],
     ticket: str,
     caller: dict[str, Any],
-    replaced: bool = False,
+    given: str | None = None,
 ) -> None:
-    """Have the vault know that these shared custodians are used no more, if the operator agrees."""
-    if stated:
-        about = {name: stated[-1][name] for name in ("custodian", "kind", "settings")}
-        digests = [digest_shared(content) for content in stated]
-        wish = {"do": "retire", **about, "digests": digests, "replaced": replaced}
-        await warden.custody.change(ticket, {**wish, "caller": caller})
+    """Have the vault know that shared custodians are used no more, if the operator agrees.
+
+    `about` is what they are; or what took their place, whose digest is `given`.
+    """
+    wish = {"do": "retire", **describe_given(about), "digests": digests, "given": given}
+    await warden.custody.change(ticket, {**wish, "caller": caller})
 
 
 async def forget_key(warden: Warden, content: dict[str, Any]) -> None:
