@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import Callable
@@ -194,6 +195,18 @@ async def test_a_grants_last_use_may_be_one_that_asks(house: House) -> None:
     assert house.keyholder.grants.known["web"].times == 0
     again = await house.ask("get", through="web", **PLACE)
     assert "as often as it may be" in again["error"]["message"] and len(house.man.questions) == 2
+
+
+async def test_a_grant_whose_time_ends_while_the_phone_is_asked_gives_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await house.ask("grant", name="web", only=["stripe/KEY"], lasts=60))["ok"]
+    client = await house.begin("get", through="web", **PLACE)
+    await house.man.approve(1)
+    house.keyholder.grants.known["web"].until = 0.0
+    await house.man.approve(2)
+    answer = await house.end(client)
+    assert "the grant web has ended" in answer["error"]["message"] and VALUE not in json.dumps(answer)
 
 
 async def test_a_grant_has_two_questions_at_once_and_leaves_the_others(house: House) -> None:

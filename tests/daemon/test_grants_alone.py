@@ -242,6 +242,40 @@ async def test_what_is_masked_of_nothing_is_no_use_and_keeps_no_vault_open(house
     assert autolock.used == 5.0 and len(house.lines("access.log")) == lines and not house.lines("refused.log")
 
 
+@pytest.mark.parametrize(
+    ("op", "fields"), [("export", {}), ("reveal", {}), ("export", {"for": "run"}), ("reveal", {"groups": []})]
+)
+async def test_what_gives_nothing_is_no_use_and_keeps_no_vault_open(house: House, op: str, fields: dict[str, Any]) -> None:
+    made = await grant(house, only=["not/THERE"], times=1)
+    lines, autolock = len(house.lines("access.log")), house.holding.autolock
+    autolock.used = 5.0
+    for _ in range(3):
+        assert json.loads(await house.hear(op, **fields))["ok"]
+    assert made.times == 1 and autolock.used == 5.0 and made.used is None
+    assert len(house.lines("access.log")) == lines and not house.lines("refused.log")
+
+
+@pytest.mark.parametrize("op", ["get", "provide"])
+async def test_a_grant_that_ends_while_a_use_is_counted_gives_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, op: str
+) -> None:
+    made = await grant(house, groups=["twice"])
+    change = house.keyholder.change
+
+    async def end_meanwhile(function: Any) -> Any:
+        try:
+            return await change(function)
+        finally:
+            made.is_ended = True
+
+    monkeypatch.setattr(house.keyholder, "change", end_meanwhile)
+    ids = json.dumps({"protocolVersion": 1, "ids": ["twice/KEY"]})
+    fields = {"value": ids} if op == "provide" else {"group": "twice", "key": "KEY"}
+    answer = await house.hear(op, **fields)
+    assert not shows(answer, "twice") and "has ended" in answer
+    assert not [line for line in house.lines("access.log") if line["op"] == op]
+
+
 async def test_whether_anything_else_is_guarded_is_not_told(house: House) -> None:
     """What is named is looked for in a vault without guards, too."""
     vault, gate = avault.Vault("00" * 16, "a" * 64, "b" * 64, "test"), avault.Gate()

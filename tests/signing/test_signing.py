@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from signing_thread import signing_for
 from test_gate import asks
-from test_keyholder_alone import Desk
+from test_keyholder_alone import CALLER, Desk
 
 import avault
 
@@ -488,6 +489,21 @@ async def test_what_changes_while_it_is_signed_counts(office: Office, monkeypatc
 
     monkeypatch.setattr(office.keyholder.signing, "ask", sign_meanwhile)
     with pytest.raises((avault.Denied, avault.NotFound)):
+        await office.sign(sshsig(), "sshsig")
+    assert not [line for line in office.lines("access.log") if line["op"] == "sign"]
+
+
+async def test_a_grant_that_ends_while_it_is_signed_gets_nothing(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask, grant = office.keyholder.signing.ask, avault.Grant("web", ["ops"], [], ["sign"])
+
+    async def sign_meanwhile(**message: Any) -> dict[str, Any]:
+        answer = await ask(**message)
+        grant.is_ended = True
+        return answer
+
+    office.session = SimpleNamespace(caller=CALLER, send=lambda message: None, grant=grant)
+    monkeypatch.setattr(office.keyholder.signing, "ask", sign_meanwhile)
+    with pytest.raises(avault.Denied, match="the grant web has ended"):
         await office.sign(sshsig(), "sshsig")
     assert not [line for line in office.lines("access.log") if line["op"] == "sign"]
 

@@ -104,6 +104,8 @@ class Release:
                 return False
             if passage.counted(keyholder.gate.look(keyholder.open_store().vault)):
                 await keyholder.change(passage.count(keyholder.open_store().machine))
+            if session.grant:
+                session.grant.check_way(passage.way)  # it may have ended meanwhile
             keyholder.release(session, request)
             job = {"do": "again", **describe_answer(request, passage)}
             self.assignment.send(job, session.transport.get_extra_info("socket").fileno())
@@ -205,6 +207,8 @@ class Release:
             # this machine's come last: what it has opens it again, where the vault's is not written
             await keyholder.openers.keep_own(store, told["turned"])
             is_turned = True
+            if is_used and self.session.grant:
+                self.session.grant.check_way(self.passage.way)  # it may have ended meanwhile
             if refused:
                 self.fail(refused)
             elif is_used and not self.outcome.done():

@@ -62,21 +62,21 @@ def released(op: str, pick: Pick) -> Serve:
             vault = keyholder.open_store().vault
             return keyholder.gate.admit(vault, request, pick, session.grant)
 
-        is_mask = bool(session.grant and session.grant.is_mask(request))
         try:
             passage = admit()
             found = ANSWERED[op](passage.vault, request)
-            if session.grant and not is_mask:
+            is_empty = session.grant is not None and not passage.vault.groups
+            if session.grant and not is_empty:
                 session.grant.use(passage.way)
         except AvaultError as error:
             keyholder.release(session, request, error.code)
             raise
-        if is_mask:  # it has nothing in it: no use, which would keep the vault open
-            return found
         if passage.held:
             held = {"op": "reveal", "for": request["op"], "only": passage.held}
             keyholder.release(session, held, Denied.code)
             found = tell_of_held(found, passage.held)
+        if is_empty:  # nothing goes out: no use, which would keep the vault open
+            return found
         if passage.asked:
             return serve_asked(keyholder, session, request, admit)
         if passage.is_counted:
@@ -93,6 +93,8 @@ async def serve_counted(
     """Give an answer out once its use is counted, on the disk."""
     try:
         await keyholder.change(passage.count(keyholder.open_store().machine))
+        if session.grant:
+            session.grant.check_way(passage.way)  # it may have ended meanwhile
     except AvaultError as error:
         keyholder.release(session, request, error.code)
         raise
@@ -149,6 +151,8 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
                 session.grant.use(passage.way)
             if passage.is_counted and each not in values:
                 await keyholder.change(passage.count(store.machine))
+                if session.grant:
+                    session.grant.check_way(passage.way)
             values[each] = passage.vault.secrets(group, key)[0].value
         except (NotFound, Usage):
             errors[each] = {"code": "NOT_FOUND"}

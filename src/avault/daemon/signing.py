@@ -82,6 +82,8 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
             await keyholder.change(passage.count(keyholder.open_store().machine))
         value = passage.vault.groups[group].keys[key][0].value
         answer = await keyholder.signing.use("sign", value, **said)
+        if grant:
+            grant.check_way("sign")
         admit_use(keyholder, name, public, way, use, passage)  # what has changed meanwhile counts
         keyholder.release(session, noted)
     made = {"signature": str(answer["signature"]), "public": public}
