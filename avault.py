@@ -11768,6 +11768,8 @@ STATED = (
     "sealed", "agreed", "kept",
 )  # fmt: skip
 REMOVED, REPLACED = "removed", "replaced"  # what became of one that is used no more
+GIVEN = "given"  # facts: "given/DIGEST", of shared custodians: what they are
+DESCRIBED = ("custodian", "kind", "settings", "agent")
 LOCAL_KINDS = {
     "phone": "each machine pairs with a phone itself",
     "keychain": "a keychain is of one machine",
@@ -11791,17 +11793,63 @@ def list_retired(vault: Vault) -> dict[str, str]:
     return vault.facts_of(RETIRED)
 
 
-def refuse_retired(content: dict[str, Any], retired: Collection[str]) -> None:
+def list_given(vault: Vault) -> dict[str, dict[str, Any]]:
+    """What a vault knows of shared custodians, by their digests: the fields of `describe_given`.
+
+    Those that are used no more are among them; those that an avault before has shared are not.
+    """
+    found = vault.facts_of(GIVEN).items()
+    return {digest: {**dict.fromkeys(DESCRIBED, ""), **json.loads(text)} for digest, text in found}
+
+
+def describe_given(content: dict[str, Any]) -> dict[str, Any]:
+    """What a vault keeps of a shared custodian."""
+    return {name: content[name] for name in DESCRIBED}
+
+
+def state_given(
+    vault: Vault, given: dict[str, dict[str, Any]], agent: str, now: int, machine: str
+) -> None:
+    """Have a vault know of shared custodians that an agent (an npub) has signed."""
+    for digest, content in given.items():
+        if content["agent"] == agent:
+            text = json.dumps(describe_given(content), sort_keys=True)
+            vault.state(f"{GIVEN}/{digest}", text, now, machine)
+
+
+def name_given(given: dict[str, dict[str, Any]], name: str, agent: str | None = None) -> list[str]:
+    """The digests of those that were given to all under a name, by an agent, or by any."""
+    return sorted(
+        digest
+        for digest, each in given.items()
+        if each["custodian"] == name and agent in (None, each["agent"])
+    )
+
+
+def refuse_retired(
+    content: dict[str, Any],
+    retired: Collection[str],
+    given: dict[str, dict[str, Any]] | None = None,
+) -> None:
     """Raise Tampered for one that was taken away or replaced, by the digests of those that were.
 
     The vault knows them: whoever brings such a file back has the agent's signature, and nothing
-    else.
+    else. So is one of a name of which it knows others, and not this.
     """
-    if content.get("signed") and digest_shared(content) in retired:
-        name = content["custodian"]
+    if not content.get("signed"):
+        return
+    name, digest = content["custodian"], digest_shared(content)
+    known = name_given(given or {}, name, content["agent"])
+    who = f"who has put it there? git log custody-{name}.json"
+    if digest in retired:
         raise Tampered(
             f"the shared custodian {name} was taken away or replaced, and its old file is back",
-            f"who has put it back? git log custody-{name}.json; then: avault custody remove {name}",
+            f"{who}; then: avault custody remove {name}",
+        )
+    if known and digest not in known:
+        raise Tampered(
+            f"the shared custodian {name} is another than the one that this vault knows",
+            f"get the latest vault: avault sync; if it is that already, {who}",
         )
 
 
@@ -11820,6 +11868,7 @@ class Unsigned:
     def __init__(self) -> None:
         self.keys: Keys | None = None
         self.agreed: dict[str, Any] = {}
+        self.signed: dict[str, dict[str, Any]] = {}  # those that were, by their digests
 
     def expect(self, keys: Keys, content: dict[str, Any]) -> None:
         """Be ready to sign this one, once; it is not known yet what it keeps."""
@@ -11830,6 +11879,7 @@ class Unsigned:
         keys, self.keys = self.keys, None
         if not keys or any(content[name] != known for name, known in self.agreed.items()):
             raise Denied("that is not the custodian that was agreed to")
+        self.signed[digest_shared(content)] = content
         return {"signed": sign_text(keys, state_custodian(content))}
 
 
@@ -11997,7 +12047,8 @@ class KeptKey:
 
     def check(self, vault: Vault) -> None:
         """Raise Denied for the phone of who is no operator now, Tampered for what is retired."""
-        refuse_retired(self.kept, list_retired(vault) if self.offered else ())
+        if self.offered:
+            refuse_retired(self.kept, list_retired(vault), list_given(vault))
         known = vault.other_operators().get(self.custodian)
         whose = str(self.kept["settings"].get("operator"))
         if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
@@ -12080,13 +12131,14 @@ def warn_of_stale(places: Places) -> list[str]:
 def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None:
     """Open the vault on the disk with what a custodian answered; raises AvaultError.
 
-    `which` says what it has: "", or what a "candidate" has, or what is "staged" for a rotation.
+    `which` says what it has: "", or what a "candidate" has, of which no vault knows yet, or one that
+    is "taken" in, which it has to know; or what is "staged" for a rotation.
     """
     if which == "staged":
         places = Stage(places)
     content, _ = read_unlock(places)
-    is_new = which == "candidate"
-    custodian = KeptKey(name, Custodians(places).load(name, is_new), answer, is_new)
+    kept = Custodians(places).load(name, which in ("candidate", "taken"))
+    custodian = KeptKey(name, kept, answer, which == "taken")
     keys = asyncio.run(custodian.obtain(content))
     vault = open_vault(read_vault(places), keys)
     custodian.check(vault)
@@ -13571,7 +13623,8 @@ async def try_custodian(
 ) -> dict[str, Any]:
     """Whether a custodian opens the vault, in a process that is thrown away: its answer.
 
-    A "candidate" is one whose file does not count yet, a "staged" one is of a key that does not.
+    A "candidate" is one whose file does not count yet, as is one that is "taken" in; a "staged" one
+    is of a key that does not.
     The unlock key passes from helper to trial through a socket that the trial makes when it is
     hardened: what it is started with, others of the same user could take before (see `meet`).
     """
@@ -13964,7 +14017,7 @@ class Custody:
         if agent not in (None, content["agent"]):
             raise Tampered("that is not this vault's agent", "compare: avault recover")
         found = Shared(self.places).load(name, content["agent"])
-        refuse_retired(found, self.retired())
+        refuse_retired(found, self.retired(), self.given())
         return found
 
     def retired(self) -> dict[str, str]:
@@ -13974,6 +14027,11 @@ class Custody:
         """
         known: dict[str, str] | None = self.report().get(RETIRED)
         return read_retired(self.places) if known is None else known
+
+    def given(self) -> dict[str, dict[str, Any]]:
+        """What an open vault knows of shared custodians, by digest: see `list_given`."""
+        known: dict[str, dict[str, Any]] | None = self.report().get(GIVEN)
+        return known or {}
 
     def leave_retired(self) -> list[str]:
         """Use no more what another machine has taken away for all, but for the last way in."""
@@ -15030,19 +15088,26 @@ def find_stated(warden: Warden, name: str) -> list[dict[str, Any]]:
     return [*found.values()]
 
 
+def find_given(warden: Warden, name: str) -> dict[str, dict[str, Any]]:
+    """What the open vault knows to be in use for all under a name, by digest, here or not."""
+    given, retired = warden.custody.given(), warden.custody.retired()
+    return {each: given[each] for each in name_given(given, name) if each not in retired}
+
+
 async def retire(
     warden: Warden,
-    stated: list[dict[str, Any]],
+    about: dict[str, Any],
+    digests: list[str],
     ticket: str,
     caller: dict[str, Any],
-    replaced: bool = False,
+    given: str | None = None,
 ) -> None:
-    """Have the vault know that these shared custodians are used no more, if the operator agrees."""
-    if stated:
-        about = {name: stated[-1][name] for name in ("custodian", "kind", "settings")}
-        digests = [digest_shared(content) for content in stated]
-        wish = {"do": "retire", **about, "digests": digests, "replaced": replaced}
-        await warden.custody.change(ticket, {**wish, "caller": caller})
+    """Have the vault know that shared custodians are used no more, if the operator agrees.
+
+    `about` is what they are; or what took their place, whose digest is `given`.
+    """
+    wish = {"do": "retire", **describe_given(about), "digests": digests, "given": given}
+    await warden.custody.change(ticket, {**wish, "caller": caller})
 
 
 async def forget_key(warden: Warden, content: dict[str, Any]) -> None:
@@ -15115,7 +15180,9 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
         tried = await try_custodian(warden.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
         if for_all:
-            await retire(warden, find_stated(warden, name), secrets.token_hex(16), caller, True)
+            before = [digest_shared(each) for each in find_stated(warden, name)]
+            digest = digest_shared(content)
+            await retire(warden, content, before, secrets.token_hex(16), caller, digest)
     except BaseException:
         await drop_candidate(warden, name)
         raise
@@ -18368,6 +18435,7 @@ def describe_keyholder(holding: Holding, unlocking: Unlocking) -> Message:
         "code": request_code(shown["sealed"]) if shown and not store else None,
         "replicas": sorted(store.vault.facts_of("replica")) if store else None,
         "retired": list_retired(store.vault) if store else None,
+        "given": list_given(store.vault) if store else None,
         "writes": not store.trouble if store else None,
         "groups": len(store.vault.groups) if store else None,
         "secrets": store.vault.count() if store else None,
@@ -18841,14 +18909,19 @@ def bind_locks(vault: Vault, host: str) -> dict[str, Any]:
 async def retire_shared(holding: Holding, message: Message) -> None:
     """If the operator agrees, have the vault know what is used no more; tell what came of it.
 
-    Of what is `replaced` nobody is asked: the operator has agreed to what takes its place.
+    Where one is `given` in their place nobody is asked: the operator has agreed to that. What the
+    vault knows of that name besides goes with them: its file need not be here.
     """
     failed = None
     try:
-        store, became = holding.store, REPLACED if message["replaced"] else REMOVED
+        store, given = holding.store, message["given"]
+        became = REPLACED if given else REMOVED
         if not store or not holding.log:
             raise Denied("only an open vault can do without one", "open it: avault unlock")
-        if not all(re.fullmatch("[0-9a-f]{64}", each) for each in message["digests"]):
+        if not all(
+            re.fullmatch("[0-9a-f]{64}", each)
+            for each in filter(None, [*message["digests"], given])
+        ):
             raise Usage("those are no digests")
         if became == REMOVED:
             said = {"op": "custody", "for": f"remove {message['custodian']}, for all machines"}
@@ -18858,8 +18931,13 @@ async def retire_shared(holding: Holding, message: Message) -> None:
         machine = store.machine
 
         def change(vault: Vault) -> None:
-            for digest in message["digests"]:
-                vault.state(f"{RETIRED}/{digest}", became, int(time.time()), machine)
+            now = int(time.time())
+            known = name_given(list_given(vault), message["custodian"])
+            for digest in sorted({*message["digests"], *known} - {given}):
+                if digest in message["digests"] or f"{RETIRED}/{digest}" not in vault.facts:
+                    vault.state(f"{RETIRED}/{digest}", became, now, machine)
+            if given:
+                state_given(vault, {given: message}, message["agent"], now, machine)
 
         await holding.writer.change(store, change)
         holding.reporter.wrote()
@@ -19116,7 +19194,7 @@ class Rotating:
         store.pin()  # by which it is known what this goes on from
         if store.warning:
             raise AvaultError(store.warning)
-        draft = renew_vault(store, fresh, self.operators)
+        draft = renew_vault(store, fresh, self.operators, self.holding.unsigned.signed)
         sealed = seal_vault(draft, fresh)
 
         def check(written: bytes) -> None:
@@ -19162,9 +19240,12 @@ class Rotating:
         holding.reporter.warnings.pop("hints", None)
 
 
-def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
+def renew_vault(
+    store: Store, fresh: Keys, operators: dict[str, str], given: dict[str, Any] | None = None
+) -> Vault:
     """The open vault as the new agent's, for these operators, with the old key kept in it.
 
+    It knows of the shared custodians among those `given` that the new agent has signed.
     Raises Denied where another came in the place of the first one meanwhile.
     """
     draft, now = store.vault.copy(), int(time.time())
@@ -19177,6 +19258,7 @@ def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
     for name, public in known.items():
         if operators.get(name) == public:  # with no other beside it, which a merge could bring up
             draft.state(f"operator/{name}", public, now, store.machine)
+    state_given(draft, given or {}, to_npub(public_hex(fresh)), now, store.machine)
     old = to_npub(draft.agent)
     draft.agent, draft.sources = public_hex(fresh), [store.digest]
     add_mark(draft, "agent", old, f"{old[:16]}…", now, store.machine)
@@ -19968,6 +20050,8 @@ class Release:
                 return False
             if passage.counted(keyholder.gate.look(keyholder.open_store().vault)):
                 await keyholder.change(passage.count(keyholder.open_store().machine))
+            if session.grant:
+                session.grant.check_way(passage.way)  # it may have ended meanwhile
             keyholder.release(session, request)
             job = {"do": "again", **describe_answer(request, passage)}
             self.assignment.send(job, session.transport.get_extra_info("socket").fileno())
@@ -20069,6 +20153,8 @@ class Release:
             # this machine's come last: what it has opens it again, where the vault's is not written
             await keyholder.openers.keep_own(store, told["turned"])
             is_turned = True
+            if is_used and self.session.grant:
+                self.session.grant.check_way(self.passage.way)  # it may have ended meanwhile
             if refused:
                 self.fail(refused)
             elif is_used and not self.outcome.done():
@@ -20396,6 +20482,8 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
             await keyholder.change(passage.count(keyholder.open_store().machine))
         value = passage.vault.groups[group].keys[key][0].value
         answer = await keyholder.signing.use("sign", value, **said)
+        if grant:
+            grant.check_way("sign")
         admit_use(keyholder, name, public, way, use, passage)  # what has changed meanwhile counts
         keyholder.release(session, noted)
     made = {"signature": str(answer["signature"]), "public": public}
@@ -21925,14 +22013,21 @@ async def remove_custodian(warden: Warden, request: Message, caller: dict[str, A
     if is_here and not (is_for_all and is_used):
         raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
     outcome: dict[str, Any] = {"outcome": "ok"}
+    is_known = True
     if not is_here:
         kept = find_kept(warden, name)  # of what is taken away nobody is told any more
-        await retire_for_all(warden, name, Reach(request), caller, is_for_all)
+        is_known = await retire_for_all(warden, name, Reach(request), caller, is_for_all)
         outcome = await forget_secret(warden, kept, Reach(request))
     if is_for_all and not is_here:
         shared.drop(name)
         warden.wrote()
     custody.custodians.forget(name)
+    if not is_known:
+        raise Tampered(
+            f"an old file of {name} is taken away; whether another took its place is not known",
+            f"see: git log custody-{name}.json; if one did, put that back, with the vault open, and"
+            f" again: avault custody remove {name}",
+        )
     return {"name": name, "shared": is_for_all, **outcome}
 
 
@@ -21968,15 +22063,23 @@ async def forget_secret(
 
 async def retire_for_all(
     warden: Warden, name: str, reach: Reach, caller: dict[str, Any], is_for_all: bool
-) -> None:
-    """Have the vault know that a shared custodian is taken away, if there is one of that name."""
-    stated = find_stated(warden, name)
-    if is_for_all and not stated:
+) -> bool:
+    """Have the vault know that a shared custodian is taken away, if there is one of that name.
+
+    Whether none of that name is left: an old file says that of itself alone, unless the vault knows
+    what else was given to all.
+    """
+    stated, given = find_stated(warden, name), find_given(warden, name)
+    if is_for_all and not (stated or given):
         refuse_untrue(warden, name)
-    if stated:
+    if stated or given:
         need_open(warden)
+        about = {"custodian": name, **(stated or [*given.values()])[-1]}
+        digests = sorted({*map(digest_shared, stated), *given})
         said = f"{name} opens this vault no more, on every machine"
-        await retire(warden, stated, await agree_otherwise(warden, reach, said), caller)
+        ticket = await agree_otherwise(warden, reach, said)
+        await retire(warden, about, digests, ticket, caller)
+    return not is_for_all or bool(stated or name_given(warden.custody.given(), name))
 
 
 def refuse_untrue(warden: Warden, name: str) -> None:
@@ -22675,7 +22778,7 @@ async def take_custodian(warden: Warden, request: Message, caller: dict[str, Any
         )
     custodians.save(content, candidate=True)
     try:
-        raise_outcome(await try_custodian(warden.places, content, reach, "candidate"))
+        raise_outcome(await try_custodian(warden.places, content, reach, "taken"))
     finally:
         custodians.drop_candidate(name)
     keep(warden, content)
@@ -24220,21 +24323,21 @@ def released(op: str, pick: Pick) -> Serve:
             vault = keyholder.open_store().vault
             return keyholder.gate.admit(vault, request, pick, session.grant)
 
-        is_mask = bool(session.grant and session.grant.is_mask(request))
         try:
             passage = admit()
             found = ANSWERED[op](passage.vault, request)
-            if session.grant and not is_mask:
+            is_empty = session.grant is not None and not passage.vault.groups
+            if session.grant and not is_empty:
                 session.grant.use(passage.way)
         except AvaultError as error:
             keyholder.release(session, request, error.code)
             raise
-        if is_mask:  # it has nothing in it: no use, which would keep the vault open
-            return found
         if passage.held:
             held = {"op": "reveal", "for": request["op"], "only": passage.held}
             keyholder.release(session, held, Denied.code)
             found = tell_of_held(found, passage.held)
+        if is_empty:  # nothing goes out: no use, which would keep the vault open
+            return found
         if passage.asked:
             return serve_asked(keyholder, session, request, admit)
         if passage.is_counted:
@@ -24251,6 +24354,8 @@ async def serve_counted(
     """Give an answer out once its use is counted, on the disk."""
     try:
         await keyholder.change(passage.count(keyholder.open_store().machine))
+        if session.grant:
+            session.grant.check_way(passage.way)  # it may have ended meanwhile
     except AvaultError as error:
         keyholder.release(session, request, error.code)
         raise
@@ -24307,6 +24412,8 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
                 session.grant.use(passage.way)
             if passage.is_counted and each not in values:
                 await keyholder.change(passage.count(store.machine))
+                if session.grant:
+                    session.grant.check_way(passage.way)
             values[each] = passage.vault.secrets(group, key)[0].value
         except (NotFound, Usage):
             errors[each] = {"code": "NOT_FOUND"}
@@ -42098,7 +42205,8 @@ def cmd_custody_remove(terminal: Terminal, name: str, here: bool, yes: bool) -> 
     if answer.get("outcome") not in ("ok", "not_found"):
         say(f"removed: {name}")
         message = f"{name} opens nothing any more, but still has its key: {{}}"
-        raise_outcome(answer, message, "take it away there; it is worth nothing")
+        hint = "take it away there" + ("" if answer.get("shared") else "; it is worth nothing")
+        raise_outcome(answer, message, hint)
     say(f"removed: {name}")
     return show(terminal, answer)
 

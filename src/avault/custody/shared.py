@@ -101,13 +101,20 @@ def refuse_retired(
     The vault knows them: whoever brings such a file back has the agent's signature, and nothing
     else. So is one of a name of which it knows others, and not this.
     """
-    digest = digest_shared(content)
-    known = name_given(given or {}, content["custodian"], content["agent"])
-    if content.get("signed") and (digest in retired or (known and digest not in known)):
-        name = content["custodian"]
+    if not content.get("signed"):
+        return
+    name, digest = content["custodian"], digest_shared(content)
+    known = name_given(given or {}, name, content["agent"])
+    who = f"who has put it there? git log custody-{name}.json"
+    if digest in retired:
         raise Tampered(
             f"the shared custodian {name} was taken away or replaced, and its old file is back",
-            f"who has put it back? git log custody-{name}.json; then: avault custody remove {name}",
+            f"{who}; then: avault custody remove {name}",
+        )
+    if known and digest not in known:
+        raise Tampered(
+            f"the shared custodian {name} is another than the one that this vault knows",
+            f"get the latest vault: avault sync; if it is that already, {who}",
         )
 
 

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None:
     """Open the vault on the disk with what a custodian answered; raises AvaultError.
 
-    `which` says what it has: "", or what a "candidate" has, or what is "staged" for a rotation.
+    `which` says what it has: "", or what a "candidate" has, of which no vault knows yet, or one that
+    is "taken" in, which it has to know; or what is "staged" for a rotation.
     """
     if which == "staged":
         places = Stage(places)
     content, _ = read_unlock(places)
-    is_new = which == "candidate"
-    custodian = KeptKey(name, Custodians(places).load(name, is_new), answer, is_new)
+    kept = Custodians(places).load(name, which in ("candidate", "taken"))
+    custodian = KeptKey(name, kept, answer, which == "taken")
     keys = asyncio.run(custodian.obtain(content))
     vault = open_vault(read_vault(places), keys)
     custodian.check(vault)

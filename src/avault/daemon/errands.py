@@ -176,7 +176,8 @@ async def try_custodian(
 ) -> dict[str, Any]:
     """Whether a custodian opens the vault, in a process that is thrown away: its answer.
 
-    A "candidate" is one whose file does not count yet, a "staged" one is of a key that does not.
+    A "candidate" is one whose file does not count yet, as is one that is "taken" in; a "staged" one
+    is of a key that does not.
     The unlock key passes from helper to trial through a socket that the trial makes when it is
     hardened: what it is started with, others of the same user could take before (see `meet`).
     """

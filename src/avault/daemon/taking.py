@@ -35,7 +35,7 @@ async def take_custodian(warden: Warden, request: Message, caller: dict[str, Any
         )
     custodians.save(content, candidate=True)
     try:
-        raise_outcome(await try_custodian(warden.places, content, reach, "candidate"))
+        raise_outcome(await try_custodian(warden.places, content, reach, "taken"))
     finally:
         custodians.drop_candidate(name)
     keep(warden, content)
