@@ -170,6 +170,10 @@ The rooms, in order; each calls only what stands above it:
     daemon/releasing          Secrets on their way from the process that has opened them to a caller, as seen from here
     daemon/wishing            What somebody wants who has the phone asked, in the words that it shows
     daemon/asked              Secrets of which the phone is asked at each use, in the keyholder: it never has them
+    daemon/behind             The program behind a process: on whose behalf ssh, git and shells are at work
+    daemon/askers             Who wants something signed: as the phone is told, and as an approval is good for it again
+    daemon/key_wishes         What somebody wants signed by a key of which the phone is asked: what one approval covers
+    daemon/asked_keys         Keys of which the phone is asked at each use, in the keyholder: it never has them
     daemon/signing            The one request behind all that signs: decode, rule, count, sign, log; or refuse
     daemon/nostr_signing      The one request behind all that signs, for Nostr: events, and texts that are encrypted
     daemon/bunker             What clients ask by their invitations (NIP-46): who asks, when, how often, and what for
@@ -193,8 +197,9 @@ The rooms, in order; each calls only what stands above it:
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
     daemon/grant_requests     What a client may ask about grants: to make one, to see them, to end them. Never through one
     daemon/guard_requests     What a client may ask about guards: to see them, to set one, to make one stricter
-    daemon/key_requests       Keys that sign, as a client has them made or taken in: guarded from the first
     daemon/opener             The process that asks the phone for a secret, opens it, and ends: `avault.py opener`
+    daemon/key_opener         The process that opens a key which signs, when the phone has agreed, signs with it, and ends
+    daemon/key_requests       Keys that sign, as a client has them made or taken in: guarded from the first
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/proxying           Sessions of the proxy: what a command gets placeholders of, and each use of a secret by them
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
@@ -243,6 +248,7 @@ The rooms, in order; each calls only what stands above it:
     intake/dotenv             The one reader of .env files: `import`, `audit` and `run --env-file` read a file alike
     intake/shell_words        The words of a shell's command, and what each becomes: quotes, escapes, expansions
     intake/lines              fish, systemd's units, pam_env: files of which a line sets a variable
+    intake/key_forms          Private keys that sign, where they lie in files and variables: known by form, not by a name
     intake/looks              What looks like a secret
     intake/shell_assignments  What a shell's command sets and exports, where it does nothing else
     intake/shell              ~/.profile and its like, for sh, bash and zsh: read, never run
@@ -446,6 +452,7 @@ if TYPE_CHECKING:
     import typing
     import unicodedata
     import urllib.parse
+    import weakref
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
@@ -453,6 +460,7 @@ if TYPE_CHECKING:
 
     Act = Callable[["Keyholder", "Session", "Message"], Awaitable["Message"]]
     Admit = Callable[[], "Passage"]
+    AdmitUse = Callable[["Passage | None"], "Passage"]
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
     AnyVault = Any  # of vault/records, which needs this room
     Cells = Callable[["Outcome"], Sequence[str]]
@@ -460,6 +468,7 @@ if TYPE_CHECKING:
     Facts = dict[str, list[Any]]
     HostWork = Callable[["Crew", "Host"], Awaitable["Outcome"]]
     Hosts = list[frozenset[str]]
+    KeyPlace = tuple[object, ...]
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
     Lock = dict[str, Any]
@@ -507,6 +516,8 @@ if TYPE_CHECKING:
 
         def delete(self) -> None:
             """Forget the secret, where the custodian keeps it itself."""
+    import socket
+    import socket
     import socket
     import socket
 else:
@@ -561,6 +572,7 @@ else:
     typing = Lazy("typing")
     unicodedata = Lazy("unicodedata")
     urllib = Lazy("urllib.parse")
+    weakref = Lazy("weakref")
 
 
 # ---------------------------------------------------------------- places ----
@@ -6276,7 +6288,8 @@ def check_private_half(reader: SshReader, public: bytes) -> None:
 #
 # It is the value of a secret, in a form that says what it is: OpenSSH's of a private key, without a
 # passphrase, whose public half stands in it in the clear; of a key for Nostr nostr-key:PUBLIC:PRIVATE
-# in hex. So it moves, merges and comes back with it.
+# in hex. So it moves, merges and comes back with it. Where it is sealed for itself, as its guard asks
+# the phone, what is sealed says its public half beside it.
 
 
 KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
@@ -6288,6 +6301,7 @@ KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
     "nostr": "nostr",
 }
 NOSTR_KEY = "nostr-key:"
+LONGEST_PUBLIC = 2_048  # bytes; RSA of 8192 bits takes half of that
 KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa", "nostr")  # what `key generate` makes
 
 
@@ -6307,6 +6321,10 @@ class SigningKey:
         """As it stands in an authorized_keys, without a comment; for Nostr an npub."""
         if self.kind == "nostr":
             return to_npub(self.blob.hex())
+        return f"{self.named} {encode_base64(self.blob)}"
+
+    def to_text(self) -> str:
+        """As `read_half` reads it again."""
         return f"{self.named} {encode_base64(self.blob)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -6344,8 +6362,27 @@ def identify_key(value: str) -> str:
     return sha256(value.encode()).hex()
 
 
+def read_half(value: str) -> SigningKey | None:
+    """What is sealed for itself, as the key that it says it is; None where it says nothing.
+
+    Whether it is that one shows where it is opened: no other one signs in its place.
+    """
+    try:
+        if '"signs":' not in value:
+            return None  # and it is not looked through
+        named, _, text = json.loads(value.removeprefix(SEAL_MARK))["signs"].partition(" ")
+        blob = decode_base64(text, LONGEST_PUBLIC)
+        if (len(blob) != 32) if named == "nostr" else (SshReader(blob).text() != named):
+            return None
+        return SigningKey(named, blob, identify_key(value))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
 def read_signing_key(value: str) -> SigningKey | None:
     """What a secret's value is, as a key that signs; None for all that is none."""
+    if is_sealed(value):
+        return read_half(value)
     if is_nostr_key(value):
         blob = bytes.fromhex(split_nostr_key(value)[0])
         return SigningKey("nostr", blob, identify_key(value))
@@ -6972,14 +7009,20 @@ def name_lock(public: str) -> str:
 
 
 def seal_value(public: str, value: str) -> str:
-    """A value, as only who has the secret key of `public` (hex) reads it."""
+    """A value, as only who has the secret key of `public` (hex) reads it.
+
+    Of a key that signs, its public half stands beside it in clear: it is listed, and asked for.
+    """
     once = make_keys()
     pieces = [value[start : start + PIECE] for start in range(0, len(value), PIECE)]
     parts = [
         encrypt(once, public, json.dumps([index, len(pieces)]) + piece)
         for index, piece in enumerate(pieces)
     ]
-    return SEAL_MARK + json.dumps({"to": public, "from": public_hex(once), "parts": parts})
+    sealed = {"to": public, "from": public_hex(once), "parts": parts}
+    if known := read_signing_key(value):
+        sealed["signs"] = known.to_text()
+    return SEAL_MARK + json.dumps(sealed)
 
 
 def sealed_to(value: str) -> str:
@@ -6991,8 +7034,8 @@ def read_payload(value: str) -> dict[str, Any]:
     """The fields of a sealed value; raises Tampered."""
     try:
         found = json.loads(value.removeprefix(SEAL_MARK))
-        texts = [found["to"], found["from"], *found["parts"]]
-        is_whole = is_sealed(value) and found.keys() == {"to", "from", "parts"}
+        texts = [found["to"], found["from"], *found["parts"], found.get("signs", "")]
+        is_whole = is_sealed(value) and found.keys() - {"signs"} == {"to", "from", "parts"}
         if is_whole and all(isinstance(each, str) for each in texts):
             return dict(found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -12270,7 +12313,9 @@ def describe_use(
             where = "a server that is NOT PROVEN"
         elif where is None:
             where = f"an UNKNOWN server (key {use['server']})"
-        user = printable(use["user"], 64)
+        user = str(use["user"])
+        if not set(user) <= GROUP_CHARACTERS:  # it cannot be taken for a part of the sentence
+            user = quote_words(user.encode(), 64)
         done = f"sign in to {printable(where, 64)} as {user} with {name}"
     if through := use["through"]:
         many = "a forwarded agent" if len(through) == 1 else f"{len(through)} forwarded agents"
@@ -15729,8 +15774,12 @@ def describe_caller(sock: socket.socket, since: float | None = None) -> dict[str
     Its pid, uid, executable, name and parent. A pid is given again: of a process that was started
     after the connection was there (`since`, as `uptime` counts) nothing is told but the pid.
     """
-    pid = peer_pid(sock)
-    caller: dict[str, Any] = {"pid": pid, "uid": peer_uid(sock), "exe": None, "name": None}
+    return describe_process(peer_pid(sock), peer_uid(sock), since)
+
+
+def describe_process(pid: int, uid: int, since: float | None = None) -> dict[str, Any]:
+    """A process of a user's, as `describe_caller` has it."""
+    caller: dict[str, Any] = {"pid": pid, "uid": uid, "exe": None, "name": None}
     exe, (name, fields) = read_executable(pid), read_stat(pid)
     if not fields or (since is not None and count_seconds(fields[19]) > since):
         return {**caller, "parent": None}  # it has ended, or there is no /proc
@@ -17441,6 +17490,7 @@ class Askings:
         self.questions: dict[Any, Message] = {}
         self.late: dict[str, Any] = {}
         self.staying: dict[Who, Any] = {}
+        self.signing: dict[Any, Any] = {}  # questions about keys, by what they are about
         self.takes: list[Who | None] = []  # who sets a value that is to be sealed
 
     def alone(self, who: Who, names: list[str]) -> Turn:
@@ -17646,6 +17696,8 @@ async def approve_grant(
     except BaseException as error:
         note(error.code if isinstance(error, AvaultError) else TimedOut.code)
         if grant.is_ended:
+            if isinstance(error, AvaultError):  # who asked is told, before it is cut with the rest
+                session.send(error.to_dict())
             grants.end([grant])
         raise
 
@@ -19305,6 +19357,8 @@ class SigningLink:
         self.answers: dict[int, asyncio.Future[Message]] = {}
         self.given: set[str] = set()  # which keys it has: see `identify_key`
         self.last = 0
+        # sessions of the SSH agent, which says for whom it asks
+        self.fronts: weakref.WeakSet[Session] = weakref.WeakSet()
 
     def take(self, message: Message, fd: int | None) -> None:
         """What the supervisor has: a socket to that process, or why there is none."""
@@ -19444,17 +19498,24 @@ class GuardChange:
     """What becomes of the guard on a place where fields of it are given, or all is taken away.
 
     `marks` are those that are to go, `added` the fields of those that come, which are as old as
-    those; and `weakens` says whether the operator has to agree to that.
+    those; and `weakens` says whether the operator has to agree to that. With `is_all` it is taken
+    away from a group and from all that has one in it: `places`.
     """
 
-    def __init__(self, vault: Vault, place: str, given: dict[str, Any] | None) -> None:
+    def __init__(
+        self, vault: Vault, place: str, given: dict[str, Any] | None, is_all: bool = False
+    ) -> None:
         guards = Guards(vault.facts)
         own, self.place, self.given = guards.guards.get(place, []), place, given
+        inside = [each for each in guards.guards if is_all and each.startswith(f"{place}/")]
+        self.places = [place, *sorted(inside)]
         self.marks: dict[str, int] = {}
         self.added: list[dict[str, Any]] = []
         self.since: int | None = None
         if given is None:
-            self.marks, self.weakens = guards.marks_of(place), True
+            for each in self.places:
+                self.marks |= guards.marks_of(each)
+            self.weakens = True
             return
         ways, sets = given.get("only", [*SETS_OF]), SETS_OF.items()
         gone = {*given, *(name for way, names in sets if way not in ways for name in names)}
@@ -19477,7 +19538,8 @@ class GuardChange:
         def change(vault: Vault) -> None:
             now = int(time.time())
             if self.given is None:
-                take_off(vault, self.place, now, machine)
+                for each in self.places:
+                    take_off(vault, each, now, machine)
             else:
                 remove_marks(vault, self.marks, now, machine)
             for fields in self.added:
@@ -19508,11 +19570,16 @@ class Plan:
     """
 
     def __init__(
-        self, vault: Vault, machine: str, place: str, given: dict[str, Any] | None
+        self,
+        vault: Vault,
+        machine: str,
+        place: str,
+        given: dict[str, Any] | None,
+        is_all: bool = False,
     ) -> None:
-        self.change = GuardChange(vault, place, given)
+        self.change = GuardChange(vault, place, given, is_all)
         guards = Guards(vault.facts)
-        if given is None and not guards.guards.get(place):
+        if given is None and not any(map(guards.guards.get, self.change.places)):
             refuse_without(guards, place)
         after = vault.copy()
         self.write = self.change.make(machine)
@@ -19521,7 +19588,7 @@ class Plan:
         if not self.change.weakens:
             refuse_more(guards, after, [place])
             return
-        if not guards.of(place):
+        if not any(map(guards.of, self.change.places)):
             return  # it is parted from other names, and nothing counts for it
         less = Loosening(vault, after, place)
         if not less.steps:
@@ -19609,6 +19676,8 @@ class Unguarding:
         store, holding = self.need_store(), self.holding
         verb = "unguard" if message.get("rules") is None else "weaken"
         noted = {"op": verb, "group": message["group"], "key": message.get("key")}
+        if message.get("all"):
+            noted["for"] = "all in it"
         try:
             agreed = plan(store, message)
             if (agreed.change.given or {}).get("ask") is not None:
@@ -19642,10 +19711,12 @@ class Unguarding:
 
 def plan(store: Store, message: Message, vault: Vault | None = None) -> Plan:
     """What a message asks for, on the vault as it is, or on the draft that is written."""
-    place, given = read_place(message), message.get("rules")
+    place, given, is_all = read_place(message), message.get("rules"), bool(message.get("all"))
+    if is_all and (given is not None or "/" in place):
+        raise Usage("all is what is in a group, to be taken off", "avault unguard GROUP --all")
     if given is not None:
         given = check_given(given if isinstance(given, dict) else {})
-    return Plan(vault or store.vault, store.machine, place, given)
+    return Plan(vault or store.vault, store.machine, place, given, is_all)
 
 
 # ------------------------------------------------------ daemon/keyholder ----
@@ -19722,8 +19793,8 @@ class Keyholder:
     def receive(self, message: Message, fd: int | None) -> None:
         """A message from the supervisor."""
         if message["do"] == "connection" and fd is not None:
-            frame, identity = message["frame"], message["identity"]
-            spawn(self.tasks, self.take_over(fd, frame, message["since"], identity))
+            frame, identity, is_front = (message[each] for each in ("frame", "identity", "front"))
+            spawn(self.tasks, self.take_over(fd, frame, message["since"], identity, is_front))
         elif message["do"] == "grant":
             self.grants.hear(message)
         elif message["do"] == "unlock":
@@ -19794,9 +19865,17 @@ class Keyholder:
                 self.control.send({"looked": True})
 
     async def take_over(
-        self, fd: int, frame: dict[str, Any], since: float, identity: str | None = None
+        self,
+        fd: int,
+        frame: Message,
+        since: float,
+        identity: str | None = None,
+        front: bool = False,
     ) -> None:
-        """Serve a connection from now on; it is there `since` then, perhaps by a grant's socket."""
+        """Serve a connection from now on, which is there `since` then.
+
+        Perhaps by a grant's socket, or from the SSH agent (`front`), which says who its client is.
+        """
         sock = socket.socket(fileno=fd)
         grant = self.grants.find(identity, sock) if identity is not None else None
         if identity is not None and not grant:
@@ -19811,7 +19890,10 @@ class Keyholder:
             idle.transport.abort()
 
         def make() -> Any:  # a protocol, though not derived from asyncio's
-            return Session(frame, self.answer, self.settle, self.sessions, since, grant)
+            session = Session(frame, self.answer, self.settle, self.sessions, since, grant)
+            if front:
+                self.signing.fronts.add(session)
+            return session
 
         await asyncio.get_running_loop().connect_accepted_socket(make, sock)
 
@@ -19911,14 +19993,6 @@ class Keyholder:
         self.askings.end_stale(store.vault)
         return {"ok": True}
 
-    async def put_back(self) -> bool:
-        """Write what is served over an avault.enc that cannot be used; whether it was needed.
-
-        Raises AvaultError.
-        """
-        await self.holding.writer.finish()
-        return await self.holding.writer.put_back(self.open_store())
-
     async def converse(self, session: Session, request: Message) -> Message:
         """A request that talks with the operator; one at a time, with an end."""
         if request["op"] == "open":  # it asks nobody: any number at once
@@ -20000,6 +20074,14 @@ class Release:
         self.is_asked = self.is_in_vain = self.is_noted = False
         spawn(keyholder.tasks, self.attend())
 
+    def caller(self) -> dict[str, Any]:
+        """For whom it is."""
+        return self.session.caller or {}
+
+    def who(self) -> Who:
+        """The same, as pauses know it again."""
+        return who_asks(self.caller())
+
     def fail(self, error: AvaultError) -> None:
         """The caller gets nothing."""
         if not self.outcome.done():
@@ -20011,7 +20093,7 @@ class Release:
         self.session.send({"progress": "asking", "code": code})
         self.keyholder.askings.questions[self] = {
             "names": sorted(self.passage.asked),
-            "by": describe_who(self.session.caller or {}),
+            "by": describe_who(self.caller()),
             "code": code,
             "since": render_time(time.time()),
         }
@@ -20020,8 +20102,8 @@ class Release:
     def note_in_vain(self) -> None:
         """Where the phone was asked, and the caller has nothing for whatever reason: it pauses."""
         if self.is_asked and self.is_in_vain and not self.is_noted:
-            self.is_noted, who = True, who_asks(self.session.caller or {})
-            self.keyholder.askings.restraint.note(who, sorted(self.passage.asked))
+            self.is_noted = True
+            self.keyholder.askings.restraint.note(self.who(), sorted(self.passage.asked))
 
     def is_stale(self, vault: Vault) -> bool:
         """Whether what it has opened is another value by now, in the vault that is served."""
@@ -20102,6 +20184,11 @@ class Release:
                     await self.thaw(values)
                 if not self.outcome.done():
                     self.outcome.set_result(None)
+            else:
+                self.hear_more(told)
+
+    def hear_more(self, told: Message) -> None:
+        """A word of the process that is none of these."""
 
     def stay(self, which: Who) -> None:
         """Be there for the same caller; of too many, the one that is there longest ends."""
@@ -20158,7 +20245,7 @@ class Release:
             if refused:
                 self.fail(refused)
             elif is_used and not self.outcome.done():
-                keyholder.release(self.session, self.request)
+                self.note_given()
                 self.opened_at = uptime()
                 return True
         except AvaultError as error:
@@ -20166,6 +20253,10 @@ class Release:
             if not is_turned:
                 self.warn_of_lock(error)
         return False
+
+    def note_given(self) -> None:
+        """Have it in the log, before it is given; raises AvaultError."""
+        self.keyholder.release(self.session, self.request)
 
     def warn_of_lock(self, error: AvaultError) -> None:
         """Say that an answer of the phone still opens something."""
@@ -20310,27 +20401,22 @@ async def obtain(
         through = session.grant.name if session.grant else None
         is_full = keyholder.openers.is_full(through=through)
         job["overheard"] = keyholder.askings.end_late(names, is_full, through)
-        await release(keyholder, session, request, passage, job, waiting)
+        opener = await keyholder.openers.start(through=through)
+        client = session.transport.get_extra_info("socket").fileno()
+        found = Release(keyholder, session, request, passage, opener)
+        await release(found, job, waiting, client)
         restraint.forgive(who, names)
 
 
 async def release(
-    keyholder: Keyholder,
-    session: Session,
-    request: Message,
-    passage: Passage,
-    job: Message,
-    waiting: asyncio.Timeout,
+    found: Release, job: Message, waiting: asyncio.Timeout, client: int | None
 ) -> None:
     """Have a process ask, open and answer, in the time that is left; raises AvaultError."""
-    through = session.grant.name if session.grant else None
-    opener = await keyholder.openers.start(through=through)
-    found = Release(keyholder, session, request, passage, opener)
     job["limit"] = max((waiting.when() or 0.0) - asyncio.get_running_loop().time(), 0.0)
     waiting.reschedule(None)  # the process looks at it
     found.assignment.questions = job["overheard"] + job["questions"]
     try:
-        found.assignment.send(job, session.transport.get_extra_info("socket").fileno())
+        found.assignment.send(job, client)
         async with asyncio.timeout(job["limit"] + SPARE_TIME):
             await asyncio.shield(found.outcome)
     except TimeoutError:
@@ -20344,15 +20430,30 @@ def describe_job(
     keyholder: Keyholder, session: Session, request: Message, passage: Passage
 ) -> Message:
     """What a process needs that asks for what was let out, opens it, and gives it to the caller."""
-    store, openers = keyholder.open_store(), keyholder.openers
-    pairing, own = openers.need_pairing(store), openers.own.read()
     answer = describe_answer(request, passage)
     if len(answer["body"]) > LARGEST_BODY:
         raise Denied("that is too much to be asked for at once", "name fewer of them")
-    questions = []
+    values = {}
     for name in sorted(passage.asked):
         group, _, key = name.partition("/")
-        for value in [each.value for each in passage.vault.groups[group].keys[key]]:
+        values[name] = [each.value for each in passage.vault.groups[group].keys[key]]
+    vault, host = keyholder.open_store().vault, keyholder.holding.host
+    return {
+        "do": "release",
+        **describe_questions(keyholder, values),
+        "sentence": describe_wish(vault.name, host, session, request, passage),
+        "stay": count_again(session, passage),
+        **answer,
+    }
+
+
+def describe_questions(keyholder: Keyholder, values: dict[str, list[str]]) -> Message:
+    """What a process needs that has the phone open these, by their names; raises Denied."""
+    store, openers = keyholder.open_store(), keyholder.openers
+    pairing, own = openers.need_pairing(store), openers.own.read()
+    questions = []
+    for name, found in values.items():
+        for value in found:
             if not is_sealed(value):
                 raise Denied(f"{name} could not be sealed yet, so nobody gets it", "avault status")
             shared = find_lock(store.vault, value)
@@ -20370,18 +20471,12 @@ def describe_job(
             is_shared = {*shared["envelopes"]} != {*store.vault.operators()}
             questions.append({"name": name, "locks": locks, "anew": is_shared})
     return {
-        "do": "release",
         **bind_locks(store.vault, keyholder.holding.host),
         "operator": pairing.operator,
         "client_key": pairing.keys.secret_key().to_hex(),
         "signer": pairing.signer,
         "relays": pairing.relays,
-        "sentence": describe_wish(
-            store.vault.name, openers.holding.host, session, request, passage
-        ),
         "questions": questions,
-        "stay": count_again(session, passage),
-        **answer,
     }
 
 
@@ -20428,6 +20523,429 @@ async def take_sealed(
             session.transport.resume_reading()
 
 
+# --------------------------------------------------------- daemon/behind ----
+# The program behind a process: on whose behalf ssh, git and shells are at work.
+
+
+BETWEEN = frozenset(  # what asks an agent for somebody else
+    {"ssh", "ssh-keygen", "scp", "sftp", "rsync", "git", "sh", "bash", "dash", "zsh", "fish", "env"}
+)
+HIGHEST = 8  # parents that are looked at
+
+
+class Behind:
+    """The program behind a process: its `name` and `pid`, and the pid where the search ended.
+
+    That is what started it: the program, or the shell that a person has in a terminal.
+    """
+
+    __slots__ = ("name", "pid", "starter")
+
+    def __init__(self, name: str, pid: int, starter: int) -> None:
+        self.name, self.pid, self.starter = name, pid, starter
+
+
+def look_at_process(pid: int) -> list[str]:
+    """A process's name, parent and start time; "1" where it is what a terminal was opened for.
+
+    Nothing where it is not told.
+    """
+    name, words = read_stat(pid)
+    if len(words) < 20:
+        return []
+    leads = words[3] == str(pid).encode() and words[4] != b"0"
+    return [name or "", words[1].decode(), words[19].decode(), "1" if leads else ""]
+
+
+def find_program(pid: int, found: list[str]) -> Behind:
+    """The program on whose behalf ssh, git and shells are at work; else git, or the nearest.
+
+    `found` is what is read of the first. A shell that a person has in a terminal is nobody else's.
+    """
+    nearest = Behind("", pid, pid)
+    for _ in range(HIGHEST):
+        if not found:
+            break
+        name, parent, _, is_in_terminal = found
+        nearest.starter = pid
+        if not nearest.name or (name == "git" and nearest.name != "git"):
+            nearest.name, nearest.pid = name, pid
+        if name not in BETWEEN:
+            return Behind(name, pid, pid)
+        pid = int(parent)
+        if is_in_terminal or pid <= 1:
+            break
+        found = look_at_process(pid)
+    return nearest
+
+
+# --------------------------------------------------------- daemon/askers ----
+# Who wants something signed: as the phone is told, and as an approval is good for it again.
+
+
+class Asker:
+    """Who asks: the process (`caller`, as `describe_caller` has it), and what it says that it does.
+
+    `who` is known again after it has ended, for pauses; `which` is good for one approval, and None
+    for who is not known again (see `which_asks`). `words` is how the phone names it.
+    """
+
+    def __init__(
+        self, caller: dict[str, Any], who: Who, which: Who | None, words: str, does: str = ""
+    ) -> None:
+        self.caller, self.who, self.which, self.words, self.does = caller, who, which, words, does
+
+
+def find_asker(keyholder: Keyholder, session: Session, claims: object) -> Asker:
+    """Who is behind a request; of one that the SSH agent hands on, its client.
+
+    What claims say of a client counts from that front end alone: others could name anybody.
+    """
+    caller = keyholder.identify(session)
+    if session in keyholder.signing.fronts and isinstance(claims, dict):
+        pid, since = claims.get("pid"), claims.get("since")
+        if type(pid) is int and type(since) is float:
+            return ask_behind(pid, caller["uid"], since, str(claims.get("does") or ""))
+    words = name_program(caller)
+    if session.grant:
+        words += f" by the grant {session.grant.name}"
+    words = f"{words} (pid {caller['pid']})"
+    return Asker(caller, who_asks(caller), which_asks(caller, session.grant), words)
+
+
+def ask_behind(pid: int, uid: int, since: float, does: str) -> Asker:
+    """The program behind a client of the SSH agent.
+
+    An approval is good for what that program starts, in the session of the kernel that the client
+    is in: nobody else gets into one.
+    """
+    client = describe_process(pid, uid, since)
+    found = find_program(pid, look_at_process(pid))
+    program = describe_process(found.pid, uid) if client["exe"] else client
+    starter = describe_process(found.starter, uid)
+    who = (uid, program["exe"], client["exe"], None)
+    words = f"{name_program(program)} (pid {program['pid']})"
+    try:
+        leader = os.getsid(pid)
+    except OSError:  # it has ended
+        leader = 0
+    if not (leader and client["exe"] and program["exe"] and starter["exe"]):
+        return Asker(program, who, None, words, does)
+    named = (*name_process(found.starter), *name_process(leader))
+    # two programs of one shell are two; of what one program starts, all is its own
+    return Asker(program, who, (uid, program["exe"], *named, None), words, does)
+
+
+def ask_invited(caller: dict[str, Any], invitation: Invitation) -> Asker:
+    """Who is invited: its key is proven, whoever brings what it asks."""
+    name = str(invitation.name)
+    shown = {**caller, "exe": f"child-{name}", "name": name, "parent": None}
+    who = (caller["uid"], shown["exe"], invitation.identity, None)
+    return Asker(shown, who, (*who, invitation.client), f'child "{name}"')
+
+
+# ----------------------------------------------------- daemon/key_wishes ----
+# What somebody wants signed by a key of which the phone is asked: what one approval covers.
+
+
+# kinds whose event is for one place, or undoes something: deletions, sealed messages, proofs to
+# relays and web servers, requests to signers
+ONE_BY_ONE = frozenset({5, 13, 22_242, 24_133, 27_235})
+
+
+class Wish:
+    """A use of the key of a `name`: what is `said` to who signs, and in `words`, what is proven.
+
+    `use` is as it was decoded, `noted` its line in the access log.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        said: Message,
+        use: dict[str, Any],
+        words: str,
+        noted: Message,
+        asker: Asker,
+        admit: AdmitUse,
+    ) -> None:
+        self.name, self.said, self.use, self.words = name, said, use, words
+        self.noted, self.asker, self.admit = noted, asker, admit
+
+    def errand(self) -> tuple[object, ...] | None:
+        """What an approval with a time is good for: one destination; None for what has none.
+
+        A server that is not proven is none: nobody knows where the next one is. Nor has anything
+        one that is not named here: each is asked for.
+        """
+        use, what = self.use, str(self.use["as"])
+        if what == "ssh":
+            where = use["server"], *use["through"], use["user"]
+            return ("ssh", *where) if use["server"] else None
+        if what == "sshsig":
+            return ("sshsig", use["namespace"], *use["through"])
+        if what == "nostr-event":
+            return None if use["kind"] in ONE_BY_ONE else (what, use["kind"])
+        return (what, use["peer"]) if "peer" in use else None
+
+    def exact(self) -> tuple[object, ...] | None:
+        """What an approval of one use is good for, where several wait: what the phone shows.
+
+        Of a login that is the server and the user; of all else, the very same.
+        """
+        if self.use["as"] == "ssh":
+            return self.errand()
+        payload = hashlib.sha256(str(self.said["payload"]).encode()).hexdigest()
+        errand = self.errand()
+        return errand and (*errand, payload)
+
+    def count_seconds(self, ask: int) -> int:
+        """For how many seconds an approval is good, where a guard says `ask`: 0 for this use."""
+        return ask if self.asker.which and self.errand() else 0
+
+    def describe(self, host: str, seconds: int, is_thawed: bool) -> str:
+        """The words of the phone: what is proven first, and what a program claims after "says"."""
+        again = ""
+        if seconds:  # this stands where no phone cuts
+            use = self.use
+            more = {
+                "ssh": "",
+                "sshsig": f", any file for {printable(str(use.get('namespace')), 40)}",
+                "nostr-event": f", any event of kind {use.get('kind')}",
+            }.get(str(use["as"]), ", any text with that peer")
+            again = f"now and for {render_duration(seconds)}{more}: "
+        thawed = " (which is sealed no more then)" if is_thawed else ""
+        says = f" says: {printable(self.asker.does, 60)}" if self.asker.does else ""
+        return f"{again}{self.words}{thawed}; {self.asker.words} on {host}{says}"
+
+
+# ----------------------------------------------------- daemon/asked_keys ----
+# Keys of which the phone is asked at each use, in the keyholder: it never has them.
+#
+# Who wants the same thing of one at the same time shares a question, and its answer; each signature
+# is let through, counted and logged by itself, for who is still there.
+
+
+USE_TIME = 60.0  # seconds for one signature
+
+
+class Unused(Passage):
+    """A key that is opened: its uses are counted one by one, each before it is signed."""
+
+    def counted(self, guards: Guards) -> set[str]:
+        """None with the opening."""
+        return set()
+
+
+class KeyRelease(Release):
+    """A key on its way to a process that signs with it, and what is signed there.
+
+    `seconds` is for how long it is there, for the same errand (`place`) of the same asker; 0 for
+    those who waited.
+    """
+
+    def __init__(
+        self,
+        keyholder: Keyholder,
+        question: KeyQuestion,
+        passage: Passage,
+        assignment: OpenerLink,
+    ) -> None:
+        self.question, self.seconds = question, question.seconds
+        self.uses: dict[int, asyncio.Future[Message]] = {}
+        self.last = 0
+        super().__init__(keyholder, question.session, question.wish.noted, passage, assignment)
+        self.which = question.place
+
+    def caller(self) -> dict[str, Any]:
+        """For whom it is."""
+        return self.question.wish.asker.caller
+
+    def who(self) -> Who:
+        """The same, as pauses know it again."""
+        return self.question.wish.asker.who
+
+    def note_question(self, code: str) -> None:
+        """The phone is asked: all who wait are told."""
+        super().note_question(code)
+        for each in {*self.question.waiting} - {self.session}:
+            each.send({"progress": "asking", "code": code})
+
+    def note_given(self) -> None:
+        """Nothing goes out with that: each signature has a line of its own."""
+
+    def stay(self, which: KeyPlace) -> None:
+        """Be there for the same errand, where the guard gives it a time."""
+        if not self.seconds:
+            return
+        staying, self.assignment.is_staying = self.keyholder.askings.staying, True
+        staying[which, (self.question.wish.name,)] = self
+        for each in [*staying.values()][: -Openers.MOST_STAYING]:
+            each.assignment.end()
+
+    def hear_more(self, told: Message) -> None:
+        """What came of a use."""
+        waiting = self.uses.pop(told["used"]["id"], None) if "used" in told else None
+        if waiting and not waiting.done():
+            waiting.set_result(told)
+
+    def forget(self) -> None:
+        """The process is gone, and with it the key."""
+        super().forget()
+        for each in self.uses.values():
+            if not each.done():
+                each.set_exception(Unavailable("the process that signs has ended", "try again"))
+
+    async def sign(self, session: Session, wish: Wish) -> Message:
+        """The answer to one use: let through as it is now, for who is there, and counted."""
+        async with self.giving:
+            keyholder = self.keyholder
+            refuse_left(session)
+            passage = wish.admit(None)
+            if self.is_stale(keyholder.open_store().vault):
+                raise Denied("another value was set meanwhile", "ask again")
+            if session.grant:
+                session.grant.use("sign")
+            if passage.is_counted:
+                await keyholder.change(passage.count(keyholder.open_store().machine))
+            told = await self.use(wish.said)
+            refuse_left(session)
+            wish.admit(passage)  # what has changed meanwhile counts
+            if values := told["values"]:  # of a key that no guard wants sealed any more
+                await self.thaw(values)
+            return dict(told["used"])
+
+    async def use(self, said: Message) -> Message:
+        """What the process says of one use; raises AvaultError."""
+        if self.assignment.is_gone:
+            raise Unavailable("the process that signs has ended", "try again")
+        self.last += 1
+        waiting = self.uses[self.last] = asyncio.get_running_loop().create_future()
+        self.assignment.send({"do": "use", "id": self.last, "said": said})
+        try:
+            async with asyncio.timeout(USE_TIME):
+                told: Message = await waiting
+        except TimeoutError:
+            self.assignment.end()
+            raise Unavailable("the process that signs does not answer", "try again") from None
+        if not told["used"].get("ok"):
+            raise AvaultError.from_dict(told["used"])
+        return told
+
+
+def refuse_left(session: Session) -> None:
+    """Raise TimedOut where a caller is not there any more: nothing is signed for it."""
+    sock = session.transport.get_extra_info("socket")
+    if session.transport.is_closing() or has_left(sock.fileno()):
+        raise TimedOut("the caller has left", "try again")
+
+
+class KeyQuestion:
+    """One question about a key, for all (`waiting`) who want the same of it; `place` says what."""
+
+    def __init__(
+        self, keyholder: Keyholder, session: Session, wish: Wish, seconds: int, place: KeyPlace
+    ) -> None:
+        self.keyholder, self.session, self.wish = keyholder, session, wish
+        self.seconds, self.place = seconds, place
+        self.waiting: set[Session] = {session}
+        self.found: KeyRelease | None = None
+        self.task = asyncio.ensure_future(self.ask())
+        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def ask(self) -> KeyRelease:
+        """The key, once the phone has opened it; raises AvaultError."""
+        keyholder, wish = self.keyholder, self.wish
+        askings, openers = keyholder.askings, keyholder.openers
+        names, who, grant = [wish.name], wish.asker.who, self.session.grant
+        try:
+            askings.restraint.check(who, names)
+            async with asyncio.timeout(ASK_TIME) as waiting, askings.alone(who, names):
+                await openers.settle(keyholder.open_store(), names)
+                askings.restraint.check(who, names)  # it may have been refused to another one
+                passage = wish.admit(None)
+                through = grant.name if grant else None
+                is_full = openers.is_full(through=through)
+                job = describe_job_of_key(keyholder, self, passage)
+                job["overheard"] = askings.end_late(names, is_full, through)
+                opener = await openers.start(through=through)
+                opened = Unused(passage.vault, passage.way, asked=passage.asked)
+                opened.thawed = passage.thawed
+                self.found = KeyRelease(keyholder, self, opened, opener)
+                await release(self.found, job, waiting, None)
+                askings.restraint.forgive(who, names)
+                return self.found
+        except TimeoutError:
+            why = "others are asked for, and it was not its turn in time"
+            raise TimedOut(why, "try again") from None
+        finally:
+            if askings.signing.get(self.place) is self:
+                del askings.signing[self.place]
+
+    async def wait(self, session: Session) -> KeyRelease:
+        """What the question comes to, for one who wants the same."""
+        self.waiting.add(session)
+        return await asyncio.shield(self.task)
+
+    def leave(self, session: Session) -> None:
+        """One waits no more, or has what it wanted; with the last one, what is open ends."""
+        self.waiting.discard(session)
+        if self.waiting:
+            return
+        self.task.cancel()
+        if self.found and not self.seconds and self.found.opened_at:
+            self.found.assignment.end()
+
+
+def describe_job_of_key(keyholder: Keyholder, question: KeyQuestion, passage: Passage) -> Message:
+    """What a process needs that has the phone open a key, and signs with it."""
+    wish = question.wish
+    group, _, key = wish.name.partition("/")
+    value = passage.vault.groups[group].keys[key][0].value
+    host = keyholder.holding.host
+    return {
+        "do": "key",
+        **describe_questions(keyholder, {wish.name: [value]}),
+        "sentence": wish.describe(host, question.seconds, bool(passage.thawed)),
+        "sealed": value,
+        "needs": passage.way,
+        "stay": question.seconds,
+    }
+
+
+async def sign_asked(
+    keyholder: Keyholder, session: Session, wish: Wish, passage: Passage
+) -> Message:
+    """What comes of a use of a key that the phone opens; raises AvaultError.
+
+    Within the time of a guard the same errand of the same asker is not asked again; others who
+    wait for the same have the same answer. A caller that leaves takes along what is its own.
+    """
+    askings = keyholder.askings
+    askings.end_stale(keyholder.open_store().vault)
+    ask = min(passage.asked.values())
+    seconds, asker = wish.count_seconds(ask), wish.asker
+    same = wish.errand() if seconds else wish.exact()
+    place: KeyPlace = (asker.which, wish.name, same)
+    found = askings.staying.get((place, (wish.name,))) if seconds else None
+    if found and uptime() < found.opened_at + seconds and not found.assignment.is_gone:
+        return dict(await found.sign(session, wish))
+    is_alone = not (asker.which and same)
+    question = None if is_alone else askings.signing.get(place)
+    if not question:
+        question = KeyQuestion(keyholder, session, wish, seconds, place)
+        if not is_alone:
+            askings.signing[place] = question
+    try:
+        opened = await question.wait(session)
+        return await opened.sign(session, wish)
+    except asyncio.CancelledError:
+        wish.noted["why"] = "nobody has approved before the caller left"
+        raise
+    finally:
+        question.leave(session)
+
+
 # -------------------------------------------------------- daemon/signing ----
 # The one request behind all that signs: decode, rule, count, sign, log; or refuse.
 #
@@ -20447,7 +20965,8 @@ def note_failure(keyholder: Keyholder, session: Session, noted: Message) -> Iter
     try:
         yield
     except asyncio.CancelledError:
-        keyholder.release(session, noted, TimedOut.code)
+        why = noted.get("why", "the caller has left")
+        keyholder.release(session, {**noted, "why": why}, TimedOut.code)
         raise
     except Exception as error:
         known = complain(error)
@@ -20473,21 +20992,46 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         said["public"] = public
         use = await decode(keyholder, said)
         guards = keyholder.gate.look(keyholder.open_store().vault)
-        sentence = describe_use(use, name, guards.rules_of(guards.of(name)).servers, request)
-        noted["signed"] = sentence
-        passage = admit_use(keyholder, name, public, way, use)
-        if grant:
-            grant.use("sign")
-        if passage.is_counted:
-            await keyholder.change(passage.count(keyholder.open_store().machine))
-        value = passage.vault.groups[group].keys[key][0].value
-        answer = await keyholder.signing.use("sign", value, **said)
-        if grant:
-            grant.check_way("sign")
-        admit_use(keyholder, name, public, way, use, passage)  # what has changed meanwhile counts
+        servers = guards.rules_of(guards.of(name)).servers
+        sentence = noted["signed"] = describe_use(use, name, servers, request)
+
+        def admit(reserved: Passage | None = None) -> Passage:
+            if grant:
+                grant.check_request("sign")  # it may have ended meanwhile
+            return admit_use(keyholder, name, public, way, use, reserved)
+
+        passage = admit()
+        if passage.asked:
+            words = describe_use(use, name, servers, {**request, "claims": None})
+            asker = find_asker(keyholder, session, request.get("claims"))
+            wish = Wish(name, said, use, words, noted, asker, admit)
+            answer = await sign_asked(keyholder, session, wish, passage)
+        else:
+            answer = await sign_at_once(keyholder, name, said, admit, grant)
         keyholder.release(session, noted)
     made = {"signature": str(answer["signature"]), "public": public}
     return {"ok": True, **made, "name": name, "said": sentence}
+
+
+async def sign_at_once(
+    keyholder: Keyholder, name: str, said: Message, admit: AdmitUse, grant: Grant | None
+) -> Message:
+    """What the process that signs answers, with a key of which nobody is asked; raises AvaultError.
+
+    It is counted, on the disk, before that; and what has changed meanwhile counts.
+    """
+    passage = admit(None)
+    if grant:
+        grant.use("sign")
+    if passage.is_counted:
+        await keyholder.change(passage.count(keyholder.open_store().machine))
+    group, _, key = name.partition("/")
+    value = passage.vault.groups[group].keys[key][0].value
+    if is_sealed(value):
+        raise Denied("the guards have changed meanwhile", "ask again")
+    answer = await keyholder.signing.use("sign", value, **said)
+    admit(passage)
+    return answer
 
 
 SIGN_FIELDS = frozenset(
@@ -20551,33 +21095,34 @@ async def choose_signing_key(
             for name in keyholder.signing.keys.find(vault, blob, way, guards)
             if not session.grant or session.grant.has(*name.split("/"))
         ]
-        values = {name: vault.secrets(*name.split("/"))[0].value for name in names}
+        first = {name: vault.secrets(*name.split("/"))[0] for name in names}
+        values = {name: each.value for name, each in first.items()}
+        sealed = [
+            name for name in names if is_sealed(values[name])
+        ]  # those prove it when they sign
         for name in names:
-            if len({*values.values()}) == 1 or await keyholder.signing.owns(values[name], public):
+            if len({*values.values()}) == 1:
                 return name, public
+            if name not in sealed and await keyholder.signing.owns(values[name], public):
+                return name, public
+        if sealed:  # who makes another one with this public half has it later
+            return min(sealed, key=lambda one: (first[one].updated, one)), public
         raise NotFound("no such key in the vault", "see which there are: avault list")
     group, key = check_group(request.get("group")), check_key(request.get("key"))
-    refuse_asked(keyholder.see(session), keyholder.gate.look(vault), f"{group}/{key}")
+    keyholder.see(session).secrets(group, key)  # what is not granted is not there
     return f"{group}/{key}", encode_public(keyholder, f"{group}/{key}")
 
 
-def refuse_asked(vault: Vault, guards: Guards, name: str) -> None:
-    """Raise Denied for a key that asks the phone for each use, NotFound where there is none.
-
-    Its value is sealed: what opens it answers a caller with values, and signs nothing.
-    """
-    group, _, key = name.partition("/")
-    found, rules = vault.secrets(group, key), guards.rules_of(guards.of(name))
-    if rules.ask is not None or any(is_sealed(each.value) for each in found):
-        raise Denied(
-            f"{name} is guarded: the phone is asked for each use, and no key signs like that",
-            f"only the operator can lift it, by phone: avault unguard {name}",
-        )
-
-
 def encode_public(keyholder: Keyholder, name: str) -> str:
-    """The public half of a key that signs, in base64; raises Usage."""
-    known = keyholder.signing.keys.look(keyholder.open_store().vault).get(name)
+    """The public half of a key that signs, in base64; raises Usage, Denied."""
+    vault = keyholder.open_store().vault
+    known, (group, _, key) = keyholder.signing.keys.look(vault).get(name), name.partition("/")
+    there = vault.groups[group].keys.get(key) if group in vault.groups else None
+    if there and not known and is_sealed(there[0].value):
+        raise Denied(
+            f"{name} is sealed, and is no key that signs, as far as that is known",
+            f"if it is one, have its public half kept: avault unguard {name}, use it, guard it",
+        )
     if not known:
         raise Usage("that is no key that signs", "see which there are: avault list")
     return encode_base64(known.blob)
@@ -20593,7 +21138,7 @@ def admit_key(
     vault = keyholder.open_store().vault
     guards = keyholder.gate.look(vault)
     group, _, key = name.partition("/")
-    refuse_asked(vault, guards, name)
+    is_closed = is_sealed(vault.secrets(group, key)[0].value)
     if encode_public(keyholder, name) != public:
         raise Denied(f"{name} is another key meanwhile", "ask again")
     if (keyholder.signing.keys.look(vault)[name].kind == "nostr") != (way == WAY_FOR_NOSTR):
@@ -20609,7 +21154,11 @@ def admit_key(
         rules.times = None
     if not rules.lets(way, time.time()):
         check(guards, name, way, time.time())
-    return rules, Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
+    passage = Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
+    if is_closed or rules.ask is not None:
+        passage.asked[name] = rules.ask or 0
+        passage.thawed += [name] if rules.ask is None else []
+    return rules, passage
 
 
 def admit_use(
@@ -20701,24 +21250,24 @@ async def sign_noted(
         said = {"as": request["as"], "payload": payload, "public": public}
         if request.get("peer") is not None:
             said["peer"] = request["peer"]
-        answer, sentence = await sign_use(keyholder, name, said, noted, narrow, session.grant)
+        answer, sentence = await sign_use(keyholder, session, name, said, noted, narrow)
         keyholder.release(session, noted)
     return {"ok": True, "signature": answer, "public": public, "name": name, "said": sentence}
 
 
 async def sign_use(
     keyholder: Keyholder,
+    session: Session,
     name: str,
     said: Message,
     noted: Message,
     narrow: Narrow | None,
-    grant: Grant | None = None,
 ) -> tuple[str, str]:
     """Decode, refuse, rule, count, and have it signed: what came of it, and that in words.
 
     What has changed meanwhile counts. Raises AvaultError.
     """
-    use, public = decode_nostr(said), str(said["public"])
+    use, public, grant = decode_nostr(said), str(said["public"]), session.grant
     sentence = noted["signed"] = describe_nostr(use, name, str(noted.get("child") or ""))
 
     def admit(reserved: Passage | None = None) -> Passage:
@@ -20735,15 +21284,24 @@ async def sign_use(
         return passage
 
     passage = admit()
-    if grant:
-        grant.use("sign")
-    if passage.is_counted:
-        await keyholder.change(passage.count(keyholder.open_store().machine))
-    group, _, key = name.partition("/")
-    value = passage.vault.groups[group].keys[key][0].value
-    answer = await keyholder.signing.use("sign", value, **said)
-    admit(passage)
+    if passage.asked:
+        asker = find_nostr_asker(keyholder, session, noted)
+        wish = Wish(name, said, use, describe_nostr(use, name), noted, asker, admit)
+        answer = await sign_asked(keyholder, session, wish, passage)
+    else:
+        answer = await sign_at_once(keyholder, name, said, admit, grant)
     return str(answer["signature"]), sentence
+
+
+def find_nostr_asker(keyholder: Keyholder, session: Session, noted: Message) -> Asker:
+    """Who asks: a program here, or the child of an invitation, whose key is proven."""
+    if not (child := noted.get("child")):
+        return find_asker(keyholder, session, None)
+    invited = keyholder.signing.invited.look(keyholder.open_store().vault)
+    found = next((each for each in invited if each.name == child), None)
+    if not found:
+        raise Denied(f"the invitation of {child} was taken back")
+    return ask_invited(keyholder.identify(session), found)
 
 
 # --------------------------------------------------------- daemon/bunker ----
@@ -21179,7 +21737,8 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     """
     if request.get("unsaved"):
         keyholder.release(session, {"op": "restore", "for": "unsaved"})
-        needed = await keyholder.put_back()
+        await keyholder.holding.writer.finish()
+        needed = await keyholder.holding.writer.put_back(keyholder.open_store())
         return {"ok": True, "needed": needed, "restored": await take_left(keyholder)}
     store, key = keyholder.open_store(), request.get("key")
     old = open_older(store, read_copy(keyholder, request.get("file")))
@@ -21405,6 +21964,16 @@ class Fronts:
         self.looking = asyncio.Lock()
         self.process: asyncio.subprocess.Process | None = None
         self.starting = asyncio.Lock()
+        self.since = 0.0  # uptime at which the one for SSH was started
+
+    def is_ssh(self, sock: socket.socket, since: float) -> bool:
+        """Whether the SSH agent is at the other end of a connection that is there `since` then.
+
+        A pid is given again: one that connected before it was started is another.
+        """
+        process = self.process
+        is_there = process and process.returncode is None and since > self.since
+        return bool(is_there and process and peer_pid(sock) == process.pid)
 
     def ssh_path(self) -> str:
         """Where its socket is: beside the daemon's own."""
@@ -21422,6 +21991,7 @@ class Fronts:
     async def start(self, path: str) -> None:
         """Start it, and wait until it listens."""
         words = ("ssh-agent", self.places.dir, self.places.socket, path)
+        self.since = uptime()
         self.process = await start_own(*words, stdout=subprocess.PIPE)
         said = b""
         try:
@@ -21976,6 +22546,7 @@ async def loosen(warden: Warden, request: Message, caller: dict[str, Any]) -> Me
     if key is not None:
         check_key(key)
     about = {"group": group, "key": key, "rules": request.get("rules")}
+    about["all"] = bool(request.get("all"))
     ticket, wish = secrets.token_hex(16), {"do": "loosen", **about, "caller": caller}
     if warden.report.get("consent") == "custodian":
         told = await warden.custody.change(ticket, {"do": "weigh", **about}) or {}
@@ -22713,6 +23284,7 @@ class Supervisor:
             raise self.warden.locked()
         # one level around the frame, and no more: the other end reads no more (see `Control`)
         taken = {"do": "connection", "frame": request, "since": since, "identity": identity}
+        taken["front"] = self.companions.fronts.is_ssh(sock, since)
         control.send(taken, sock.fileno())
 
     async def notify(self, command: str) -> None:
@@ -23138,95 +23710,6 @@ def warn_of_many(names: list[str], place: str) -> str:
     )
 
 
-# --------------------------------------------------- daemon/key_requests ----
-# Keys that sign, as a client has them made or taken in: guarded from the first.
-
-
-KEY_FIELDS = frozenset({"action", "group", "key", "kind", *SSH_SETS, *NOSTR_SETS})
-
-
-async def serve_key(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Make a key that signs, or take the one in the next frame; its public half.
-
-    It is guarded by the same write: it signs what is named, and leaves in no other way.
-    Where its file has a passphrase that did not come along, nothing is written, and
-    `needs_passphrase` says so.
-    """
-    group, key = check_group(request.get("group")), check_key(request.get("key"))
-    name, action = f"{group}/{key}", request.get("action")
-    refuse_unknown(request, KEY_FIELDS)
-    given = name_uses(request)
-    kind = request.get("kind")
-    refuse_existing(keyholder.open_store().vault, group, key)
-    if action == "generate":
-        if kind not in KINDS_MADE:
-            raise Usage("no such kind of key", f"one of: {', '.join(KINDS_MADE)}")
-        made = await keyholder.signing.ask(do="make", kind=kind)
-    elif action == "import":
-        if kind not in (None, "nostr"):
-            raise Usage("no such kind of key", "nostr; of others the file says it")
-        file, passphrase = read_key_frame(await session.frame())
-        given_file = {"file": file, "passphrase": passphrase, "kind": kind}
-        made = await keyholder.signing.ask(do="take", **given_file)
-        if made.get("needs_passphrase"):
-            return {"ok": True, "needs_passphrase": True}
-    else:
-        raise Usage("no such action", "generate, or import")
-    value, machine = check_value(made["value"]), keyholder.open_store().machine
-    known = read_signing_key(value)
-    if not known:
-        raise Usage("no key that SSH signs with", "one of: ed25519, ecdsa, rsa")
-    if known.kind == "nostr":
-        refuse_own_keys(keyholder.open_store().vault, known.blob.hex())
-
-    def change(vault: Vault) -> None:
-        now = int(time.time())
-        refuse_existing(vault, group, key)
-        before = Guards(vault.facts)
-        vault.put(group, key, value, now, machine)
-        add_guard(vault, name, given, now, machine)
-        refuse_more(before, vault, [name])
-
-    await write(keyholder, session, {**request, "for": action}, change)
-    guard = describe_guard(Guards(keyholder.open_store().vault.facts), name)
-    return {"ok": True, "name": name, **known.to_dict(), "guard": guard}
-
-
-def name_uses(request: Message) -> dict[str, Any]:
-    """The guard of a new key: what is not named, it does not sign; raises Usage."""
-    is_nostr = request.get("kind") == "nostr"
-    sets, others = (NOSTR_SETS, SSH_SETS) if is_nostr else (SSH_SETS, NOSTR_SETS)
-    if wrong := next((name for name in others if request.get(name) is not None), None):
-        raise Usage(f"{wrong} is for keys of another kind", f"one of: {', '.join(sets)}")
-    named = {name: request[name] for name in sets if request.get(name) is not None}
-    for name, members in named.items():
-        if members == []:  # of users, none would be any
-            raise Usage(f"{name} is a list that is empty", "name some, or leave it out")
-    kept = check_rules(named, int(time.time()))
-    if not is_nostr:
-        return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
-    return {"kinds": [], "ciphers": [], "peers": [], **kept, "only": ["sign"]}
-
-
-def read_key_frame(frame: Message) -> tuple[str, str | None]:
-    """The text of a key's file, and its passphrase; raises Usage."""
-    file, passphrase = frame.get("file"), frame.get("passphrase") or None
-    if not isinstance(file, str) or not isinstance(passphrase, str | None):
-        raise Usage("file and passphrase are texts")
-    if len(file) > LONGEST_FILE:
-        raise Usage("that is no key", "name the file of a private key")
-    if passphrase and len(passphrase) > LONGEST_PASSPHRASE:
-        raise Usage(f"a passphrase has at most {LONGEST_PASSPHRASE} characters")
-    return file, passphrase
-
-
-def refuse_existing(vault: Vault, group: str, key: str) -> None:
-    """Raise Denied where there is a secret of that name: a key is not written over."""
-    if group in vault.groups and key in vault.groups[group].keys:
-        name = f"{group}/{key}"
-        raise Denied(f"there is a {name} already", f"take it away first: avault delete {name}")
-
-
 # --------------------------------------------------------- daemon/opener ----
 # The process that asks the phone for a secret, opens it, and ends: `avault.py opener`.
 #
@@ -23286,9 +23769,8 @@ class Opener:
 
     async def run(self, job: Message, fd: int | None) -> None:
         """Do a job, and tell what came of it."""
-        jobs = {"make": self.make, "take": self.take, "release": self.release, "again": self.again}
         try:
-            told = await jobs[job["do"]](job, fd)
+            told = await self.jobs()[job["do"]](job, fd)
         except Exception as error:
             told = {"failed": complain(error).to_dict()["error"]}
         self.control.send(told)
@@ -23296,6 +23778,11 @@ class Opener:
             await asyncio.sleep(0.01)
         if not told.get("stays"):
             self.ended.set()
+
+    def jobs(self) -> dict[str, Callable[[Message, int | None], Awaitable[Message]]]:
+        """What it can be told to do."""
+        taken = {"make": self.make, "take": self.take}
+        return {**taken, "release": self.release, "again": self.again}
 
     async def make(self, job: Message, fd: int | None) -> Message:
         """Locks for secrets that have none."""
@@ -23327,8 +23814,15 @@ class Opener:
 
     async def release(self, job: Message, fd: int | None) -> Message:
         """Ask, open, have the locks turned, and give the answer to the client."""
-        self.job, client = job, socket.socket(fileno=fd)
-        page = ""
+        client = socket.socket(fileno=fd)
+        if not await self.obtain(job):
+            return {"ended": True}
+        told = await self.answer(job, client)
+        return {**told, "values": self.thaw()} if self.thawed else told
+
+    async def obtain(self, job: Message) -> bool:
+        """Ask, open, and have the locks turned: whether somebody is to have it; raises Denied."""
+        self.job, page = job, ""
 
         def tell_of_page() -> None:
             nonlocal page
@@ -23347,10 +23841,7 @@ class Opener:
             raise
         finally:
             await remote.close()
-        if not await self.turn(is_approved=True):
-            return {"ended": True}
-        told = await self.answer(job, client)
-        return {**told, "values": self.thaw()} if self.thawed else told
+        return await self.turn(is_approved=True)
 
     async def ask(self, remote: RemoteSigner) -> None:
         """Put the questions, for as long as somebody waits; then only listen.
@@ -23527,10 +24018,64 @@ async def read_frame(client: socket.socket) -> Message:
     return decode_frame(data)
 
 
+# ----------------------------------------------------- daemon/key_opener ----
+# The process that opens a key which signs, when the phone has agreed, signs with it, and ends.
+#
+# It is the one that opens secrets (`avault.py opener`): the key is here and nowhere else, for one
+# approval's uses. Each is decoded here again, and for this key, before it is signed.
+
+
+ONCE_TIME = 30.0  # seconds that the uses of one approval may take, where it is good for no longer
+
+
+class KeyOpener(Opener):
+    """One that signs, too: with the key that the phone has opened, and with no other."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.signer: KeySigner | None = None
+        self.value = ""
+
+    def jobs(self) -> dict[str, Callable[[Message, int | None], Awaitable[Message]]]:
+        """What it can be told to do."""
+        return {**super().jobs(), "key": self.open_key, "use": self.use_key}
+
+    async def take(self, job: Message, fd: int | None) -> Message:
+        """A value that is sealed; or a key that is made here, and that nobody has seen."""
+        if kind := job.get("kind"):
+            value = str(open_key_signer().do({"do": "make", "kind": kind})["value"])
+            return {"sealed": seal_value(job["to"], value)}
+        return await super().take(job, fd)
+
+    async def open_key(self, job: Message, fd: int | None) -> Message:
+        """Ask, and have the key here, for what was agreed to."""
+        self.signer = open_key_signer()
+        if job["needs"] == "ssh":
+            self.signer.made_keys()  # what cannot be signed here is not asked for
+        if not await self.obtain(job):
+            return {"ended": True}
+        key = self.opened[sealed_to(job["sealed"])].secret["key"]
+        self.value = open_value(read_keys(key), job["sealed"])
+        later = asyncio.get_running_loop().call_later
+        later(job["stay"] or ONCE_TIME, self.ended.set)
+        return {"sent": True, "stays": True}
+
+    async def use_key(self, job: Message, fd: int | None) -> Message:
+        """A signature; what takes too much of a processor ends this process (SIGPROF)."""
+        said = {**job["said"], "id": job["id"], "do": "sign", "key": identify_key(self.value)}
+        if not (self.signer and self.value):
+            raise AssertionError("unreachable")
+        signal.setitimer(signal.ITIMER_PROF, MOST_TIME)
+        answer = answer_signing(self.signer, {**said, "value": self.value})
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        values = dict.fromkeys(self.thawed, self.value)
+        return {"used": answer, "values": values, "stays": True}
+
+
 async def open_secrets(sock: socket.socket) -> None:
     """The life of the process; its keyholder is at the other end of the socket."""
     asyncio.get_running_loop().set_exception_handler(report_quietly)
-    opener = Opener(sock)
+    opener = KeyOpener(sock)
     await opener.ended.wait()
 
 
@@ -23538,9 +24083,134 @@ def main_opener(argv: list[str]) -> NoReturn:
     """Do one job, and end by _exit: what it knew goes with it."""
     try:
         harden("avault-opener", die_with_parent=True)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
         asyncio.run(open_secrets(introduce_helper(0)))
     finally:
         os._exit(0)
+
+
+# --------------------------------------------------- daemon/key_requests ----
+# Keys that sign, as a client has them made or taken in: guarded from the first.
+
+
+MAKE_TIME = 60.0  # seconds: an RSA key takes some to be made
+KEY_FIELDS = frozenset({"action", "group", "key", "kind", "ask", *SSH_SETS, *NOSTR_SETS})
+
+
+async def serve_key(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Make a key that signs, or take the one in the next frame; its public half.
+
+    It is guarded by the same write: it signs what is named, and leaves in no other way. One of
+    which the phone is asked is made where it is sealed, and was never here.
+    Where its file has a passphrase that did not come along, nothing is written, and
+    `needs_passphrase` says so.
+    """
+    group, key = check_group(request.get("group")), check_key(request.get("key"))
+    name, action = f"{group}/{key}", request.get("action")
+    refuse_unknown(request, KEY_FIELDS)
+    given = name_uses(request)
+    kind = request.get("kind")
+    refuse_existing(keyholder.open_store().vault, group, key)
+    sealed: Sealed | None = None
+    if asks := is_asked_for(keyholder.gate.look(keyholder.open_store().vault), name, given):
+        keyholder.openers.need_pairing(keyholder.open_store())
+    if action == "generate":
+        if kind not in KINDS_MADE:
+            raise Usage("no such kind of key", f"one of: {', '.join(KINDS_MADE)}")
+        if asks:
+            sealed = await make_sealed(keyholder, name, str(kind))
+            made = {"value": sealed.value}
+        else:
+            made = await keyholder.signing.ask(do="make", kind=kind)
+    elif action == "import":
+        if kind not in (None, "nostr"):
+            raise Usage("no such kind of key", "nostr; of others the file says it")
+        file, passphrase = read_key_frame(await session.frame())
+        given_file = {"file": file, "passphrase": passphrase, "kind": kind}
+        made = await keyholder.signing.ask(do="take", **given_file)
+        if made.get("needs_passphrase"):
+            return {"ok": True, "needs_passphrase": True}
+    else:
+        raise Usage("no such action", "generate, or import")
+    value, machine = str(made["value"]), keyholder.open_store().machine
+    if not sealed:
+        check_value(value)
+    known = read_signing_key(value)
+    if not known:
+        raise Usage("no key that SSH signs with", "one of: ed25519, ecdsa, rsa")
+    if known.kind == "nostr":
+        refuse_own_keys(keyholder.open_store().vault, known.blob.hex())
+
+    def change(vault: Vault) -> None:
+        now = int(time.time())
+        refuse_existing(vault, group, key)
+        before = Guards(vault.facts)
+        vault.put(group, key, value, now, machine)
+        add_guard(vault, name, given, now, machine)
+        if sealed:
+            keep_lock(vault, sealed.lock, now, machine)
+        refuse_more(before, vault, [name])
+
+    await write(keyholder, session, {**request, "for": action}, change)
+    if sealed:
+        await keyholder.openers.keep_made(keyholder.open_store(), sealed.own)
+    guard = describe_guard(Guards(keyholder.open_store().vault.facts), name)
+    return {"ok": True, "name": name, **known.to_dict(), "guard": guard}
+
+
+def is_asked_for(guards: Guards, name: str, given: dict[str, Any]) -> bool:
+    """Whether the phone is to be asked of a new key: by its own guard, or its group's."""
+    return given.get("ask") is not None or is_asked(guards, name)
+
+
+async def make_sealed(keyholder: Keyholder, name: str, kind: str) -> Sealed:
+    """A new key, made and sealed in a process that ends with that; raises AvaultError."""
+    openers, store = keyholder.openers, keyholder.open_store()
+    made, own = await openers.make_locks(store, [name])
+    assignment = await openers.start(is_asking=False)
+    try:
+        assignment.send({"do": "take", "to": made[name]["to"], "kind": kind})
+        found = await assignment.hear_answer(MAKE_TIME)
+        return Sealed(str(found["sealed"]), made[name], own)
+    finally:
+        assignment.end()
+
+
+def name_uses(request: Message) -> dict[str, Any]:
+    """The guard of a new key: what is not named, it does not sign; raises Usage."""
+    is_nostr = request.get("kind") == "nostr"
+    sets, others = (NOSTR_SETS, SSH_SETS) if is_nostr else (SSH_SETS, NOSTR_SETS)
+    if wrong := next((name for name in others if request.get(name) is not None), None):
+        raise Usage(f"{wrong} is for keys of another kind", f"one of: {', '.join(sets)}")
+    named = {name: request[name] for name in sets if request.get(name) is not None}
+    for name, members in named.items():
+        if members == []:  # of users, none would be any
+            raise Usage(f"{name} is a list that is empty", "name some, or leave it out")
+    if request.get("ask") is not None:
+        named["ask"] = request["ask"]
+    kept = check_rules(named, int(time.time()))
+    if not is_nostr:
+        return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
+    return {"kinds": [], "ciphers": [], "peers": [], **kept, "only": ["sign"]}
+
+
+def read_key_frame(frame: Message) -> tuple[str, str | None]:
+    """The text of a key's file, and its passphrase; raises Usage."""
+    file, passphrase = frame.get("file"), frame.get("passphrase") or None
+    if not isinstance(file, str) or not isinstance(passphrase, str | None):
+        raise Usage("file and passphrase are texts")
+    if len(file) > LONGEST_FILE:
+        raise Usage("that is no key", "name the file of a private key")
+    if passphrase and len(passphrase) > LONGEST_PASSPHRASE:
+        raise Usage(f"a passphrase has at most {LONGEST_PASSPHRASE} characters")
+    return file, passphrase
+
+
+def refuse_existing(vault: Vault, group: str, key: str) -> None:
+    """Raise Denied where there is a secret of that name: a key is not written over."""
+    if group in vault.groups and key in vault.groups[group].keys:
+        name = f"{group}/{key}"
+        raise Denied(f"there is a {name} already", f"take it away first: avault delete {name}")
 
 
 # -------------------------------------------------------- daemon/pairing ----
@@ -25297,10 +25967,6 @@ def main_proxy(argv: list[str]) -> NoReturn:
 # git asks ssh for: whole command lines hold secrets.
 
 
-BETWEEN = frozenset(  # what asks an agent for somebody else
-    {"ssh", "ssh-keygen", "scp", "sftp", "rsync", "git", "sh", "bash", "dash", "zsh", "fish", "env"}
-)
-HIGHEST = 8  # parents that are looked at
 GIT_COMMAND = regex(
     r"git[- ](upload-pack|receive-pack|upload-archive) '?([A-Za-z0-9._/~-]{1,100})'?"
 )
@@ -25311,47 +25977,19 @@ GIT_WORDS = {
 }
 
 
-def claim_of(sock: socket.socket) -> dict[str, Any]:
-    """The `program` behind a connection, and what it says that it `does`; less, where not told."""
+def claim_of(sock: socket.socket, since: float) -> dict[str, Any]:
+    """The `program` behind a connection, and what it says that it `does`; less, where not told.
+
+    Its `pid`, and `since` when the connection is there, are no claim: the system has told them.
+    """
     pid = peer_pid(sock)
     began = look_at_process(pid)
-    claim = {"program": find_program(pid, began), "does": find_git_errand(pid)}
-    # another process may have come in its place meanwhile
-    if not began or look_at_process(pid)[1:] != began[1:]:
-        return {}
-    return {name: found for name, found in claim.items() if found}
-
-
-def look_at_process(pid: int) -> list[str]:
-    """A process's name, parent and start time; "1" where it is what a terminal was opened for.
-
-    Nothing where it is not told.
-    """
-    name, words = read_stat(pid)
-    if len(words) < 20:
-        return []
-    leads = words[3] == str(pid).encode() and words[4] != b"0"
-    return [name or "", words[1].decode(), words[19].decode(), "1" if leads else ""]
-
-
-def find_program(pid: int, found: list[str]) -> str:
-    """The program on whose behalf ssh, git and shells are at work; else git, or the nearest.
-
-    `found` is what is read of the first. A shell that a person has in a terminal is nobody else's.
-    """
-    nearest = ""
-    for _ in range(HIGHEST):
-        if not found:
-            break
-        name, parent, _, is_in_terminal = found
-        nearest = name if name == "git" else nearest or name
-        if name not in BETWEEN:
-            return name
-        pid = int(parent)
-        if is_in_terminal or pid <= 1:
-            break
-        found = look_at_process(pid)
-    return nearest
+    claim = {"program": find_program(pid, began).name, "does": find_git_errand(pid)}
+    known: dict[str, Any] = {"pid": pid, "since": since}
+    # a pid is given again: one that was started behind the connection is another's
+    if not began or count_seconds(began[2].encode()) > since:
+        return known
+    return {**known, **{name: found for name, found in claim.items() if found}}
 
 
 def read_words(pid: int, program: bytes) -> list[bytes]:
@@ -25427,7 +26065,7 @@ class AgentClient:
 
     def connection_made(self, transport: Any) -> None:
         """A client is there."""
-        self.transport = transport
+        self.transport, self.since = transport, uptime()
         if not is_same_user(transport.get_extra_info("socket")):
             transport.abort()
             return
@@ -25553,7 +26191,7 @@ class AgentClient:
                 "payload": encode_base64(data),
                 "flags": flags,
                 "binds": self.told,
-                "claims": claim_of(client),
+                "claims": claim_of(client, self.since),
                 "content": encode_base64(read_signed_file(client)) if is_commit else None,
             },
         )
@@ -25564,6 +26202,9 @@ class AgentClient:
 # The process of the SSH agent's socket: `avault.py ssh-agent DIR SOCKET PATH`. It holds no key.
 #
 # It outlives the lock, and lists nothing then. Stdout tells that it listens, or why it does not.
+
+
+LOOK_TIME = 0.5  # seconds until it is looked whether its command is there yet
 
 
 def bind_front(path: str) -> socket.socket:
@@ -25595,16 +26236,51 @@ async def serve_agent(places: Places, sock: socket.socket) -> None:
     await server.serve_forever()
 
 
+async def end_with(command: int, path: str) -> None:
+    """End with the command that it is for, and take the socket and its directory away."""
+    while os.getppid() == command:
+        await asyncio.sleep(LOOK_TIME)
+    os.unlink(path)
+    os.rmdir(os.path.dirname(path))
+    os._exit(0)
+
+
+async def serve_command(places: Places, sock: socket.socket, command: int, path: str) -> None:
+    """Answer the clients of one command, which has a grant, as long as that is there."""
+    await asyncio.gather(serve_agent(places, sock), end_with(command, path))
+
+
+def start_agent(places: Places) -> str:
+    """Have an agent for this process, and what it becomes, by a grant: the path of its socket.
+
+    It is this user's, holds no key, and ends with this process. Raises AvaultError.
+    """
+    path = os.path.join(tempfile.mkdtemp(prefix="avault-ssh-"), "agent.sock")
+    words = own_command("ssh-agent", places.dir, places.socket, path, str(os.getpid()))
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    agent = subprocess.Popen(words, stdin=null, stdout=pipe, stderr=null, start_new_session=True)
+    said = agent.stdout.read() if agent.stdout else b""
+    answer = decode_frame(said[4:]) if said else {}
+    if not answer.get("ok"):
+        os.rmdir(os.path.dirname(path))
+        if answer:
+            raise AvaultError.from_dict(answer)
+        raise Unavailable("the SSH agent did not start", "try again")
+    return path
+
+
 def main_ssh_agent(argv: list[str]) -> NoReturn:
-    """Listen, say so, and serve until the daemon ends."""
+    """Listen, say so, and serve until the daemon ends, or the command that it is for."""
     try:
-        harden("avault-ssh", die_with_parent=True)
-        directory, where, path = argv
+        directory, where, path, *command = argv
+        harden("avault-ssh", die_with_parent=not command)
         places = Places(directory)
         places.socket = where
         sock = bind_front(path)
         write_all(1, encode_frame({"ok": True}))
         os.close(1)
+        if command:
+            asyncio.run(serve_command(places, sock, int(command[0]), path))
         asyncio.run(serve_agent(places, sock))
     except Exception as error:
         write_all(1, encode_frame(complain(error).to_dict()))
@@ -30050,6 +30726,30 @@ def parse_pam(text: str) -> list[Assignment]:
     return found or parse_dotenv(text)
 
 
+# ------------------------------------------------------ intake/key_forms ----
+# Private keys that sign, where they lie in files and variables: known by form, not by a name.
+#
+# What peers call them says little: EVM_PRIVATE_KEY, SOLANA_PRIVATE_KEY, PRIVATE_KEY, MNEMONIC, KEY.
+
+
+BASE58 = "[1-9A-HJ-NP-Za-km-z]"
+KEY_FORMS = {  # by kind; the whole value has this form
+    "ssh": regex(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----(?s:.*)"),
+    "nostr": regex(r"nsec1[02-9ac-hj-np-z]{58}|ncryptsec1[02-9ac-hj-np-z]{50,}"),
+    "evm": regex(r"0x[0-9a-fA-F]{64}"),
+    # 64 bytes, as solana-keygen writes them, and as wallets do
+    "solana": regex(rf"\[\s*(?:\d{{1,3}}\s*,\s*){{63}}\d{{1,3}}\s*\]|{BASE58}{{86,88}}"),
+    # BIP-39: words of 3 to 8 letters
+    "mnemonic": regex(r"(?:[a-z]{3,8} ){11}(?:(?:[a-z]{3,8} ){3}){0,4}[a-z]{3,8}"),
+}
+
+
+def find_key_kind(value: str) -> str | None:
+    """Which kind of private key a value seems to be, by its form; None for all else."""
+    text = value.strip()
+    return next((kind for kind, form in KEY_FORMS.items() if form.fullmatch(text)), None)
+
+
 # ---------------------------------------------------------- intake/looks ----
 # What looks like a secret.
 #
@@ -30104,7 +30804,7 @@ def is_secret(name: str, value: str) -> bool:
     """Whether a variable looks like a secret, by its name or by its value."""
     if not value or foreign(value):
         return False
-    if TOKEN_FORMS.search(value) or is_random(value):
+    if TOKEN_FORMS.search(value) or is_random(value) or find_key_kind(value):
         return True
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper().split("_")
     if (
@@ -31554,6 +32254,25 @@ def tell_of_twins(terminal: Terminal, found: ImportedSecrets) -> None:
         )
 
 
+def tell_of_keys(found: ImportedSecrets) -> None:
+    """Say of private keys that sign that they need not be given out at all."""
+    kinds = {f"{group}/{key}": find_key_kind(value) for (group, key), value in found.items()}
+    for name, kind in sorted(kinds.items()):
+        if kind in ("nostr", "ssh"):
+            words = "avault key import FILE GROUP/KEY" + (
+                " --kind nostr" if kind == "nostr" else ""
+            )
+            warn(
+                f"{name} is a private key ({kind}): whoever gets it can sign anything",
+                f"to have it sign and never go out: {words}, then avault delete {name}",
+            )
+        elif kind:
+            warn(
+                f"{name} seems to be a private key ({kind}): whoever gets it can sign anything",
+                f"have the phone asked for each use: avault guard {name} --ask",
+            )
+
+
 # ------------------------------------------------------ intake/importing ----
 # avault import.
 #
@@ -31679,6 +32398,7 @@ def cmd_import(
     tell_stored(dry_run, found, stored, "--replace replaces what differs, --group NAME keeps both")
     if not dry_run:
         tell_of_twins(terminal, found)
+        tell_of_keys(found)
     return 0
 
 
@@ -31973,6 +32693,7 @@ def cmd_migrate(
         )
     if found and not dry_run:
         tell_of_twins(terminal, found)
+        tell_of_keys(found)
     return 0
 
 
@@ -42355,6 +43076,7 @@ def find_known(name: str) -> list[str]:
 
 LONGEST_KEY_FILE = 65_536
 USES = (
+    option("--ask", is_flag=False, flag_value="each"),
     option("--server", "servers", multiple=True),
     option("--user", "users", multiple=True),
     option("--namespace", "namespaces", multiple=True),
@@ -42365,9 +43087,9 @@ USES = (
 @command("key generate", argument("kind"), argument("group"), *USES)
 def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> int:
     """usage: avault key generate KIND GROUP/KEY [--server SERVER]… [--user USER]…
-                          [--namespace NS]… [--json]
+                          [--namespace NS]… [--ask [D]] [--json]
            avault key generate nostr GROUP/KEY [--kinds K,…] [--ciphers C,…]
-                          [--peer NPUB|any]… [--json]
+                          [--peer NPUB|any]… [--ask [D]] [--json]
 
     Makes a key that signs, and prints its public half. Nobody ever sees the private
     one: it is guarded from the first, and leaves the vault in no other way than by
@@ -42386,6 +43108,10 @@ def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> 
     decrypts texts with the --peer named, by the --ciphers named: nip44_encrypt,
     nip44_decrypt, nip04_encrypt, nip04_decrypt (avault bunker, avault sign).
 
+    With --ask the phone is asked before it signs: for each use, or once in a time
+    (--ask 5m) for the same program and destination. The key is in no process until
+    then: it is made sealed, and opened in one that ends with the use.
+
       avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
       avault key generate nostr nostr/WRITER --kinds 1,7
     """
@@ -42398,18 +43124,28 @@ def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> 
 
 
 def name_all_uses(
-    kinds: str | None, ciphers: str | None, peers: tuple[str, ...], **uses: tuple[str, ...]
+    kinds: str | None,
+    ciphers: str | None,
+    peers: tuple[str, ...],
+    ask: str | None = None,
+    **uses: tuple[str, ...],
 ) -> dict[str, Any]:
     """The fields of a request that say what a key may sign; raises Usage."""
-    return {**name_uses_of(**uses), **name_nostr_uses(kinds, ciphers, peers)}
+    named = {**name_uses_of(**uses), **name_nostr_uses(kinds, ciphers, peers)}
+    return named if ask is None else {**named, "ask": read_ask(ask)}
+
+
+def read_ask(ask: str) -> int:
+    """For how many seconds an approval is good, as --ask says it; raises Usage."""
+    return 0 if ask == "each" else int(parse_duration(ask) or 0)
 
 
 @command("key import", argument("file"), argument("group"), option("--kind"), *USES)
 def cmd_key_import(terminal: Terminal, file: str, group: str, kind: str | None, **uses: Any) -> int:
     """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
-                        [--namespace NS]… [--json]
+                        [--namespace NS]… [--ask [D]] [--json]
            avault key import FILE|- GROUP/KEY --kind nostr [--kinds K,…]
-                        [--ciphers C,…] [--peer NPUB|any]… [--json]
+                        [--ciphers C,…] [--peer NPUB|any]… [--ask [D]] [--json]
 
     Takes a private key from a file, as ssh-keygen or openssl writes one, and
     prints its public half. A passphrase is asked for once, and not kept: the
@@ -45496,35 +46232,51 @@ def cmd_guard(
     return show(terminal, {"ok": True, "guard": guard})
 
 
-@command("unguard", argument("group"), option("--yes", is_flag=True))
-def cmd_unguard(terminal: Terminal, group: str, yes: bool) -> int:
-    """usage: avault unguard GROUP[/KEY] [--yes]
+@command(
+    "unguard",
+    argument("group"),
+    option("--all", "is_all", is_flag=True),
+    option("--yes", is_flag=True),
+)
+def cmd_unguard(terminal: Terminal, group: str, is_all: bool, yes: bool) -> int:
+    """usage: avault unguard GROUP[/KEY] [--all] [--yes]
 
     Takes the guard off a secret, or off a group, and parts a name from those
     that the secret had. It asks first (--yes does not), then the phone has to
     agree; it says what becomes possible, and of which names. What changes while
     it asks is not agreed to: ask again. A guard that another machine has set
     stays, and so does one that counts by the group: that is named. A program, which
-    has no terminal, pauses after it asked in vain.
+    has no terminal, pauses after it asked in vain. --all takes off what is on the
+    group and on each key in it, by one question.
 
       avault unguard openai/API_KEY
     """
     name = group
     group, key = split_name(name, None)
-    if not yes and not confirm(f"avault: the guard on {name} is to go. Take it off?"):
-        raise Denied("not confirmed; nothing was changed", f"avault unguard {name} --yes")
-    guard = loosen_by_phone(terminal, group, key, None)
+    if is_all and key is not None:
+        raise Usage("--all is for a group", f"avault unguard {group} --all")
+    which = f"each guard in {name}" if is_all else f"the guard on {name}"
+    if not yes and not confirm(f"avault: {which} is to go. Take it off?"):
+        again = f"avault unguard {name}{' --all' if is_all else ''} --yes"
+        raise Denied("not confirmed; nothing was changed", again)
+    guard = loosen_by_phone(terminal, group, key, None, is_all)
     left = f"still guarded, as {' and '.join(guard['by'])} is: {guard['words']}"
     say(f"{name} is {left if guard['by'] else 'not guarded any more'}")
     return show(terminal, {"ok": True, "guard": guard if guard["by"] else None})
 
 
 def loosen_by_phone(
-    terminal: Terminal, group: str, key: str | None, rules: dict[str, Any] | None
+    terminal: Terminal,
+    group: str,
+    key: str | None,
+    rules: dict[str, Any] | None,
+    is_all: bool = False,
 ) -> dict[str, Any]:
     """What is left of a guard once the operator has agreed that it is less."""
     say("asking the operator whether that is meant")
-    fields = {"group": group, "key": key, "rules": rules}
+    fields: dict[str, Any] = {"group": group, "key": key, "rules": rules}
+    if is_all:
+        fields["all"] = True
     with Person() as person:
         return terminal.ask("unguard", progress=show_code, **person, **fields)
 
@@ -45552,7 +46304,7 @@ def read_options(
         "paths": list(paths),
     }
     if ask is not None:
-        rules["ask"] = 0 if ask == "each" else int(parse_duration(ask) or 0)
+        rules["ask"] = read_ask(ask)
     if until is not None:
         rules["until"] = parse_time(until)
     if times is not None:
@@ -47177,6 +47929,9 @@ def write_operator(path: str | None, passphrase_file: str | None) -> int:
 # avault ssh: an agent for OpenSSH, git and rsync, whose keys stay in the vault.
 
 
+SHOWN_REFUSED = 5  # lines of the access log
+
+
 def check_own_place(directory: str) -> None:
     """Raise Denied where another user could put a socket in place of ours, which ssh would take."""
     found = os.stat(directory)
@@ -47187,14 +47942,41 @@ def check_own_place(directory: str) -> None:
         )
 
 
+def run_with_agent(words: tuple[str, ...], path: str) -> NoReturn:
+    """Become a command that has the agent at this path; raises CannotRun."""
+    become_command(list(words), {**os.environb, b"SSH_AUTH_SOCK": os.fsencode(path)})
+
+
+def show_refused(terminal: Terminal) -> int:
+    """Print the last lines of the access log that say why something was not signed."""
+    if terminal.places.is_grant():
+        raise Usage("the access log is of who made the grant", "ask there, for: avault ssh --why")
+    readers = [Reader(terminal.places.own(name), older) for name, _, older in AccessLog.FILES]
+    found = [line for line in in_order(readers, are_ended=True) if is_refused_signature(line)]
+    if not found:
+        say("no signature was refused")
+    put("".join(render_line(line) + "\n" for line in found[-SHOWN_REFUSED:]))
+    return 0
+
+
+def is_refused_signature(line: bytes) -> bool:
+    """Whether a line of the access log says that something was not signed."""
+    try:
+        entry = json.loads(line)
+        return bool(entry["op"] == "sign" and entry["outcome"] != "ok")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
 @command(
     "ssh",
     option("--print-env", is_flag=True),
+    option("--why", is_flag=True),
     lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     interspersed=False,
 )
-def cmd_ssh(terminal: Terminal, print_env: bool, words: tuple[str, ...]) -> int:
-    """usage: avault ssh [--print-env | [--] CMD…]
+def cmd_ssh(terminal: Terminal, print_env: bool, why: bool, words: tuple[str, ...]) -> int:
+    """usage: avault ssh [--print-env | --why | [--] CMD…]
 
     Runs a command with an SSH agent whose keys are in the vault, for ssh, git,
     rsync and all that asks an agent: it gets signatures, and never a key. Which
@@ -47203,22 +47985,34 @@ def cmd_ssh(terminal: Terminal, print_env: bool, words: tuple[str, ...]) -> int:
     later; only the keys that fit it are offered.
 
     The agent listens as long as the daemon runs. While the vault is locked, it
-    has no keys. Why something was not signed, ssh is not told: see avault log.
-    --print-env prints the variable for a shell, in which it is then for all.
+    has no keys. --print-env prints the variable for a shell, in which it is for all.
+    Why something was not signed, ssh is not told: --why prints the last signatures
+    that were refused, with the reason, as avault log has them.
+    By a grant (AVAULT_SOCKET) the command has an agent of its own, with the keys
+    of the grant, which ends with it.
 
       avault ssh -- git push
       eval "$(avault ssh --print-env)"
     """
-    if print_env == bool(words):
+    if print_env + why + bool(words) != 1:
         raise Usage("no command is named", "avault ssh -- git push; or: avault ssh --print-env")
+    if why:
+        return show_refused(terminal)
     terminal.need_daemon()
+    if terminal.places.is_grant():
+        if print_env:
+            raise Usage(
+                "a grant has no agent that stays: the command has one of its own",
+                "avault ssh -- CMD; or a shell: avault ssh -- bash",
+            )
+        run_with_agent(words, start_agent(terminal.places))
     found = terminal.ask("ssh")
     path = str(found["path"])
     check_own_place(os.path.dirname(path))
     if found["state"] != "unlocked":
         warn("the vault is locked: until it is open, the agent has no keys", "avault unlock")
     if words:
-        become_command(list(words), {**os.environb, b"SSH_AUTH_SOCK": os.fsencode(path)})
+        run_with_agent(words, path)
     put(quote_sh("SSH_AUTH_SOCK", path))
     return 0
 

@@ -80,7 +80,7 @@ class House(Desk):
 
     def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(top)
-        self.openers: list[avault.Opener] = []
+        self.openers: list[avault.KeyOpener] = []
         self.man = Phone(self.example.operator)
         self.clients: list[socket.socket] = []
         monkeypatch.setattr(avault, "RemoteSigner", self.man)
@@ -96,17 +96,17 @@ class House(Desk):
         self.take(message, fd)
         if "opener" in message:
             ours, theirs = socket.socketpair()
-            self.openers.append(avault.Opener(theirs))
+            self.openers.append(avault.KeyOpener(theirs))
             self.keyholder.receive({"do": "opener", "number": message["opener"], "pid": 1}, ours.detach())
 
-    async def begin(self, op: str, through: str | None = None, **fields: Any) -> socket.socket:
-        """A client that has sent a request, perhaps through a grant."""
+    async def begin(self, op: str, through: str | None = None, front: bool = False, **fields: Any) -> socket.socket:
+        """A client that has sent a request, perhaps through a grant, or by the SSH agent."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self.clients.append(ours)
         request = {"v": 1, "vault": self.places.id, "op": op, **fields}
         identity = self.keyholder.grants.known[through].identity if through else None
-        await self.keyholder.take_over(theirs.detach(), request, avault.uptime(), identity)
+        await self.keyholder.take_over(theirs.detach(), request, avault.uptime(), identity, front)
         return ours
 
     async def end(self, client: socket.socket) -> dict[str, Any]:

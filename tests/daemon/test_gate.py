@@ -450,6 +450,47 @@ async def test_what_changes_while_the_phone_is_asked_is_not_agreed_to(
     assert await is_refused(house, place.get("group", "onlyrun"), place.get("key", "KEY"))
 
 
+async def guard_many(house: House) -> None:
+    """A group with a guard of its own, and two on keys in it; and one beside it whose name begins so."""
+    for key in ("ONE", "TWO", "FREE"):
+        await house.serve("set", "a value of it", group="many", key=key)
+    await house.serve("set", "a value of it", group="many-more", key="KEY")
+    for key in ("ONE", "TWO"):
+        await house.serve("guard", group="many", key=key, only=["run"])
+    await house.serve("guard", group="many", only=["run", "proxy"])
+    await house.serve("guard", group="many-more", key="KEY", only=["run"])
+
+
+async def test_all_in_a_group_is_one_question(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await guard_many(house)
+    asked, came = await loosen(house, monkeypatch, group="many", key=None, all=True)
+    assert len(asked) == 1 and "all in many (1 now, and later ones) may be used by: anything" in asked[0]
+    assert "many/ONE and many/TWO may be used by: anything, by any program here (until now: only run)" in asked[0]
+    assert came["sealed"]["by"] == []
+    for key in ("ONE", "TWO", "FREE"):
+        assert not await is_refused(house, "many", key)
+    assert await is_refused(house, "many-more"), "what is not in it stays"
+    asked, came = await loosen(house, monkeypatch, group="many", key=None, all=True)
+    assert not asked and came["failed"]["code"] == "not_found"
+
+
+async def test_what_is_guarded_in_it_meanwhile_was_not_agreed_to(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await guard_many(house)
+
+    async def meanwhile() -> None:
+        await house.serve("guard", group="many", key="FREE", only=["proxy"])
+
+    asked, came = await loosen(house, monkeypatch, meanwhile, group="many", key=None, all=True)
+    assert asked and came["failed"]["code"] == "denied"
+    assert all([await is_refused(house, "many", key) for key in ("ONE", "TWO", "FREE")])
+
+
+@pytest.mark.parametrize("fields", [{"key": "KEY"}, {"key": None, "rules": {"only": ["run"]}}])
+async def test_all_is_what_is_in_a_group(house: House, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]) -> None:
+    asked, came = await loosen(house, monkeypatch, group="onlyrun", all=True, **fields)
+    assert not asked and came["failed"]["code"] == "usage"
+
+
 async def test_uses_while_the_phone_is_asked_are_counted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async def use() -> None:
         for _ in range(2):

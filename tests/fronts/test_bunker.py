@@ -436,15 +436,6 @@ async def test_uses_are_counted_before_they_are_signed(hall: Hall) -> None:
     assert sum(await asyncio.gather(*(one() for _ in range(8)))) == 3
 
 
-async def test_a_guard_that_asks_the_phone_lets_nothing_be_signed(hall: Hall) -> None:
-    def ask(vault: avault.Vault) -> None:
-        avault.add_guard(vault, "nostr/CHILD", {"ask": 0}, 1, "m")
-
-    await hall.holding.writer.change(hall.keyholder.open_store(), ask)
-    with pytest.raises(avault.Denied, match="the phone is asked for each use"):
-        await hall.sign("nostr-event", json.dumps(template()))
-
-
 # invitations
 
 

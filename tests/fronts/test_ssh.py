@@ -66,6 +66,8 @@ class Host:
             "AuthorizedKeysFile": self.allowed,
             "StrictModes": "no",
             "UsePAM": "no",
+            "MaxStartups": "100",
+            "LogLevel": "VERBOSE",
             "PasswordAuthentication": "no",
             "KbdInteractiveAuthentication": "no",
             "PidFile": "none",

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501
 
+import json
 import os
 import random
 import shutil
@@ -33,6 +34,7 @@ def letters(alphabet: str, count: int) -> str:
 
 ANY, HEX = string.ascii_letters + string.digits, string.hexdigits[:16]
 BECH32 = "023456789acdefghjklmnpqrstuvwxyz"
+BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 @pytest.mark.parametrize(("name", "value"), [
@@ -43,6 +45,7 @@ BECH32 = "023456789acdefghjklmnpqrstuvwxyz"
         "hf_" + letters(ANY, 34), "gsk_" + letters(ANY, 52), "npm_" + letters(ANY, 36), "sk_live_" + letters(ANY, 24), letters(string.digits, 10) + ":" + letters(ANY, 35),
         "eyJ" + letters(ANY, 20) + ".eyJ" + letters(ANY, 20) + "." + letters(ANY, 43), "postgres://user:" + letters(ANY, 8) + "@host/db",
         "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n", "AGE-SECRET-KEY-1" + letters(ANY, 58).upper(), letters(ANY, 32), letters(ANY + "+/", 43) + "=", letters(HEX, 64), letters(HEX, 40),
+        "0x" + letters(HEX, 64), json.dumps([7] * 64), letters(BASE58, 88), " ".join(["abandon"] * 11 + ["about"]), " ".join(["legal"] * 24),
     )],
 ])  # fmt: skip
 def test_secrets(name: str, value: str) -> None:
@@ -55,6 +58,7 @@ def test_secrets(name: str, value: str) -> None:
     ("PWD", "/x"), ("AWS_ACCESS_KEY_ID", "x"), ("TOKEN_TTL", "3600"), ("JAVA_HOME", "/usr/lib/jvm/java-17-openjdk-amd64"), ("PROJECT", "my-project-name-for-2024-production"),
     ("ID", "123e4567-e89b-12d3-a456-426614174000"), ("LS_COLORS", "rs=0:di=01;34:ln=01;36:mh=00:pi=40;33"), ("URL", "https://example.org/a/b?c=d"), ("X", "disk-encryption-helper-thing"),
     ("X", "the quick brown fox jumps over the lazy dog 42"), ("X", "a" * 64), ("X", "00000000000000000000000000000000"),
+    ("X", "[1, 2, 3]"), ("X", "0x" + "00" * 20), ("X", "the quick brown fox jumps over the lazy dog and runs away now"),
 ])  # fmt: skip
 def test_no_secrets(name: str, value: str) -> None:
     assert not avault.is_secret(name, value)

@@ -676,6 +676,31 @@ def test_migrate_of_another_file_and_group(opened: Machine, canary, allow: Calla
     refuse(opened, "migrate", "--group", "a/b", code=2, says="not a group name", hint="")
 
 
+def test_private_keys_are_known_by_what_they_are(opened: Machine, allow: Callable[[Path], Path]) -> None:
+    """Whatever they are called: taken out after a verified write, and said of each that it could sign and stay in."""
+    keys = {
+        "EVM_PRIVATE_KEY": ("0x" + "4f3edf983ac636a65a842ce7c78d9aa706d3b113bce9c46f30d7d21715b23b1d", "evm"),
+        "SOLANA_PRIVATE_KEY": (json.dumps([*range(100, 164)]), "solana"),
+        "WALLET": ("5" * 88, "solana"),
+        "WORDS": (" ".join(["abandon"] * 11 + ["about"]), "mnemonic"),
+        "IDENTITY": ("nsec1" + "q" * 58, "nostr"),
+    }
+    lines = [f"export {name}='{value}'\n" for name, (value, _) in keys.items()]
+    (file := allow(opened.top / "keys.profile")).write_text("".join([*lines, "export EDITOR=vim\n"]))
+    done = opened("migrate", "--file", str(file), "--group", "wallet", "--remove", secret=True)
+    assert file.read_text() == "export EDITOR=vim\n", "each key's line is out, as the vault has it"
+    for name, (value, kind) in keys.items():
+        assert f"wallet/{name} " in done.stderr and f"a private key ({kind})" in done.stderr and value not in done.stderr
+        assert opened("get", f"wallet/{name}", secret=True).stdout == value + "\n"
+    assert "avault key import FILE GROUP/KEY --kind nostr, then avault delete wallet/IDENTITY" in done.stderr
+    assert "avault guard wallet/EVM_PRIVATE_KEY --ask" in done.stderr and "wallet/EDITOR" not in done.stderr
+    (env := allow(opened.top / ".env")).write_text("".join(line.removeprefix("export ") for line in lines[:2]))
+    assert (
+        "eliza/EVM_PRIVATE_KEY seems to be a private key (evm)"
+        in opened("import", str(env), "--group", "eliza", secret=True).stderr
+    )
+
+
 def test_migrate_replaces_nothing(opened: Machine, canary, allow: Callable[[Path], Path]) -> None:
     profile = allow(opened.home / ".profile")
     profile.write_text(f"export A={canary.new('a')}\nexport B={canary.new('b')}\n")

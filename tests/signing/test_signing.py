@@ -588,19 +588,13 @@ async def test_what_is_deleted_or_replaced_is_dropped(office: Office) -> None:
     assert {*office.signer.keys.loaded} == office.keyholder.signing.given
 
 
-@pytest.mark.parametrize("is_sealed", [True, False])
-async def test_a_guard_that_asks_the_phone_lets_no_key_sign(office: Office, is_sealed: bool) -> None:
-    """Who is to be asked is not left out."""
+@pytest.mark.parametrize("signs", ["", "x", "ssh-dss AAAA", "nostr AAAA", "ssh-ed25519 AAAAC3Nz", 7])
+async def test_what_is_sealed_and_says_no_public_half_signs_nothing(office: Office, signs: object) -> None:
+    """What asks the phone, and does sign, is in test_asked_keys.py."""
     store, now = office.keyholder.open_store(), int(time.time())
-
-    def change(vault: avault.Vault) -> None:
-        if is_sealed:
-            vault.put("ops", "GITHUB", f"{avault.SEAL_MARK}x", now, store.machine)
-        else:
-            avault.add_guard(vault, "ops/GITHUB", {"ask": 0}, now, store.machine)
-
-    await office.holding.writer.change(store, change)
-    with pytest.raises(avault.Denied, match="the phone is asked for each use, and no key signs like that"):
+    sealed = avault.SEAL_MARK + json.dumps({"to": "00", "from": "00", "parts": [], "signs": signs})
+    await office.holding.writer.change(store, lambda vault: vault.put("ops", "GITHUB", sealed, now, store.machine))
+    with pytest.raises(avault.Denied, match="is sealed, and is no key that signs"):
         await office.sign(sshsig(), "sshsig", group="ops", key="GITHUB")
     with pytest.raises((avault.Denied, avault.NotFound)):
         await office.sign(sshsig(), "sshsig")

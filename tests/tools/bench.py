@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -392,6 +393,21 @@ def signature_of(path: str, public: bytes) -> Callable[[], object]:
     return run
 
 
+def nostr_signature(vault: Vault, rounds: int) -> float:
+    """Seconds for one event over an open connection: the median. OpenSSH's agent has none to hold it against."""
+    vault.run("key", "generate", "nostr", "keys/nostr", "--kinds", "1")
+    connection = avault.Connection(vault.places)
+
+    def sign() -> None:
+        event = {"kind": 1, "content": os.urandom(20).hex(), "tags": [], "created_at": int(time.time())}
+        payload = base64.b64encode(json.dumps(event).encode()).decode()
+        connection.request("sign", **{"as": "nostr-event", "group": "keys", "key": "nostr", "payload": payload})
+
+    took = alternate(rounds, ours=sign)
+    connection.close()
+    return took["ours"]
+
+
 def signatures(top: Path, command: Path, rounds: int) -> list[tuple[str, str, str, str]]:
     """The rows of signatures: by `avault ssh`, against OpenSSH's own agent; each kind, and a file by ssh-keygen."""
     rows = []
@@ -417,6 +433,9 @@ def signatures(top: Path, command: Path, rounds: int) -> list[tuple[str, str, st
                 (f"a signature by `avault ssh`, {kind}, against OpenSSH's agent", figure, BOUND_OF_SIGNATURES[kind], "1.0")
             )
             file.unlink()  # so that the agent is asked
+        rows.append(
+            ("a Nostr event, signed over an open connection", milliseconds(nostr_signature(vault, rounds * 10)), "2 ms", "1 ms")
+        )
         words = ("ssh-keygen", "-q", "-Y", "sign", "-U", "-n", "file", "-f", f"{top}/ed25519.pub")
         sides = {"ours": process(with_ours, *words, input=b"x"), "theirs": process(with_theirs, *words, input=b"x")}
         took = alternate(rounds, **sides)

@@ -176,6 +176,21 @@ DANGEROUS = [
         "",
         "signing/test_signing.py::test_refused[another session than the proven one]",
     ),
+    (
+        "same = wish.errand() if seconds else wish.exact()",
+        "same = wish.errand()",
+        "signing/test_asked_keys.py::test_files_share_a_question_only_where_they_are_the_same",
+    ),
+    (
+        "if session in keyholder.signing.fronts and isinstance(claims, dict):",
+        "if isinstance(claims, dict):",
+        "signing/test_asked_keys.py::test_a_time_is_for_no_other_program",
+    ),
+    (
+        "process.returncode is None and since > self.since",
+        "process.returncode is None",
+        "signing/test_asked_keys.py::test_the_front_end_is_known_by_what_the_kernel_says",
+    ),
 ]
 
 NO_DIFFERENCE = {  # code that does the same, and why

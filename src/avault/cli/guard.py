@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.cli.custody import Person, show, show_code
-from avault.cli.key import name_all_uses
+from avault.cli.key import name_all_uses, read_ask
 from avault.cli.nostr_words import NOSTR_OPTIONS
 from avault.daily import is_number
 from avault.errors import Denied, Usage, printable
@@ -115,35 +115,51 @@ def cmd_guard(
     return show(terminal, {"ok": True, "guard": guard})
 
 
-@command("unguard", argument("group"), option("--yes", is_flag=True))
-def cmd_unguard(terminal: Terminal, group: str, yes: bool) -> int:
-    """usage: avault unguard GROUP[/KEY] [--yes]
+@command(
+    "unguard",
+    argument("group"),
+    option("--all", "is_all", is_flag=True),
+    option("--yes", is_flag=True),
+)
+def cmd_unguard(terminal: Terminal, group: str, is_all: bool, yes: bool) -> int:
+    """usage: avault unguard GROUP[/KEY] [--all] [--yes]
 
     Takes the guard off a secret, or off a group, and parts a name from those
     that the secret had. It asks first (--yes does not), then the phone has to
     agree; it says what becomes possible, and of which names. What changes while
     it asks is not agreed to: ask again. A guard that another machine has set
     stays, and so does one that counts by the group: that is named. A program, which
-    has no terminal, pauses after it asked in vain.
+    has no terminal, pauses after it asked in vain. --all takes off what is on the
+    group and on each key in it, by one question.
 
       avault unguard openai/API_KEY
     """
     name = group
     group, key = split_name(name, None)
-    if not yes and not confirm(f"avault: the guard on {name} is to go. Take it off?"):
-        raise Denied("not confirmed; nothing was changed", f"avault unguard {name} --yes")
-    guard = loosen_by_phone(terminal, group, key, None)
+    if is_all and key is not None:
+        raise Usage("--all is for a group", f"avault unguard {group} --all")
+    which = f"each guard in {name}" if is_all else f"the guard on {name}"
+    if not yes and not confirm(f"avault: {which} is to go. Take it off?"):
+        again = f"avault unguard {name}{' --all' if is_all else ''} --yes"
+        raise Denied("not confirmed; nothing was changed", again)
+    guard = loosen_by_phone(terminal, group, key, None, is_all)
     left = f"still guarded, as {' and '.join(guard['by'])} is: {guard['words']}"
     say(f"{name} is {left if guard['by'] else 'not guarded any more'}")
     return show(terminal, {"ok": True, "guard": guard if guard["by"] else None})
 
 
 def loosen_by_phone(
-    terminal: Terminal, group: str, key: str | None, rules: dict[str, Any] | None
+    terminal: Terminal,
+    group: str,
+    key: str | None,
+    rules: dict[str, Any] | None,
+    is_all: bool = False,
 ) -> dict[str, Any]:
     """What is left of a guard once the operator has agreed that it is less."""
     say("asking the operator whether that is meant")
-    fields = {"group": group, "key": key, "rules": rules}
+    fields: dict[str, Any] = {"group": group, "key": key, "rules": rules}
+    if is_all:
+        fields["all"] = True
     with Person() as person:
         return terminal.ask("unguard", progress=show_code, **person, **fields)
 
@@ -171,7 +187,7 @@ def read_options(
         "paths": list(paths),
     }
     if ask is not None:
-        rules["ask"] = 0 if ask == "each" else int(parse_duration(ask) or 0)
+        rules["ask"] = read_ask(ask)
     if until is not None:
         rules["until"] = parse_time(until)
     if times is not None:

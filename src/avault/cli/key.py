@@ -16,7 +16,7 @@ from avault.systemd import NoDaemon
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
-from avault.terminal.words import split_name
+from avault.terminal.words import parse_duration, split_name
 from avault.vault.signing_keys import KINDS_MADE
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LONGEST_KEY_FILE = 65_536
 USES = (
+    option("--ask", is_flag=False, flag_value="each"),
     option("--server", "servers", multiple=True),
     option("--user", "users", multiple=True),
     option("--namespace", "namespaces", multiple=True),
@@ -35,9 +36,9 @@ USES = (
 @command("key generate", argument("kind"), argument("group"), *USES)
 def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> int:
     """usage: avault key generate KIND GROUP/KEY [--server SERVER]… [--user USER]…
-                          [--namespace NS]… [--json]
+                          [--namespace NS]… [--ask [D]] [--json]
            avault key generate nostr GROUP/KEY [--kinds K,…] [--ciphers C,…]
-                          [--peer NPUB|any]… [--json]
+                          [--peer NPUB|any]… [--ask [D]] [--json]
 
     Makes a key that signs, and prints its public half. Nobody ever sees the private
     one: it is guarded from the first, and leaves the vault in no other way than by
@@ -56,6 +57,10 @@ def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> 
     decrypts texts with the --peer named, by the --ciphers named: nip44_encrypt,
     nip44_decrypt, nip04_encrypt, nip04_decrypt (avault bunker, avault sign).
 
+    With --ask the phone is asked before it signs: for each use, or once in a time
+    (--ask 5m) for the same program and destination. The key is in no process until
+    then: it is made sealed, and opened in one that ends with the use.
+
       avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
       avault key generate nostr nostr/WRITER --kinds 1,7
     """
@@ -68,18 +73,28 @@ def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> 
 
 
 def name_all_uses(
-    kinds: str | None, ciphers: str | None, peers: tuple[str, ...], **uses: tuple[str, ...]
+    kinds: str | None,
+    ciphers: str | None,
+    peers: tuple[str, ...],
+    ask: str | None = None,
+    **uses: tuple[str, ...],
 ) -> dict[str, Any]:
     """The fields of a request that say what a key may sign; raises Usage."""
-    return {**name_uses_of(**uses), **name_nostr_uses(kinds, ciphers, peers)}
+    named = {**name_uses_of(**uses), **name_nostr_uses(kinds, ciphers, peers)}
+    return named if ask is None else {**named, "ask": read_ask(ask)}
+
+
+def read_ask(ask: str) -> int:
+    """For how many seconds an approval is good, as --ask says it; raises Usage."""
+    return 0 if ask == "each" else int(parse_duration(ask) or 0)
 
 
 @command("key import", argument("file"), argument("group"), option("--kind"), *USES)
 def cmd_key_import(terminal: Terminal, file: str, group: str, kind: str | None, **uses: Any) -> int:
     """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
-                        [--namespace NS]… [--json]
+                        [--namespace NS]… [--ask [D]] [--json]
            avault key import FILE|- GROUP/KEY --kind nostr [--kinds K,…]
-                        [--ciphers C,…] [--peer NPUB|any]… [--json]
+                        [--ciphers C,…] [--peer NPUB|any]… [--ask [D]] [--json]
 
     Takes a private key from a file, as ssh-keygen or openssl writes one, and
     prints its public half. A passphrase is asked for once, and not kept: the

@@ -12,7 +12,7 @@ from avault import __version__
 from avault.cli.secrets import no_argument
 from avault.custody.helper import main_custodian
 from avault.custody.trial import main_trial
-from avault.daemon.opener import main_opener
+from avault.daemon.key_opener import main_opener
 from avault.daemon.start import main_keyholder, main_supervisor
 from avault.errors import AvaultError, Usage, complain
 from avault.fronts.nostr_front import main_nostr_front

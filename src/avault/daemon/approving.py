@@ -47,6 +47,8 @@ async def approve_grant(
     except BaseException as error:
         note(error.code if isinstance(error, AvaultError) else TimedOut.code)
         if grant.is_ended:
+            if isinstance(error, AvaultError):  # who asked is told, before it is cut with the rest
+                session.send(error.to_dict())
             grants.end([grant])
         raise
 

@@ -93,27 +93,22 @@ async def obtain(
         through = session.grant.name if session.grant else None
         is_full = keyholder.openers.is_full(through=through)
         job["overheard"] = keyholder.askings.end_late(names, is_full, through)
-        await release(keyholder, session, request, passage, job, waiting)
+        opener = await keyholder.openers.start(through=through)
+        client = session.transport.get_extra_info("socket").fileno()
+        found = Release(keyholder, session, request, passage, opener)
+        await release(found, job, waiting, client)
         restraint.forgive(who, names)
 
 
 async def release(
-    keyholder: Keyholder,
-    session: Session,
-    request: Message,
-    passage: Passage,
-    job: Message,
-    waiting: asyncio.Timeout,
+    found: Release, job: Message, waiting: asyncio.Timeout, client: int | None
 ) -> None:
     """Have a process ask, open and answer, in the time that is left; raises AvaultError."""
-    through = session.grant.name if session.grant else None
-    opener = await keyholder.openers.start(through=through)
-    found = Release(keyholder, session, request, passage, opener)
     job["limit"] = max((waiting.when() or 0.0) - asyncio.get_running_loop().time(), 0.0)
     waiting.reschedule(None)  # the process looks at it
     found.assignment.questions = job["overheard"] + job["questions"]
     try:
-        found.assignment.send(job, session.transport.get_extra_info("socket").fileno())
+        found.assignment.send(job, client)
         async with asyncio.timeout(job["limit"] + SPARE_TIME):
             await asyncio.shield(found.outcome)
     except TimeoutError:
@@ -127,15 +122,30 @@ def describe_job(
     keyholder: Keyholder, session: Session, request: Message, passage: Passage
 ) -> Message:
     """What a process needs that asks for what was let out, opens it, and gives it to the caller."""
-    store, openers = keyholder.open_store(), keyholder.openers
-    pairing, own = openers.need_pairing(store), openers.own.read()
     answer = describe_answer(request, passage)
     if len(answer["body"]) > LARGEST_BODY:
         raise Denied("that is too much to be asked for at once", "name fewer of them")
-    questions = []
+    values = {}
     for name in sorted(passage.asked):
         group, _, key = name.partition("/")
-        for value in [each.value for each in passage.vault.groups[group].keys[key]]:
+        values[name] = [each.value for each in passage.vault.groups[group].keys[key]]
+    vault, host = keyholder.open_store().vault, keyholder.holding.host
+    return {
+        "do": "release",
+        **describe_questions(keyholder, values),
+        "sentence": describe_wish(vault.name, host, session, request, passage),
+        "stay": count_again(session, passage),
+        **answer,
+    }
+
+
+def describe_questions(keyholder: Keyholder, values: dict[str, list[str]]) -> Message:
+    """What a process needs that has the phone open these, by their names; raises Denied."""
+    store, openers = keyholder.open_store(), keyholder.openers
+    pairing, own = openers.need_pairing(store), openers.own.read()
+    questions = []
+    for name, found in values.items():
+        for value in found:
             if not is_sealed(value):
                 raise Denied(f"{name} could not be sealed yet, so nobody gets it", "avault status")
             shared = find_lock(store.vault, value)
@@ -153,18 +163,12 @@ def describe_job(
             is_shared = {*shared["envelopes"]} != {*store.vault.operators()}
             questions.append({"name": name, "locks": locks, "anew": is_shared})
     return {
-        "do": "release",
         **bind_locks(store.vault, keyholder.holding.host),
         "operator": pairing.operator,
         "client_key": pairing.keys.secret_key().to_hex(),
         "signer": pairing.signer,
         "relays": pairing.relays,
-        "sentence": describe_wish(
-            store.vault.name, openers.holding.host, session, request, passage
-        ),
         "questions": questions,
-        "stay": count_again(session, passage),
-        **answer,
     }
 
 

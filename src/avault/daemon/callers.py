@@ -27,8 +27,12 @@ def describe_caller(sock: socket.socket, since: float | None = None) -> dict[str
     Its pid, uid, executable, name and parent. A pid is given again: of a process that was started
     after the connection was there (`since`, as `uptime` counts) nothing is told but the pid.
     """
-    pid = peer_pid(sock)
-    caller: dict[str, Any] = {"pid": pid, "uid": peer_uid(sock), "exe": None, "name": None}
+    return describe_process(peer_pid(sock), peer_uid(sock), since)
+
+
+def describe_process(pid: int, uid: int, since: float | None = None) -> dict[str, Any]:
+    """A process of a user's, as `describe_caller` has it."""
+    caller: dict[str, Any] = {"pid": pid, "uid": uid, "exe": None, "name": None}
     exe, (name, fields) = read_executable(pid), read_stat(pid)
     if not fields or (since is not None and count_seconds(fields[19]) > since):
         return {**caller, "parent": None}  # it has ended, or there is no /proc

@@ -212,7 +212,8 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     """
     if request.get("unsaved"):
         keyholder.release(session, {"op": "restore", "for": "unsaved"})
-        needed = await keyholder.put_back()
+        await keyholder.holding.writer.finish()
+        needed = await keyholder.holding.writer.put_back(keyholder.open_store())
         return {"ok": True, "needed": needed, "restored": await take_left(keyholder)}
     store, key = keyholder.open_store(), request.get("key")
     old = open_older(store, read_copy(keyholder, request.get("file")))

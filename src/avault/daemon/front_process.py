@@ -7,12 +7,16 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
+from avault.daemon.callers import peer_pid
 from avault.daemon.programs import start_own
 from avault.errors import AvaultError, Unavailable, Usage
 from avault.places import Places
+from avault.process import uptime
 from avault.protocol import decode_frame
 
 if TYPE_CHECKING:
+    import socket
+
     from avault.protocol import Message
 
 
@@ -28,6 +32,16 @@ class Fronts:
         self.looking = asyncio.Lock()
         self.process: asyncio.subprocess.Process | None = None
         self.starting = asyncio.Lock()
+        self.since = 0.0  # uptime at which the one for SSH was started
+
+    def is_ssh(self, sock: socket.socket, since: float) -> bool:
+        """Whether the SSH agent is at the other end of a connection that is there `since` then.
+
+        A pid is given again: one that connected before it was started is another.
+        """
+        process = self.process
+        is_there = process and process.returncode is None and since > self.since
+        return bool(is_there and process and peer_pid(sock) == process.pid)
 
     def ssh_path(self) -> str:
         """Where its socket is: beside the daemon's own."""
@@ -45,6 +59,7 @@ class Fronts:
     async def start(self, path: str) -> None:
         """Start it, and wait until it listens."""
         words = ("ssh-agent", self.places.dir, self.places.socket, path)
+        self.since = uptime()
         self.process = await start_own(*words, stdout=subprocess.PIPE)
         said = b""
         try:

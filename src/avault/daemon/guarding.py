@@ -51,17 +51,24 @@ class GuardChange:
     """What becomes of the guard on a place where fields of it are given, or all is taken away.
 
     `marks` are those that are to go, `added` the fields of those that come, which are as old as
-    those; and `weakens` says whether the operator has to agree to that.
+    those; and `weakens` says whether the operator has to agree to that. With `is_all` it is taken
+    away from a group and from all that has one in it: `places`.
     """
 
-    def __init__(self, vault: Vault, place: str, given: dict[str, Any] | None) -> None:
+    def __init__(
+        self, vault: Vault, place: str, given: dict[str, Any] | None, is_all: bool = False
+    ) -> None:
         guards = Guards(vault.facts)
         own, self.place, self.given = guards.guards.get(place, []), place, given
+        inside = [each for each in guards.guards if is_all and each.startswith(f"{place}/")]
+        self.places = [place, *sorted(inside)]
         self.marks: dict[str, int] = {}
         self.added: list[dict[str, Any]] = []
         self.since: int | None = None
         if given is None:
-            self.marks, self.weakens = guards.marks_of(place), True
+            for each in self.places:
+                self.marks |= guards.marks_of(each)
+            self.weakens = True
             return
         ways, sets = given.get("only", [*SETS_OF]), SETS_OF.items()
         gone = {*given, *(name for way, names in sets if way not in ways for name in names)}
@@ -84,7 +91,8 @@ class GuardChange:
         def change(vault: Vault) -> None:
             now = int(time.time())
             if self.given is None:
-                take_off(vault, self.place, now, machine)
+                for each in self.places:
+                    take_off(vault, each, now, machine)
             else:
                 remove_marks(vault, self.marks, now, machine)
             for fields in self.added:
@@ -115,11 +123,16 @@ class Plan:
     """
 
     def __init__(
-        self, vault: Vault, machine: str, place: str, given: dict[str, Any] | None
+        self,
+        vault: Vault,
+        machine: str,
+        place: str,
+        given: dict[str, Any] | None,
+        is_all: bool = False,
     ) -> None:
-        self.change = GuardChange(vault, place, given)
+        self.change = GuardChange(vault, place, given, is_all)
         guards = Guards(vault.facts)
-        if given is None and not guards.guards.get(place):
+        if given is None and not any(map(guards.guards.get, self.change.places)):
             refuse_without(guards, place)
         after = vault.copy()
         self.write = self.change.make(machine)
@@ -128,7 +141,7 @@ class Plan:
         if not self.change.weakens:
             refuse_more(guards, after, [place])
             return
-        if not guards.of(place):
+        if not any(map(guards.of, self.change.places)):
             return  # it is parted from other names, and nothing counts for it
         less = Loosening(vault, after, place)
         if not less.steps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from avault.daemon.asked import Sealed
 from avault.daemon.changes import write
 from avault.daemon.guarding import describe_guard
 from avault.daemon.keyholder import Keyholder
@@ -14,7 +15,9 @@ from avault.protocol import refuse_unknown
 from avault.signing.key_files import LONGEST_FILE, LONGEST_PASSPHRASE
 from avault.vault.guard_changes import add_guard, refuse_more
 from avault.vault.guards import Guards
+from avault.vault.had import is_asked
 from avault.vault.invitations import refuse_own_keys
+from avault.vault.locks import keep_lock
 from avault.vault.names import check_group, check_key, check_value
 from avault.vault.records import Vault
 from avault.vault.rule_members import NOSTR_SETS, SSH_SETS
@@ -27,13 +30,15 @@ if TYPE_CHECKING:
     from avault.protocol import Message
 
 
-KEY_FIELDS = frozenset({"action", "group", "key", "kind", *SSH_SETS, *NOSTR_SETS})
+MAKE_TIME = 60.0  # seconds: an RSA key takes some to be made
+KEY_FIELDS = frozenset({"action", "group", "key", "kind", "ask", *SSH_SETS, *NOSTR_SETS})
 
 
 async def serve_key(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Make a key that signs, or take the one in the next frame; its public half.
 
-    It is guarded by the same write: it signs what is named, and leaves in no other way.
+    It is guarded by the same write: it signs what is named, and leaves in no other way. One of
+    which the phone is asked is made where it is sealed, and was never here.
     Where its file has a passphrase that did not come along, nothing is written, and
     `needs_passphrase` says so.
     """
@@ -43,10 +48,17 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
     given = name_uses(request)
     kind = request.get("kind")
     refuse_existing(keyholder.open_store().vault, group, key)
+    sealed: Sealed | None = None
+    if asks := is_asked_for(keyholder.gate.look(keyholder.open_store().vault), name, given):
+        keyholder.openers.need_pairing(keyholder.open_store())
     if action == "generate":
         if kind not in KINDS_MADE:
             raise Usage("no such kind of key", f"one of: {', '.join(KINDS_MADE)}")
-        made = await keyholder.signing.ask(do="make", kind=kind)
+        if asks:
+            sealed = await make_sealed(keyholder, name, str(kind))
+            made = {"value": sealed.value}
+        else:
+            made = await keyholder.signing.ask(do="make", kind=kind)
     elif action == "import":
         if kind not in (None, "nostr"):
             raise Usage("no such kind of key", "nostr; of others the file says it")
@@ -57,7 +69,9 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
             return {"ok": True, "needs_passphrase": True}
     else:
         raise Usage("no such action", "generate, or import")
-    value, machine = check_value(made["value"]), keyholder.open_store().machine
+    value, machine = str(made["value"]), keyholder.open_store().machine
+    if not sealed:
+        check_value(value)
     known = read_signing_key(value)
     if not known:
         raise Usage("no key that SSH signs with", "one of: ed25519, ecdsa, rsa")
@@ -70,11 +84,33 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
         before = Guards(vault.facts)
         vault.put(group, key, value, now, machine)
         add_guard(vault, name, given, now, machine)
+        if sealed:
+            keep_lock(vault, sealed.lock, now, machine)
         refuse_more(before, vault, [name])
 
     await write(keyholder, session, {**request, "for": action}, change)
+    if sealed:
+        await keyholder.openers.keep_made(keyholder.open_store(), sealed.own)
     guard = describe_guard(Guards(keyholder.open_store().vault.facts), name)
     return {"ok": True, "name": name, **known.to_dict(), "guard": guard}
+
+
+def is_asked_for(guards: Guards, name: str, given: dict[str, Any]) -> bool:
+    """Whether the phone is to be asked of a new key: by its own guard, or its group's."""
+    return given.get("ask") is not None or is_asked(guards, name)
+
+
+async def make_sealed(keyholder: Keyholder, name: str, kind: str) -> Sealed:
+    """A new key, made and sealed in a process that ends with that; raises AvaultError."""
+    openers, store = keyholder.openers, keyholder.open_store()
+    made, own = await openers.make_locks(store, [name])
+    assignment = await openers.start(is_asking=False)
+    try:
+        assignment.send({"do": "take", "to": made[name]["to"], "kind": kind})
+        found = await assignment.hear_answer(MAKE_TIME)
+        return Sealed(str(found["sealed"]), made[name], own)
+    finally:
+        assignment.end()
 
 
 def name_uses(request: Message) -> dict[str, Any]:
@@ -87,6 +123,8 @@ def name_uses(request: Message) -> dict[str, Any]:
     for name, members in named.items():
         if members == []:  # of users, none would be any
             raise Usage(f"{name} is a list that is empty", "name some, or leave it out")
+    if request.get("ask") is not None:
+        named["ask"] = request["ask"]
     kept = check_rules(named, int(time.time()))
     if not is_nostr:
         return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}

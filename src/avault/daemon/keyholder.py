@@ -122,8 +122,8 @@ class Keyholder:
     def receive(self, message: Message, fd: int | None) -> None:
         """A message from the supervisor."""
         if message["do"] == "connection" and fd is not None:
-            frame, identity = message["frame"], message["identity"]
-            spawn(self.tasks, self.take_over(fd, frame, message["since"], identity))
+            frame, identity, is_front = (message[each] for each in ("frame", "identity", "front"))
+            spawn(self.tasks, self.take_over(fd, frame, message["since"], identity, is_front))
         elif message["do"] == "grant":
             self.grants.hear(message)
         elif message["do"] == "unlock":
@@ -194,9 +194,17 @@ class Keyholder:
                 self.control.send({"looked": True})
 
     async def take_over(
-        self, fd: int, frame: dict[str, Any], since: float, identity: str | None = None
+        self,
+        fd: int,
+        frame: Message,
+        since: float,
+        identity: str | None = None,
+        front: bool = False,
     ) -> None:
-        """Serve a connection from now on; it is there `since` then, perhaps by a grant's socket."""
+        """Serve a connection from now on, which is there `since` then.
+
+        Perhaps by a grant's socket, or from the SSH agent (`front`), which says who its client is.
+        """
         sock = socket.socket(fileno=fd)
         grant = self.grants.find(identity, sock) if identity is not None else None
         if identity is not None and not grant:
@@ -211,7 +219,10 @@ class Keyholder:
             idle.transport.abort()
 
         def make() -> Any:  # a protocol, though not derived from asyncio's
-            return Session(frame, self.answer, self.settle, self.sessions, since, grant)
+            session = Session(frame, self.answer, self.settle, self.sessions, since, grant)
+            if front:
+                self.signing.fronts.add(session)
+            return session
 
         await asyncio.get_running_loop().connect_accepted_socket(make, sock)
 
@@ -310,14 +321,6 @@ class Keyholder:
         self.signing.tidy(store.vault)
         self.askings.end_stale(store.vault)
         return {"ok": True}
-
-    async def put_back(self) -> bool:
-        """Write what is served over an avault.enc that cannot be used; whether it was needed.
-
-        Raises AvaultError.
-        """
-        await self.holding.writer.finish()
-        return await self.holding.writer.put_back(self.open_store())
 
     async def converse(self, session: Session, request: Message) -> Message:
         """A request that talks with the operator; one at a time, with an end."""

@@ -24,6 +24,7 @@ async def loosen(warden: Warden, request: Message, caller: dict[str, Any]) -> Me
     if key is not None:
         check_key(key)
     about = {"group": group, "key": key, "rules": request.get("rules")}
+    about["all"] = bool(request.get("all"))
     ticket, wish = secrets.token_hex(16), {"do": "loosen", **about, "caller": caller}
     if warden.report.get("consent") == "custodian":
         told = await warden.custody.change(ticket, {"do": "weigh", **about}) or {}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from avault.daemon.asked_keys import sign_asked
+from avault.daemon.askers import Asker, ask_invited, find_asker
 from avault.daemon.gate import Passage
-from avault.daemon.grant import Grant
+from avault.daemon.key_wishes import Wish
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.signing import (
     WAY_FOR_NOSTR,
@@ -15,6 +17,7 @@ from avault.daemon.signing import (
     choose_signing_key,
     note_failure,
     serve_sign,
+    sign_at_once,
 )
 from avault.daemon.wire import Session
 from avault.errors import Denied
@@ -72,24 +75,24 @@ async def sign_noted(
         said = {"as": request["as"], "payload": payload, "public": public}
         if request.get("peer") is not None:
             said["peer"] = request["peer"]
-        answer, sentence = await sign_use(keyholder, name, said, noted, narrow, session.grant)
+        answer, sentence = await sign_use(keyholder, session, name, said, noted, narrow)
         keyholder.release(session, noted)
     return {"ok": True, "signature": answer, "public": public, "name": name, "said": sentence}
 
 
 async def sign_use(
     keyholder: Keyholder,
+    session: Session,
     name: str,
     said: Message,
     noted: Message,
     narrow: Narrow | None,
-    grant: Grant | None = None,
 ) -> tuple[str, str]:
     """Decode, refuse, rule, count, and have it signed: what came of it, and that in words.
 
     What has changed meanwhile counts. Raises AvaultError.
     """
-    use, public = decode_nostr(said), str(said["public"])
+    use, public, grant = decode_nostr(said), str(said["public"]), session.grant
     sentence = noted["signed"] = describe_nostr(use, name, str(noted.get("child") or ""))
 
     def admit(reserved: Passage | None = None) -> Passage:
@@ -106,12 +109,21 @@ async def sign_use(
         return passage
 
     passage = admit()
-    if grant:
-        grant.use("sign")
-    if passage.is_counted:
-        await keyholder.change(passage.count(keyholder.open_store().machine))
-    group, _, key = name.partition("/")
-    value = passage.vault.groups[group].keys[key][0].value
-    answer = await keyholder.signing.use("sign", value, **said)
-    admit(passage)
+    if passage.asked:
+        asker = find_nostr_asker(keyholder, session, noted)
+        wish = Wish(name, said, use, describe_nostr(use, name), noted, asker, admit)
+        answer = await sign_asked(keyholder, session, wish, passage)
+    else:
+        answer = await sign_at_once(keyholder, name, said, admit, grant)
     return str(answer["signature"]), sentence
+
+
+def find_nostr_asker(keyholder: Keyholder, session: Session, noted: Message) -> Asker:
+    """Who asks: a program here, or the child of an invitation, whose key is proven."""
+    if not (child := noted.get("child")):
+        return find_asker(keyholder, session, None)
+    invited = keyholder.signing.invited.look(keyholder.open_store().vault)
+    found = next((each for each in invited if each.name == child), None)
+    if not found:
+        raise Denied(f"the invitation of {child} was taken back")
+    return ask_invited(keyholder.identify(session), found)

@@ -24,7 +24,6 @@ from avault.daemon.wire import Control
 from avault.errors import AvaultError, Denied, Tampered, TimedOut, complain, printable
 from avault.nostr import make_keys, public_hex, read_keys
 from avault.plain import MAX_FRAME
-from avault.process import harden, introduce_helper, report_quietly
 from avault.protocol import decode_frame, encode_frame, receive_frame
 from avault.signer.question import accept_token
 from avault.signer.remote import RemoteSigner
@@ -36,7 +35,8 @@ from avault.vault.seal import make_envelope, request_code
 from avault.vault.secret import Secret, is_sealed
 
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from collections.abc import Awaitable, Callable
+    from typing import Any
 
     from avault.protocol import Message
 
@@ -88,9 +88,8 @@ class Opener:
 
     async def run(self, job: Message, fd: int | None) -> None:
         """Do a job, and tell what came of it."""
-        jobs = {"make": self.make, "take": self.take, "release": self.release, "again": self.again}
         try:
-            told = await jobs[job["do"]](job, fd)
+            told = await self.jobs()[job["do"]](job, fd)
         except Exception as error:
             told = {"failed": complain(error).to_dict()["error"]}
         self.control.send(told)
@@ -98,6 +97,11 @@ class Opener:
             await asyncio.sleep(0.01)
         if not told.get("stays"):
             self.ended.set()
+
+    def jobs(self) -> dict[str, Callable[[Message, int | None], Awaitable[Message]]]:
+        """What it can be told to do."""
+        taken = {"make": self.make, "take": self.take}
+        return {**taken, "release": self.release, "again": self.again}
 
     async def make(self, job: Message, fd: int | None) -> Message:
         """Locks for secrets that have none."""
@@ -129,8 +133,15 @@ class Opener:
 
     async def release(self, job: Message, fd: int | None) -> Message:
         """Ask, open, have the locks turned, and give the answer to the client."""
-        self.job, client = job, socket.socket(fileno=fd)
-        page = ""
+        client = socket.socket(fileno=fd)
+        if not await self.obtain(job):
+            return {"ended": True}
+        told = await self.answer(job, client)
+        return {**told, "values": self.thaw()} if self.thawed else told
+
+    async def obtain(self, job: Message) -> bool:
+        """Ask, open, and have the locks turned: whether somebody is to have it; raises Denied."""
+        self.job, page = job, ""
 
         def tell_of_page() -> None:
             nonlocal page
@@ -149,10 +160,7 @@ class Opener:
             raise
         finally:
             await remote.close()
-        if not await self.turn(is_approved=True):
-            return {"ended": True}
-        told = await self.answer(job, client)
-        return {**told, "values": self.thaw()} if self.thawed else told
+        return await self.turn(is_approved=True)
 
     async def ask(self, remote: RemoteSigner) -> None:
         """Put the questions, for as long as somebody waits; then only listen.
@@ -327,19 +335,3 @@ async def read_frame(client: socket.socket) -> Message:
     if data is None:
         raise AvaultError("the client has left")
     return decode_frame(data)
-
-
-async def open_secrets(sock: socket.socket) -> None:
-    """The life of the process; its keyholder is at the other end of the socket."""
-    asyncio.get_running_loop().set_exception_handler(report_quietly)
-    opener = Opener(sock)
-    await opener.ended.wait()
-
-
-def main_opener(argv: list[str]) -> NoReturn:
-    """Do one job, and end by _exit: what it knew goes with it."""
-    try:
-        harden("avault-opener", die_with_parent=True)
-        asyncio.run(open_secrets(introduce_helper(0)))
-    finally:
-        os._exit(0)

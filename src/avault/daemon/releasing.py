@@ -54,6 +54,14 @@ class Release:
         self.is_asked = self.is_in_vain = self.is_noted = False
         spawn(keyholder.tasks, self.attend())
 
+    def caller(self) -> dict[str, Any]:
+        """For whom it is."""
+        return self.session.caller or {}
+
+    def who(self) -> Who:
+        """The same, as pauses know it again."""
+        return who_asks(self.caller())
+
     def fail(self, error: AvaultError) -> None:
         """The caller gets nothing."""
         if not self.outcome.done():
@@ -65,7 +73,7 @@ class Release:
         self.session.send({"progress": "asking", "code": code})
         self.keyholder.askings.questions[self] = {
             "names": sorted(self.passage.asked),
-            "by": describe_who(self.session.caller or {}),
+            "by": describe_who(self.caller()),
             "code": code,
             "since": render_time(time.time()),
         }
@@ -74,8 +82,8 @@ class Release:
     def note_in_vain(self) -> None:
         """Where the phone was asked, and the caller has nothing for whatever reason: it pauses."""
         if self.is_asked and self.is_in_vain and not self.is_noted:
-            self.is_noted, who = True, who_asks(self.session.caller or {})
-            self.keyholder.askings.restraint.note(who, sorted(self.passage.asked))
+            self.is_noted = True
+            self.keyholder.askings.restraint.note(self.who(), sorted(self.passage.asked))
 
     def is_stale(self, vault: Vault) -> bool:
         """Whether what it has opened is another value by now, in the vault that is served."""
@@ -156,6 +164,11 @@ class Release:
                     await self.thaw(values)
                 if not self.outcome.done():
                     self.outcome.set_result(None)
+            else:
+                self.hear_more(told)
+
+    def hear_more(self, told: Message) -> None:
+        """A word of the process that is none of these."""
 
     def stay(self, which: Who) -> None:
         """Be there for the same caller; of too many, the one that is there longest ends."""
@@ -212,7 +225,7 @@ class Release:
             if refused:
                 self.fail(refused)
             elif is_used and not self.outcome.done():
-                keyholder.release(self.session, self.request)
+                self.note_given()
                 self.opened_at = uptime()
                 return True
         except AvaultError as error:
@@ -220,6 +233,10 @@ class Release:
             if not is_turned:
                 self.warn_of_lock(error)
         return False
+
+    def note_given(self) -> None:
+        """Have it in the log, before it is given; raises AvaultError."""
+        self.keyholder.release(self.session, self.request)
 
     def warn_of_lock(self, error: AvaultError) -> None:
         """Say that an answer of the phone still opens something."""

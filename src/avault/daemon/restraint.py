@@ -256,6 +256,7 @@ class Askings:
         self.questions: dict[Any, Message] = {}
         self.late: dict[str, Any] = {}
         self.staying: dict[Who, Any] = {}
+        self.signing: dict[Any, Any] = {}  # questions about keys, by what they are about
         self.takes: list[Who | None] = []  # who sets a value that is to be sealed
 
     def alone(self, who: Who, names: list[str]) -> Turn:

@@ -9,8 +9,11 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from avault.daemon.asked_keys import sign_asked
+from avault.daemon.askers import find_asker
 from avault.daemon.gate import Passage, check, take_out
 from avault.daemon.grant import Grant
+from avault.daemon.key_wishes import Wish
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import Denied, NotFound, TimedOut, Usage, complain
@@ -19,7 +22,6 @@ from avault.protocol import refuse_unknown
 from avault.signing.ssh_uses import LONGEST_BIND, LONGEST_SSH, MOST_BINDS, decode_use
 from avault.signing.ssh_words import describe_use
 from avault.ssh_wire import decode_base64, encode_base64
-from avault.vault.guards import Guards
 from avault.vault.names import check_group, check_key
 from avault.vault.records import Vault
 from avault.vault.rules import Rules, join_rules
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from avault.daemon.key_wishes import AdmitUse
     from avault.protocol import Message
 
 
@@ -47,7 +50,8 @@ def note_failure(keyholder: Keyholder, session: Session, noted: Message) -> Iter
     try:
         yield
     except asyncio.CancelledError:
-        keyholder.release(session, noted, TimedOut.code)
+        why = noted.get("why", "the caller has left")
+        keyholder.release(session, {**noted, "why": why}, TimedOut.code)
         raise
     except Exception as error:
         known = complain(error)
@@ -73,21 +77,46 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         said["public"] = public
         use = await decode(keyholder, said)
         guards = keyholder.gate.look(keyholder.open_store().vault)
-        sentence = describe_use(use, name, guards.rules_of(guards.of(name)).servers, request)
-        noted["signed"] = sentence
-        passage = admit_use(keyholder, name, public, way, use)
-        if grant:
-            grant.use("sign")
-        if passage.is_counted:
-            await keyholder.change(passage.count(keyholder.open_store().machine))
-        value = passage.vault.groups[group].keys[key][0].value
-        answer = await keyholder.signing.use("sign", value, **said)
-        if grant:
-            grant.check_way("sign")
-        admit_use(keyholder, name, public, way, use, passage)  # what has changed meanwhile counts
+        servers = guards.rules_of(guards.of(name)).servers
+        sentence = noted["signed"] = describe_use(use, name, servers, request)
+
+        def admit(reserved: Passage | None = None) -> Passage:
+            if grant:
+                grant.check_request("sign")  # it may have ended meanwhile
+            return admit_use(keyholder, name, public, way, use, reserved)
+
+        passage = admit()
+        if passage.asked:
+            words = describe_use(use, name, servers, {**request, "claims": None})
+            asker = find_asker(keyholder, session, request.get("claims"))
+            wish = Wish(name, said, use, words, noted, asker, admit)
+            answer = await sign_asked(keyholder, session, wish, passage)
+        else:
+            answer = await sign_at_once(keyholder, name, said, admit, grant)
         keyholder.release(session, noted)
     made = {"signature": str(answer["signature"]), "public": public}
     return {"ok": True, **made, "name": name, "said": sentence}
+
+
+async def sign_at_once(
+    keyholder: Keyholder, name: str, said: Message, admit: AdmitUse, grant: Grant | None
+) -> Message:
+    """What the process that signs answers, with a key of which nobody is asked; raises AvaultError.
+
+    It is counted, on the disk, before that; and what has changed meanwhile counts.
+    """
+    passage = admit(None)
+    if grant:
+        grant.use("sign")
+    if passage.is_counted:
+        await keyholder.change(passage.count(keyholder.open_store().machine))
+    group, _, key = name.partition("/")
+    value = passage.vault.groups[group].keys[key][0].value
+    if is_sealed(value):
+        raise Denied("the guards have changed meanwhile", "ask again")
+    answer = await keyholder.signing.use("sign", value, **said)
+    admit(passage)
+    return answer
 
 
 SIGN_FIELDS = frozenset(
@@ -151,33 +180,34 @@ async def choose_signing_key(
             for name in keyholder.signing.keys.find(vault, blob, way, guards)
             if not session.grant or session.grant.has(*name.split("/"))
         ]
-        values = {name: vault.secrets(*name.split("/"))[0].value for name in names}
+        first = {name: vault.secrets(*name.split("/"))[0] for name in names}
+        values = {name: each.value for name, each in first.items()}
+        sealed = [
+            name for name in names if is_sealed(values[name])
+        ]  # those prove it when they sign
         for name in names:
-            if len({*values.values()}) == 1 or await keyholder.signing.owns(values[name], public):
+            if len({*values.values()}) == 1:
                 return name, public
+            if name not in sealed and await keyholder.signing.owns(values[name], public):
+                return name, public
+        if sealed:  # who makes another one with this public half has it later
+            return min(sealed, key=lambda one: (first[one].updated, one)), public
         raise NotFound("no such key in the vault", "see which there are: avault list")
     group, key = check_group(request.get("group")), check_key(request.get("key"))
-    refuse_asked(keyholder.see(session), keyholder.gate.look(vault), f"{group}/{key}")
+    keyholder.see(session).secrets(group, key)  # what is not granted is not there
     return f"{group}/{key}", encode_public(keyholder, f"{group}/{key}")
 
 
-def refuse_asked(vault: Vault, guards: Guards, name: str) -> None:
-    """Raise Denied for a key that asks the phone for each use, NotFound where there is none.
-
-    Its value is sealed: what opens it answers a caller with values, and signs nothing.
-    """
-    group, _, key = name.partition("/")
-    found, rules = vault.secrets(group, key), guards.rules_of(guards.of(name))
-    if rules.ask is not None or any(is_sealed(each.value) for each in found):
-        raise Denied(
-            f"{name} is guarded: the phone is asked for each use, and no key signs like that",
-            f"only the operator can lift it, by phone: avault unguard {name}",
-        )
-
-
 def encode_public(keyholder: Keyholder, name: str) -> str:
-    """The public half of a key that signs, in base64; raises Usage."""
-    known = keyholder.signing.keys.look(keyholder.open_store().vault).get(name)
+    """The public half of a key that signs, in base64; raises Usage, Denied."""
+    vault = keyholder.open_store().vault
+    known, (group, _, key) = keyholder.signing.keys.look(vault).get(name), name.partition("/")
+    there = vault.groups[group].keys.get(key) if group in vault.groups else None
+    if there and not known and is_sealed(there[0].value):
+        raise Denied(
+            f"{name} is sealed, and is no key that signs, as far as that is known",
+            f"if it is one, have its public half kept: avault unguard {name}, use it, guard it",
+        )
     if not known:
         raise Usage("that is no key that signs", "see which there are: avault list")
     return encode_base64(known.blob)
@@ -193,7 +223,7 @@ def admit_key(
     vault = keyholder.open_store().vault
     guards = keyholder.gate.look(vault)
     group, _, key = name.partition("/")
-    refuse_asked(vault, guards, name)
+    is_closed = is_sealed(vault.secrets(group, key)[0].value)
     if encode_public(keyholder, name) != public:
         raise Denied(f"{name} is another key meanwhile", "ask again")
     if (keyholder.signing.keys.look(vault)[name].kind == "nostr") != (way == WAY_FOR_NOSTR):
@@ -209,7 +239,11 @@ def admit_key(
         rules.times = None
     if not rules.lets(way, time.time()):
         check(guards, name, way, time.time())
-    return rules, Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
+    passage = Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
+    if is_closed or rules.ask is not None:
+        passage.asked[name] = rules.ask or 0
+        passage.thawed += [name] if rules.ask is None else []
+    return rules, passage
 
 
 def admit_use(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import weakref
 from typing import TYPE_CHECKING
 
-from avault.daemon.wire import Control
+from avault.daemon.wire import Control, Session
 from avault.errors import AvaultError, Unavailable, Usage
 from avault.places import sha256
 from avault.vault.invitations import Invitations
@@ -34,6 +35,8 @@ class SigningLink:
         self.answers: dict[int, asyncio.Future[Message]] = {}
         self.given: set[str] = set()  # which keys it has: see `identify_key`
         self.last = 0
+        # sessions of the SSH agent, which says for whom it asks
+        self.fronts: weakref.WeakSet[Session] = weakref.WeakSet()
 
     def take(self, message: Message, fd: int | None) -> None:
         """What the supervisor has: a socket to that process, or why there is none."""

@@ -233,6 +233,7 @@ class Supervisor:
             raise self.warden.locked()
         # one level around the frame, and no more: the other end reads no more (see `Control`)
         taken = {"do": "connection", "frame": request, "since": since, "identity": identity}
+        taken["front"] = self.companions.fronts.is_ssh(sock, since)
         control.send(taken, sock.fileno())
 
     async def notify(self, command: str) -> None:

@@ -15,7 +15,7 @@ from avault.daemon.guarding import (
 )
 from avault.daemon.holding import Holding
 from avault.daemon.openers import Openers
-from avault.errors import Denied, TimedOut
+from avault.errors import Denied, TimedOut, Usage
 from avault.vault.guards import Guards
 from avault.vault.records import Vault
 
@@ -76,6 +76,8 @@ class Unguarding:
         store, holding = self.need_store(), self.holding
         verb = "unguard" if message.get("rules") is None else "weaken"
         noted = {"op": verb, "group": message["group"], "key": message.get("key")}
+        if message.get("all"):
+            noted["for"] = "all in it"
         try:
             agreed = plan(store, message)
             if (agreed.change.given or {}).get("ask") is not None:
@@ -109,7 +111,9 @@ class Unguarding:
 
 def plan(store: Store, message: Message, vault: Vault | None = None) -> Plan:
     """What a message asks for, on the vault as it is, or on the draft that is written."""
-    place, given = read_place(message), message.get("rules")
+    place, given, is_all = read_place(message), message.get("rules"), bool(message.get("all"))
+    if is_all and (given is not None or "/" in place):
+        raise Usage("all is what is in a group, to be taken off", "avault unguard GROUP --all")
     if given is not None:
         given = check_given(given if isinstance(given, dict) else {})
-    return Plan(vault or store.vault, store.machine, place, given)
+    return Plan(vault or store.vault, store.machine, place, given, is_all)

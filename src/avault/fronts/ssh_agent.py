@@ -13,7 +13,7 @@ from avault.errors import AvaultError
 from avault.fronts.ssh_claims import claim_of, read_signed_file
 from avault.fronts.vault_link import VaultLink
 from avault.plain import is_same_user
-from avault.process import room
+from avault.process import room, uptime
 from avault.signing.ssh_uses import LONGEST_BIND, SSHSIG_MAGIC, Bind, check_next_bind
 from avault.ssh_wire import SshReader, decode_base64, encode_base64, ssh_string
 
@@ -45,7 +45,7 @@ class AgentClient:
 
     def connection_made(self, transport: Any) -> None:
         """A client is there."""
-        self.transport = transport
+        self.transport, self.since = transport, uptime()
         if not is_same_user(transport.get_extra_info("socket")):
             transport.abort()
             return
@@ -171,7 +171,7 @@ class AgentClient:
                 "payload": encode_base64(data),
                 "flags": flags,
                 "binds": self.told,
-                "claims": claim_of(client),
+                "claims": claim_of(client, self.since),
                 "content": encode_base64(read_signed_file(client)) if is_commit else None,
             },
         )

@@ -12,7 +12,8 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
-from avault.daemon.callers import peer_pid, read_stat
+from avault.daemon.behind import find_program, look_at_process
+from avault.daemon.callers import count_seconds, peer_pid
 from avault.late import regex
 from avault.signing.ssh_words import LONGEST_CONTENT
 
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-BETWEEN = frozenset(  # what asks an agent for somebody else
-    {"ssh", "ssh-keygen", "scp", "sftp", "rsync", "git", "sh", "bash", "dash", "zsh", "fish", "env"}
-)
-HIGHEST = 8  # parents that are looked at
 GIT_COMMAND = regex(
     r"git[- ](upload-pack|receive-pack|upload-archive) '?([A-Za-z0-9._/~-]{1,100})'?"
 )
@@ -34,47 +31,19 @@ GIT_WORDS = {
 }
 
 
-def claim_of(sock: socket.socket) -> dict[str, Any]:
-    """The `program` behind a connection, and what it says that it `does`; less, where not told."""
+def claim_of(sock: socket.socket, since: float) -> dict[str, Any]:
+    """The `program` behind a connection, and what it says that it `does`; less, where not told.
+
+    Its `pid`, and `since` when the connection is there, are no claim: the system has told them.
+    """
     pid = peer_pid(sock)
     began = look_at_process(pid)
-    claim = {"program": find_program(pid, began), "does": find_git_errand(pid)}
-    # another process may have come in its place meanwhile
-    if not began or look_at_process(pid)[1:] != began[1:]:
-        return {}
-    return {name: found for name, found in claim.items() if found}
-
-
-def look_at_process(pid: int) -> list[str]:
-    """A process's name, parent and start time; "1" where it is what a terminal was opened for.
-
-    Nothing where it is not told.
-    """
-    name, words = read_stat(pid)
-    if len(words) < 20:
-        return []
-    leads = words[3] == str(pid).encode() and words[4] != b"0"
-    return [name or "", words[1].decode(), words[19].decode(), "1" if leads else ""]
-
-
-def find_program(pid: int, found: list[str]) -> str:
-    """The program on whose behalf ssh, git and shells are at work; else git, or the nearest.
-
-    `found` is what is read of the first. A shell that a person has in a terminal is nobody else's.
-    """
-    nearest = ""
-    for _ in range(HIGHEST):
-        if not found:
-            break
-        name, parent, _, is_in_terminal = found
-        nearest = name if name == "git" else nearest or name
-        if name not in BETWEEN:
-            return name
-        pid = int(parent)
-        if is_in_terminal or pid <= 1:
-            break
-        found = look_at_process(pid)
-    return nearest
+    claim = {"program": find_program(pid, began).name, "does": find_git_errand(pid)}
+    known: dict[str, Any] = {"pid": pid, "since": since}
+    # a pid is given again: one that was started behind the connection is another's
+    if not began or count_seconds(began[2].encode()) > since:
+        return known
+    return {**known, **{name: found for name, found in claim.items() if found}}
 
 
 def read_words(pid: int, program: bytes) -> list[bytes]:

@@ -12,7 +12,15 @@ from avault.errors import Denied, Usage, printable
 from avault.intake.dotenv import EMPTY, Assignment, read_dotenv, tell_of_lines
 from avault.intake.importers import FORM_READERS, IMPORT_FORMS, form_of
 from avault.intake.json_files import parse_json
-from avault.intake.keeping import Stored, compare, show_stored, some, store, tell_of_twins
+from avault.intake.keeping import (
+    Stored,
+    compare,
+    show_stored,
+    some,
+    store,
+    tell_of_keys,
+    tell_of_twins,
+)
 from avault.intake.logins import ImportedSecrets, place
 from avault.intake.managers import refuse_encrypted
 from avault.process import harden
@@ -142,6 +150,7 @@ def cmd_import(
     tell_stored(dry_run, found, stored, "--replace replaces what differs, --group NAME keeps both")
     if not dry_run:
         tell_of_twins(terminal, found)
+        tell_of_keys(found)
     return 0
 
 

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError
+from avault.intake.key_forms import find_key_kind
 from avault.intake.logins import ImportedSecrets
 from avault.late import Fields, field
 from avault.terminal.talk import put, warn
@@ -123,3 +124,22 @@ def tell_of_twins(terminal: Terminal, found: ImportedSecrets) -> None:
             f"in more than one group: {some(twins)}",
             "choose with --group, or tell them apart with --prefix, in export and run",
         )
+
+
+def tell_of_keys(found: ImportedSecrets) -> None:
+    """Say of private keys that sign that they need not be given out at all."""
+    kinds = {f"{group}/{key}": find_key_kind(value) for (group, key), value in found.items()}
+    for name, kind in sorted(kinds.items()):
+        if kind in ("nostr", "ssh"):
+            words = "avault key import FILE GROUP/KEY" + (
+                " --kind nostr" if kind == "nostr" else ""
+            )
+            warn(
+                f"{name} is a private key ({kind}): whoever gets it can sign anything",
+                f"to have it sign and never go out: {words}, then avault delete {name}",
+            )
+        elif kind:
+            warn(
+                f"{name} seems to be a private key ({kind}): whoever gets it can sign anything",
+                f"have the phone asked for each use: avault guard {name} --ask",
+            )

@@ -12,6 +12,7 @@ import os
 import re
 
 from avault.intake.dotenv import foreign
+from avault.intake.key_forms import find_key_kind
 from avault.late import regex
 from avault.vault.services import SERVICES
 
@@ -62,7 +63,7 @@ def is_secret(name: str, value: str) -> bool:
     """Whether a variable looks like a secret, by its name or by its value."""
     if not value or foreign(value):
         return False
-    if TOKEN_FORMS.search(value) or is_random(value):
+    if TOKEN_FORMS.search(value) or is_random(value) or find_key_kind(value):
         return True
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper().split("_")
     if (

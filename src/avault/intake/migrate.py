@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, Denied, NotFound, Usage, printable
 from avault.intake.dotenv import NAME, Assignment
 from avault.intake.importing import tell_stored
-from avault.intake.keeping import compare, show_stored, some, store, tell_of_twins
+from avault.intake.keeping import compare, show_stored, some, store, tell_of_keys, tell_of_twins
 from avault.intake.looks import is_secret
 from avault.intake.shell import SCRIPT, Script, assignments_of, to_text
 from avault.intake.shell_assignments import CONDITIONAL, Statement
@@ -300,6 +300,7 @@ def cmd_migrate(
         )
     if found and not dry_run:
         tell_of_twins(terminal, found)
+        tell_of_keys(found)
     return 0
 
 

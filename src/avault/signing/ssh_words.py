@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from avault.errors import printable
 from avault.late import regex
 from avault.ssh_wire import decode_base64
+from avault.vault.names import GROUP_CHARACTERS
 from avault.vault.ssh_rules import server_name
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def describe_use(
             where = "a server that is NOT PROVEN"
         elif where is None:
             where = f"an UNKNOWN server (key {use['server']})"
-        user = printable(use["user"], 64)
+        user = str(use["user"])
+        if not set(user) <= GROUP_CHARACTERS:  # it cannot be taken for a part of the sentence
+            user = quote_words(user.encode(), 64)
         done = f"sign in to {printable(where, 64)} as {user} with {name}"
     if through := use["through"]:
         many = "a forwarded agent" if len(through) == 1 else f"{len(through)} forwarded agents"

@@ -25,6 +25,7 @@ from avault.vault.guards import Guards
 from avault.vault.had import is_asked, note_had
 from avault.vault.seal import make_envelope, request_code
 from avault.vault.secret import SEAL_MARK, Secret, arrange, is_sealed
+from avault.vault.signing_keys import read_signing_key
 
 if TYPE_CHECKING:
     from typing import Any
@@ -44,14 +45,20 @@ def name_lock(public: str) -> str:
 
 
 def seal_value(public: str, value: str) -> str:
-    """A value, as only who has the secret key of `public` (hex) reads it."""
+    """A value, as only who has the secret key of `public` (hex) reads it.
+
+    Of a key that signs, its public half stands beside it in clear: it is listed, and asked for.
+    """
     once = make_keys()
     pieces = [value[start : start + PIECE] for start in range(0, len(value), PIECE)]
     parts = [
         encrypt(once, public, json.dumps([index, len(pieces)]) + piece)
         for index, piece in enumerate(pieces)
     ]
-    return SEAL_MARK + json.dumps({"to": public, "from": public_hex(once), "parts": parts})
+    sealed = {"to": public, "from": public_hex(once), "parts": parts}
+    if known := read_signing_key(value):
+        sealed["signs"] = known.to_text()
+    return SEAL_MARK + json.dumps(sealed)
 
 
 def sealed_to(value: str) -> str:
@@ -63,8 +70,8 @@ def read_payload(value: str) -> dict[str, Any]:
     """The fields of a sealed value; raises Tampered."""
     try:
         found = json.loads(value.removeprefix(SEAL_MARK))
-        texts = [found["to"], found["from"], *found["parts"]]
-        is_whole = is_sealed(value) and found.keys() == {"to", "from", "parts"}
+        texts = [found["to"], found["from"], *found["parts"], found.get("signs", "")]
+        is_whole = is_sealed(value) and found.keys() - {"signs"} == {"to", "from", "parts"}
         if is_whole and all(isinstance(each, str) for each in texts):
             return dict(found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

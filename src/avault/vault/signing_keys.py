@@ -2,21 +2,24 @@
 
 It is the value of a secret, in a form that says what it is: OpenSSH's of a private key, without a
 passphrase, whose public half stands in it in the clear; of a key for Nostr nostr-key:PUBLIC:PRIVATE
-in hex. So it moves, merges and comes back with it.
+in hex. So it moves, merges and comes back with it. Where it is sealed for itself, as its guard asks
+the phone, what is sealed says its public half beside it.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound
 from avault.nostr import to_npub
 from avault.places import sha256
-from avault.ssh_wire import SshReader, encode_base64, fingerprint_of
+from avault.ssh_wire import SshReader, decode_base64, encode_base64, fingerprint_of
 from avault.vault.guards import Guards
 from avault.vault.nostr_rules import is_hex_key
 from avault.vault.openssh_key import read_public_half
 from avault.vault.records import Vault
+from avault.vault.secret import SEAL_MARK, is_sealed
 
 if TYPE_CHECKING:
     from typing import Any
@@ -31,6 +34,7 @@ KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
     "nostr": "nostr",
 }
 NOSTR_KEY = "nostr-key:"
+LONGEST_PUBLIC = 2_048  # bytes; RSA of 8192 bits takes half of that
 KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa", "nostr")  # what `key generate` makes
 
 
@@ -50,6 +54,10 @@ class SigningKey:
         """As it stands in an authorized_keys, without a comment; for Nostr an npub."""
         if self.kind == "nostr":
             return to_npub(self.blob.hex())
+        return f"{self.named} {encode_base64(self.blob)}"
+
+    def to_text(self) -> str:
+        """As `read_half` reads it again."""
         return f"{self.named} {encode_base64(self.blob)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,8 +95,27 @@ def identify_key(value: str) -> str:
     return sha256(value.encode()).hex()
 
 
+def read_half(value: str) -> SigningKey | None:
+    """What is sealed for itself, as the key that it says it is; None where it says nothing.
+
+    Whether it is that one shows where it is opened: no other one signs in its place.
+    """
+    try:
+        if '"signs":' not in value:
+            return None  # and it is not looked through
+        named, _, text = json.loads(value.removeprefix(SEAL_MARK))["signs"].partition(" ")
+        blob = decode_base64(text, LONGEST_PUBLIC)
+        if (len(blob) != 32) if named == "nostr" else (SshReader(blob).text() != named):
+            return None
+        return SigningKey(named, blob, identify_key(value))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
 def read_signing_key(value: str) -> SigningKey | None:
     """What a secret's value is, as a key that signs; None for all that is none."""
+    if is_sealed(value):
+        return read_half(value)
     if is_nostr_key(value):
         blob = bytes.fromhex(split_nostr_key(value)[0])
         return SigningKey("nostr", blob, identify_key(value))
