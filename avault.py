@@ -114,16 +114,17 @@ The rooms, in order; each calls only what stands above it:
     signing/nostr_keys        Keys that sign for Nostr, in the process that signs; and the keys of a bunker's own
     signing/ssh_uses          What is to be signed for SSH, decoded strictly and whole: what is not understood is refused
     signing/signing_process   The process that decodes and signs: `avault.py signing`. It ends with who gives it keys
+    daemon/callers            Who is at the other end of a connection
     daemon/grant              A grant's rules: what one caller may have of an open vault, how, how often, and until when
     daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
     daemon/child              The keyholder's process, as its parent has it: started, spoken to, ended
     daemon/errands            The helpers of custodians, as the supervisor starts them. It never sees an unlock key
     daemon/asking             The question to the operator: who waits for it, and when it may be put again
+    daemon/grant_sockets      The sockets of grants, in the supervisor: made and closed as the keyholder says, gone with it
     daemon/broker_start       The processes of proxies, as the supervisor has them. It never sees what they are given
     daemon/custody            The custodians, as the supervisor has them: which are tried, and what came of it
     daemon/following          This machine goes over to the agent's key that another machine has rotated to
     daemon/forgetting         What custodians keep of an agent's key that counts no more: they are told to forget it
-    daemon/grant_sockets      The sockets of grants, in the supervisor: made and closed as the keyholder says, gone with it
     daemon/others             The other operators' phones, asked together with this machine's own: the first approval opens
     daemon/programs           The programs that the supervisor runs: those that print a JSON object, and those that stay
     daemon/signing_start      The process that signs, as the supervisor starts it; that never sees a key
@@ -134,7 +135,6 @@ The rooms, in order; each calls only what stands above it:
     daemon/agreeing           The words by which a person agrees to less guard: what becomes possible, of what, what was
     daemon/answers            The answers of those requests that give values out, from a vault that holds what was let out
     daemon/autolock           When an open vault locks by itself
-    daemon/callers            Who is at the other end of a connection
     daemon/consent            Who agrees to a change of the ways into the vault, where that is not the phone
     daemon/reporter           What the keyholder tells the supervisor: no secret, ever
     daemon/contact            The operator's signer, as the keyholder reaches it: the pairing, and a connection
@@ -147,11 +147,11 @@ The rooms, in order; each calls only what stands above it:
     daemon/holding            What the keyholder holds: an open vault, and this machine's own files of it
     daemon/sentences          The sentences by which the operator agrees to a change of the ways into the vault
     daemon/entrusting         Giving a custodian an unlock key of its own, if the operator agrees
+    daemon/broker_link        The processes of proxies, as the keyholder has them: one for each session
     daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
     daemon/grants             The grants there are, in the keyholder: in its memory alone, and gone with it
     daemon/approving          The operator's word for the first use of a grant that wants it
     daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
-    daemon/broker_link        The processes of proxies, as the keyholder has them: one for each session
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
     daemon/waiters            Who waits for the key, and what is tried for them, as the keyholder knows it
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
@@ -201,9 +201,11 @@ The rooms, in order; each calls only what stands above it:
     daemon/key_opener         The process that opens a key which signs, when the phone has agreed, signs with it, and ends
     daemon/key_requests       Keys that sign, as a client has them made or taken in: guarded from the first
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
+    daemon/proxy_consent      The phone, asked for a use by the proxy: of a host, of a grant, of a secret that is sealed
     daemon/proxying           Sessions of the proxy: what a command gets placeholders of, and each use of a secret by them
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
+    daemon/standing           Proxies that stay, each for one grant: started, shown, ended. They end with it, and with a lock
     daemon/words              The one word that an operator may send to an agent: lock, as a private message (NIP-17)
     daemon/requests           What a client may ask of an open vault
     daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it, or the key before
@@ -315,6 +317,7 @@ The rooms, in order; each calls only what stands above it:
     doctor/state              Checks of the state directory: this machine's own part, and what other copies left of theirs
     doctor/vault              Checks of the vault directory: private, and its files whole and of one vault
     doctor/command            avault doctor: the table of checks, and the command
+    doctor/proxy              Whether the proxy can work here, and what a client does with it, in plain words
     fleet/hosts               The list of hosts of a fleet: a file that people write, and the vaults of this machine
     fleet/reaching            How a host is reached: by OpenSSH, with a deadline of our own, a few at once through one door
     fleet/outcomes            What came of a host: the word that people are told, the exit code, and how many they were
@@ -351,6 +354,8 @@ The rooms, in order; each calls only what stands above it:
     cli/message               avault message: what the operator is told by private message, and the one word that is obeyed
     cli/operator              avault operator: who may approve for a vault, besides the one that it was made for
     cli/pair                  avault init, pair, drill: by which a vault, a machine and the operator's phone meet
+    cli/proxy                 avault proxy: a proxy that stays, for a grant: for a container, another user, a service
+    cli/proxy_doctor          Whether the proxy can work here, and what a client does with it: the command
     cli/retrieve              A vault brought back where nothing of it is, by npub, relays and phone: avault recover
     cli/recover               avault recover: a copy of a vault, opened on a machine that never had it
     cli/replica               avault replica: relays that keep the vault's ciphertext
@@ -1228,7 +1233,7 @@ VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vaul
     """
     audit bunker custody daemon delete doctor drill edit export forget get git grant grants
     guard has history import init inject key keychain list lock log machine mcp message migrate
-    mv openclaw openclaw-provider operator pair recover replica restore revoke rotate run scan
+    mv openclaw openclaw-provider operator pair proxy recover replica restore revoke rotate run scan
     service set sign ssh status sync unguard unlock wait
     """.split()
 )
@@ -1622,10 +1627,10 @@ VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
     "guard", "guards", "key", "keys", "sign", "bunker", "word", "grant", "grants", "revoke",
-    "proxy",
+    "proxy", "proxy_start", "proxies", "proxy_stop",
 }  # fmt: skip
 GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
-    "get", "has", "list", "export", "reveal", "provide", "keys", "sign",
+    "get", "has", "list", "export", "reveal", "provide", "keys", "sign", "proxy",
 }  # fmt: skip
 RELEASING = GRANTED - {"has", "list", "keys"}  # what gives something out, or uses it
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
@@ -12937,6 +12942,72 @@ def main_signing(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
+# -------------------------------------------------------- daemon/callers ----
+# Who is at the other end of a connection.
+
+
+def peer_pid(sock: socket.socket) -> int:
+    """The pid of the process at the other end of a connection, as the kernel has it."""
+    if sys.platform == "linux":
+        return int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
+    return int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
+
+
+def describe_caller(sock: socket.socket, since: float | None = None) -> dict[str, Any]:
+    """The process at the other end of a connection, as far as the system tells.
+
+    Its pid, uid, executable, name and parent. A pid is given again: of a process that was started
+    after the connection was there (`since`, as `uptime` counts) nothing is told but the pid.
+    """
+    return describe_process(peer_pid(sock), peer_uid(sock), since)
+
+
+def describe_process(pid: int, uid: int, since: float | None = None) -> dict[str, Any]:
+    """A process of a user's, as `describe_caller` has it."""
+    caller: dict[str, Any] = {"pid": pid, "uid": uid, "exe": None, "name": None}
+    exe, (name, fields) = read_executable(pid), read_stat(pid)
+    if not fields or (since is not None and count_seconds(fields[19]) > since):
+        return {**caller, "parent": None}  # it has ended, or there is no /proc
+    parent = int(fields[1])
+    caller |= {"exe": exe, "name": name}
+    return {**caller, "parent": {"pid": parent, "exe": read_executable(parent)}}
+
+
+def read_stat(pid: int) -> tuple[str | None, list[bytes]]:
+    """The name of a process, and what the system tells of it: proc_pid_stat(5), from `state` on.
+
+    None, and nothing, where there is no such process.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            start, _, rest = file.read().rpartition(b")")
+    except OSError:
+        return None, []
+    return printable(start.partition(b"(")[2].decode(errors="replace"), 40), rest.split()
+
+
+def count_seconds(ticks: bytes) -> float:
+    """Ticks since the system was booted, as `uptime` counts."""
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def describe_ourselves() -> dict[str, Any]:
+    """This process, as `describe_caller` has others."""
+    return {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None}
+
+
+def read_executable(pid: int) -> str | None:
+    """The path of a process's executable, where the system tells.
+
+    Of a long one its end, where the name is.
+    """
+    try:
+        path = os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return path if len(path) <= 500 else "…" + path[-499:]
+
+
 # ---------------------------------------------------------- daemon/grant ----
 # A grant's rules: what one caller may have of an open vault, how, how often, and until when.
 #
@@ -12945,7 +13016,8 @@ def main_signing(argv: list[str]) -> NoReturn:
 
 GRANT_USES = ("get", "run", "proxy", "sign")  # what a grant can be for
 NEEDED = {  # by which way values go out, or are used: what a grant has to be for
-    "get": "get", "export": "get", "reveal": "get", "provide": "get", "run": "run", "sign": "sign",
+    "get": "get", "export": "get", "reveal": "get", "provide": "get", "run": "run",
+    "sign": "sign", "proxy": "proxy",
 }  # fmt: skip
 GRANT_FIELDS = frozenset({"name", "groups", "only", "can", "lasts", "times", "uids", "ask", "stay"})
 MOST_NAMED = 1000  # groups and keys of one
@@ -13009,6 +13081,8 @@ class Grant:
         if NEEDED.get(way) not in self.can:
             shown = " or ".join(sorted(self.can, key=GRANT_USES.index))
             hint = "avault run -- CMD" if self.can & {"run"} else ASK_MAKER
+            if "proxy" in self.can and way == "run":
+                hint = "avault run --proxy -- CMD"
             raise Denied(f"the grant {self.name} is only to {shown}", hint)
 
     def is_mask(self, request: Message) -> bool:
@@ -13019,7 +13093,7 @@ class Grant:
         wants = request["op"] == "reveal" and request.get("for") == "mask"
         is_all = not (request.get("groups") or request.get("only"))
         is_free = self.times is None and "get" in self.can
-        return wants and is_all and "run" in self.can and not is_free
+        return wants and is_all and bool(self.can & {"run", "proxy"}) and not is_free
 
     def use(self, way: str) -> None:
         """Count a use, before anything is given out; raises Denied where none is left.
@@ -13369,6 +13443,11 @@ class Session:
         """Send a frame."""
         if not self.transport.is_closing():
             self.transport.write(encode_frame(message))
+
+    def describe(self) -> dict[str, Any]:
+        """Who is at the other end, as it is at this moment."""
+        caller = describe_caller(self.transport.get_extra_info("socket"), self.since)
+        return {**caller, "grant": self.grant.name} if self.grant else caller
 
     def pause_writing(self) -> None:
         """The client does not read: take no more requests from it."""
@@ -13898,10 +13977,214 @@ class Question:
         self.pauses.clear()
 
 
+# -------------------------------------------------- daemon/grant_sockets ----
+# The sockets of grants, in the supervisor: made and closed as the keyholder says, gone with it.
+#
+# Who connects is looked at by uid, as the kernel tells it, and handed on with the grant's identity:
+# what a grant is for, only the keyholder knows.
+
+
+MOST_FIRST = 100  # connections of one grant whose first frame has not come yet
+
+
+class GrantSocket:
+    """A grant's socket, for processes of `uids`; `waiting` have not sent their first frame yet.
+
+    `take` is given each connection. Raises AvaultError where it cannot listen.
+    """
+
+    def __init__(self, identity: str, uids: frozenset[int], path: str, take: Take) -> None:
+        self.identity, self.uids, self.path, self.take = identity, uids, path, take
+        self.waiting: list[socket.socket] = []
+        self.is_closed = False
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # 0700 by our umask; or 0666 from the first, as a mode given by path follows links:
+            # whose connections they are, the kernel says
+            mask = os.umask(0o111) if uids - {os.getuid()} else None
+            try:
+                self.socket.bind(path)
+            finally:
+                if mask is not None:
+                    os.umask(mask)
+            self.socket.listen(128)
+        except OSError as error:
+            self.socket.close()
+            raise AvaultError(f"cannot listen at {path}: {error.strerror or error}") from None
+        self.socket.setblocking(False)
+        info = os.lstat(path)
+        self.bound = (info.st_dev, info.st_ino)
+        self.listen()
+
+    def listen(self) -> None:
+        """Take connections from now on, unless it was closed meanwhile."""
+        if not self.is_closed:
+            asyncio.get_running_loop().add_reader(self.socket, self.accept)
+
+    def accept(self) -> None:
+        """Take a connection of those it is for; of others it is closed without a word."""
+        try:
+            sock, _ = self.socket.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # out of descriptors
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self.socket)
+            loop.call_later(0.1, self.listen)
+            return
+        if peer_uid(sock) not in self.uids:
+            sock.close()
+            return
+        self.waiting.append(sock)
+        if len(self.waiting) > MOST_FIRST:
+            with contextlib.suppress(OSError):
+                self.waiting.pop(0).shutdown(socket.SHUT_RDWR)  # as if it had left
+        self.take(sock, self)
+
+    def leave(self, sock: socket.socket) -> None:
+        """It was answered, handed on, or has left."""
+        if sock in self.waiting:
+            self.waiting.remove(sock)
+
+    def close(self) -> None:
+        """Listen no more; who waits is cut off, and the path goes, if it is still ours."""
+        self.is_closed = True
+        asyncio.get_running_loop().remove_reader(self.socket)
+        self.socket.close()
+        for sock in self.waiting:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            info = os.lstat(self.path)
+            if (info.st_dev, info.st_ino) == self.bound:
+                os.unlink(self.path)
+
+
+class GrantSockets:
+    """Those there are, by the identity of their grants. `take` is given each connection.
+
+    They are beside the daemon's own socket, each in a directory of its grant's name: that can be
+    mounted into a container, and stays until the daemon ends, so that a grant of the same name is
+    found there again.
+    """
+
+    def __init__(self, places: Places, child: Child) -> None:
+        self.places, self.child = places, child
+        self.take: Take = lambda sock, _: sock.close()
+        self.open: dict[str, GrantSocket] = {}
+        self.made: set[str] = set()  # directories
+
+    def top(self) -> str:
+        """The directory that they are in."""
+        return grants_directory(self.places)
+
+    def hear(self, message: Message) -> bool:
+        """Take a message of the keyholder that is about grants: whether it is."""
+        if "grant" not in message:
+            return False
+        identity = str(message["identity"])
+        answer: Message = {"do": "grant", "identity": identity, "path": None, "failed": None}
+        if message["grant"] == "close":
+            self.close(identity)
+        else:
+            try:
+                uids = frozenset(message["uids"])
+                answer["path"] = self.listen(identity, str(message["name"]), uids)
+            except AvaultError as error:
+                answer["failed"] = error.to_dict()["error"]
+        if self.child.control:
+            self.child.control.send(answer)
+        return True
+
+    def listen(self, identity: str, name: str, uids: frozenset[int]) -> str:
+        """Make a socket: its path. Raises AvaultError."""
+        is_shared = bool(uids - {os.getuid()})
+        place = os.path.join(self.top(), name)
+        path = os.path.join(place, GRANT)
+        if len(os.fsencode(path)) > (107 if sys.platform == "linux" else 103):
+            raise AvaultError(f"the socket's path is too long: {path}", "choose a shorter name")
+        is_any_shared = is_shared or any(each.uids - {os.getuid()} for each in self.open.values())
+        make_directory(self.top(), is_any_shared)
+        make_directory(place, is_shared)
+        self.made.add(place)
+        remove_socket(path)
+        self.open[identity] = GrantSocket(identity, uids, path, self.take)
+        return path
+
+    def close(self, identity: str) -> None:
+        """Close one, if it is there."""
+        if made := self.open.pop(identity, None):
+            made.close()
+
+    def end(self) -> None:
+        """The keyholder is gone, and every grant with it."""
+        for identity in [*self.open]:
+            self.close(identity)
+
+    def leave(self) -> None:
+        """The daemon ends: nothing of them is left."""
+        self.end()
+        for place in (*self.made, self.top()):
+            with contextlib.suppress(OSError):  # what others have put there stays
+                os.rmdir(place)
+
+    def clean(self) -> None:
+        """Take away what a daemon has left that was killed."""
+        with contextlib.suppress(OSError, AvaultError):
+            check_directory(self.top())
+            for name in os.listdir(self.top()):
+                place = os.path.join(self.top(), name)
+                check_directory(place)
+                self.made.add(place)
+                remove_socket(os.path.join(place, GRANT))
+
+
+def grants_directory(places: Places) -> str:
+    """Where the sockets of a vault's grants are."""
+    return places.socket.removesuffix(".sock") + "-grants"
+
+
+def check_directory(path: str) -> None:
+    """Raise AvaultError unless it is a directory of ours, no link, which only we can write to."""
+    info = os.lstat(path)
+    if info.st_mode & 0o170022 != 0o040000 or info.st_uid != os.getuid():
+        raise AvaultError(f"{path} is not a directory that only we can write to", "take it away")
+
+
+def make_directory(path: str, is_shared: bool) -> None:
+    """Have a directory of ours; others may go through it where they are to, and never list it.
+
+    Raises AvaultError.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        check_directory(path)
+        os.chmod(path, 0o711 if is_shared else 0o700)
+    except OSError as error:
+        raise AvaultError(f"cannot make {path}: {error.strerror or error}") from None
+
+
+def remove_socket(path: str) -> None:
+    """Take away a socket that was left; raises AvaultError for anything else that is there."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise AvaultError(f"{path} is there, and is no socket", "take it away")
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise AvaultError(f"cannot listen at {path}: {error.strerror or error}") from None
+
+
 # --------------------------------------------------- daemon/broker_start ----
 # The processes of proxies, as the supervisor has them. It never sees what they are given.
 #
 # Each session has a directory of its own, beside the daemon's socket; it goes when the process ends.
+
+
+STANDING = "proxy"  # in a grant's directory: that of its proxy
+LONGEST_PATH = 107 if sys.platform == "linux" else 103  # bytes of a socket's path
 
 
 def session_prefix(places: Places) -> str:
@@ -13911,22 +14194,50 @@ def session_prefix(places: Places) -> str:
 
 def sweep_sessions(places: Places) -> None:
     """Take away the directories of sessions that ended with a daemon that was killed."""
-    for path in glob.glob(glob.escape(session_prefix(places)) + "*"):
+    of_grants = os.path.join(glob.escape(grants_directory(places)), "*", f"{STANDING}*")
+    for path in [*glob.glob(glob.escape(session_prefix(places)) + "*"), *glob.glob(of_grants)]:
         if os.path.isdir(path) and not os.path.islink(path) and os.stat(path).st_uid == os.getuid():
             shutil.rmtree(path, ignore_errors=True)
 
 
-async def run_broker(child: Child, places: Places, number: str) -> None:
+def place_of_session(places: Places, grant: Message | None) -> tuple[str, int]:
+    """Where the files of a session are, and the mode of that directory.
+
+    Those of a grant are in its own directory, which others may have mounted; those of a proxy that
+    stays are always at the same path.
+    """
+    if not grant:
+        return session_prefix(places) + secrets.token_hex(4), 0o700
+    name = STANDING if grant["standing"] else f"{STANDING}-{secrets.token_hex(4)}"
+    place = os.path.join(grants_directory(places), str(grant["name"]), name)
+    if len(os.fsencode(os.path.join(place, "proxy.sock"))) > LONGEST_PATH:
+        raise AvaultError(f"the path is too long: {place}/proxy.sock", "choose a shorter name")
+    return place, 0o711 if grant["shared"] else 0o700
+
+
+async def make_place(directory: str) -> None:
+    """Make it, once what was there before is gone; raises OSError."""
+    for _ in range(50):
+        if not os.path.lexists(directory):
+            break
+        await asyncio.sleep(0.1)
+    os.mkdir(directory, 0o700)
+
+
+async def run_broker(child: Child, places: Places, wish: Message) -> None:
     """Start one, give the keyholder the door to it, and see it end.
 
     It ends with the keyholder: see `Child.bury`; or when that says so: see `end_broker`.
     """
-    control, directory = child.control, session_prefix(places) + secrets.token_hex(4)
+    control, number, directory = child.control, str(wish["broker"]), ""
     try:
-        os.mkdir(directory, 0o700)
+        directory, mode = place_of_session(places, wish.get("grant_of"))
+        await make_place(directory)
+        os.chmod(directory, mode)
         process, door = start_met(own_command("proxy-session", directory), subprocess.DEVNULL)
     except (AvaultError, OSError) as error:
-        shutil.rmtree(directory, ignore_errors=True)
+        if directory and not isinstance(error, FileExistsError):
+            shutil.rmtree(directory, ignore_errors=True)
         if control and control is child.control:
             told = {"do": "broker", "number": number, "failed": complain(error).to_dict()["error"]}
             control.send(told)
@@ -14378,201 +14689,6 @@ async def forget_left(places: Places) -> None:
         os.unlink(path)
 
 
-# -------------------------------------------------- daemon/grant_sockets ----
-# The sockets of grants, in the supervisor: made and closed as the keyholder says, gone with it.
-#
-# Who connects is looked at by uid, as the kernel tells it, and handed on with the grant's identity:
-# what a grant is for, only the keyholder knows.
-
-
-MOST_FIRST = 100  # connections of one grant whose first frame has not come yet
-
-
-class GrantSocket:
-    """A grant's socket, for processes of `uids`; `waiting` have not sent their first frame yet.
-
-    `take` is given each connection. Raises AvaultError where it cannot listen.
-    """
-
-    def __init__(self, identity: str, uids: frozenset[int], path: str, take: Take) -> None:
-        self.identity, self.uids, self.path, self.take = identity, uids, path, take
-        self.waiting: list[socket.socket] = []
-        self.is_closed = False
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            # 0700 by our umask; or 0666 from the first, as a mode given by path follows links:
-            # whose connections they are, the kernel says
-            mask = os.umask(0o111) if uids - {os.getuid()} else None
-            try:
-                self.socket.bind(path)
-            finally:
-                if mask is not None:
-                    os.umask(mask)
-            self.socket.listen(128)
-        except OSError as error:
-            self.socket.close()
-            raise AvaultError(f"cannot listen at {path}: {error.strerror or error}") from None
-        self.socket.setblocking(False)
-        info = os.lstat(path)
-        self.bound = (info.st_dev, info.st_ino)
-        self.listen()
-
-    def listen(self) -> None:
-        """Take connections from now on, unless it was closed meanwhile."""
-        if not self.is_closed:
-            asyncio.get_running_loop().add_reader(self.socket, self.accept)
-
-    def accept(self) -> None:
-        """Take a connection of those it is for; of others it is closed without a word."""
-        try:
-            sock, _ = self.socket.accept()
-        except BlockingIOError:
-            return
-        except OSError:  # out of descriptors
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self.socket)
-            loop.call_later(0.1, self.listen)
-            return
-        if peer_uid(sock) not in self.uids:
-            sock.close()
-            return
-        self.waiting.append(sock)
-        if len(self.waiting) > MOST_FIRST:
-            with contextlib.suppress(OSError):
-                self.waiting.pop(0).shutdown(socket.SHUT_RDWR)  # as if it had left
-        self.take(sock, self)
-
-    def leave(self, sock: socket.socket) -> None:
-        """It was answered, handed on, or has left."""
-        if sock in self.waiting:
-            self.waiting.remove(sock)
-
-    def close(self) -> None:
-        """Listen no more; who waits is cut off, and the path goes, if it is still ours."""
-        self.is_closed = True
-        asyncio.get_running_loop().remove_reader(self.socket)
-        self.socket.close()
-        for sock in self.waiting:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(OSError):
-            info = os.lstat(self.path)
-            if (info.st_dev, info.st_ino) == self.bound:
-                os.unlink(self.path)
-
-
-class GrantSockets:
-    """Those there are, by the identity of their grants. `take` is given each connection.
-
-    They are beside the daemon's own socket, each in a directory of its grant's name: that can be
-    mounted into a container, and stays until the daemon ends, so that a grant of the same name is
-    found there again.
-    """
-
-    def __init__(self, places: Places, child: Child) -> None:
-        self.places, self.child = places, child
-        self.take: Take = lambda sock, _: sock.close()
-        self.open: dict[str, GrantSocket] = {}
-        self.made: set[str] = set()  # directories
-
-    def top(self) -> str:
-        """The directory that they are in."""
-        return self.places.socket.removesuffix(".sock") + "-grants"
-
-    def hear(self, message: Message) -> bool:
-        """Take a message of the keyholder that is about grants: whether it is."""
-        if "grant" not in message:
-            return False
-        identity = str(message["identity"])
-        answer: Message = {"do": "grant", "identity": identity, "path": None, "failed": None}
-        if message["grant"] == "close":
-            self.close(identity)
-        else:
-            try:
-                uids = frozenset(message["uids"])
-                answer["path"] = self.listen(identity, str(message["name"]), uids)
-            except AvaultError as error:
-                answer["failed"] = error.to_dict()["error"]
-        if self.child.control:
-            self.child.control.send(answer)
-        return True
-
-    def listen(self, identity: str, name: str, uids: frozenset[int]) -> str:
-        """Make a socket: its path. Raises AvaultError."""
-        is_shared = bool(uids - {os.getuid()})
-        place = os.path.join(self.top(), name)
-        path = os.path.join(place, GRANT)
-        if len(os.fsencode(path)) > (107 if sys.platform == "linux" else 103):
-            raise AvaultError(f"the socket's path is too long: {path}", "choose a shorter name")
-        is_any_shared = is_shared or any(each.uids - {os.getuid()} for each in self.open.values())
-        make_directory(self.top(), is_any_shared)
-        make_directory(place, is_shared)
-        self.made.add(place)
-        remove_socket(path)
-        self.open[identity] = GrantSocket(identity, uids, path, self.take)
-        return path
-
-    def close(self, identity: str) -> None:
-        """Close one, if it is there."""
-        if made := self.open.pop(identity, None):
-            made.close()
-
-    def end(self) -> None:
-        """The keyholder is gone, and every grant with it."""
-        for identity in [*self.open]:
-            self.close(identity)
-
-    def leave(self) -> None:
-        """The daemon ends: nothing of them is left."""
-        self.end()
-        for place in (*self.made, self.top()):
-            with contextlib.suppress(OSError):  # what others have put there stays
-                os.rmdir(place)
-
-    def clean(self) -> None:
-        """Take away what a daemon has left that was killed."""
-        with contextlib.suppress(OSError, AvaultError):
-            check_directory(self.top())
-            for name in os.listdir(self.top()):
-                place = os.path.join(self.top(), name)
-                check_directory(place)
-                self.made.add(place)
-                remove_socket(os.path.join(place, GRANT))
-
-
-def check_directory(path: str) -> None:
-    """Raise AvaultError unless it is a directory of ours, no link, which only we can write to."""
-    info = os.lstat(path)
-    if info.st_mode & 0o170022 != 0o040000 or info.st_uid != os.getuid():
-        raise AvaultError(f"{path} is not a directory that only we can write to", "take it away")
-
-
-def make_directory(path: str, is_shared: bool) -> None:
-    """Have a directory of ours; others may go through it where they are to, and never list it.
-
-    Raises AvaultError.
-    """
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        check_directory(path)
-        os.chmod(path, 0o711 if is_shared else 0o700)
-    except OSError as error:
-        raise AvaultError(f"cannot make {path}: {error.strerror or error}") from None
-
-
-def remove_socket(path: str) -> None:
-    """Take away a socket that was left; raises AvaultError for anything else that is there."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise AvaultError(f"{path} is there, and is no socket", "take it away")
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise AvaultError(f"cannot listen at {path}: {error.strerror or error}") from None
-
-
 # --------------------------------------------------------- daemon/others ----
 # The other operators' phones, asked together with this machine's own: the first approval opens.
 
@@ -14882,7 +14998,7 @@ class Warden:
         elif "broker" in message and message.get("is_over"):
             end_broker(self.child, str(message["broker"]))
         elif "broker" in message:
-            spawn(self.tasks, run_broker(self.child, self.places, str(message["broker"])))
+            spawn(self.tasks, run_broker(self.child, self.places, message))
         elif "need" in message:
             spawn(self.tasks, start_signing(self.child))
         elif self.custody.hear(message) or self.grants.hear(message):
@@ -15704,6 +15820,7 @@ ANSWERED: dict[str, Callable[[Vault, Message], Message]] = {
     "get": answer_get,
     "export": answer_export,
     "reveal": answer_reveal,
+    "proxy": answer_get,  # to the proxy's process
 }
 
 
@@ -15755,72 +15872,6 @@ class AutoLock:
             self.after = round(uptime() - self.opened) + message["for"]
         self.after = message.get("lock_after", self.after)
         self.idle = message.get("lock_idle", self.idle)
-
-
-# -------------------------------------------------------- daemon/callers ----
-# Who is at the other end of a connection.
-
-
-def peer_pid(sock: socket.socket) -> int:
-    """The pid of the process at the other end of a connection, as the kernel has it."""
-    if sys.platform == "linux":
-        return int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
-    return int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
-
-
-def describe_caller(sock: socket.socket, since: float | None = None) -> dict[str, Any]:
-    """The process at the other end of a connection, as far as the system tells.
-
-    Its pid, uid, executable, name and parent. A pid is given again: of a process that was started
-    after the connection was there (`since`, as `uptime` counts) nothing is told but the pid.
-    """
-    return describe_process(peer_pid(sock), peer_uid(sock), since)
-
-
-def describe_process(pid: int, uid: int, since: float | None = None) -> dict[str, Any]:
-    """A process of a user's, as `describe_caller` has it."""
-    caller: dict[str, Any] = {"pid": pid, "uid": uid, "exe": None, "name": None}
-    exe, (name, fields) = read_executable(pid), read_stat(pid)
-    if not fields or (since is not None and count_seconds(fields[19]) > since):
-        return {**caller, "parent": None}  # it has ended, or there is no /proc
-    parent = int(fields[1])
-    caller |= {"exe": exe, "name": name}
-    return {**caller, "parent": {"pid": parent, "exe": read_executable(parent)}}
-
-
-def read_stat(pid: int) -> tuple[str | None, list[bytes]]:
-    """The name of a process, and what the system tells of it: proc_pid_stat(5), from `state` on.
-
-    None, and nothing, where there is no such process.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            start, _, rest = file.read().rpartition(b")")
-    except OSError:
-        return None, []
-    return printable(start.partition(b"(")[2].decode(errors="replace"), 40), rest.split()
-
-
-def count_seconds(ticks: bytes) -> float:
-    """Ticks since the system was booted, as `uptime` counts."""
-    return int(ticks) / os.sysconf("SC_CLK_TCK")
-
-
-def describe_ourselves() -> dict[str, Any]:
-    """This process, as `describe_caller` has others."""
-    return {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None}
-
-
-def read_executable(pid: int) -> str | None:
-    """The path of a process's executable, where the system tells.
-
-    Of a long one its end, where the name is.
-    """
-    try:
-        path = os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        return None
-    return path if len(path) <= 500 else "…" + path[-499:]
 
 
 # -------------------------------------------------------- daemon/consent ----
@@ -17255,6 +17306,162 @@ async def note_proof(holding: Holding) -> None:
         holding.reporter.report()
 
 
+# ---------------------------------------------------- daemon/broker_link ----
+# The processes of proxies, as the keyholder has them: one for each session.
+
+
+class BrokerLink:
+    """A session's process. `use` is given what it asks for, `refused` what it did not let out.
+
+    `ended` is done when it is gone, with the reason, "" for none.
+    """
+
+    def __init__(self, sock: socket.socket, use: Use, refused: Callable[[Message], None]) -> None:
+        self.use, self.refused = use, refused
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[Message] = loop.create_future()
+        self.ended: asyncio.Future[str] = loop.create_future()
+        self.uses: dict[Any, asyncio.Task[None]] = {}  # that are not answered yet
+        self.why = ""
+        self.control = Control(sock, self.hear, self.lose)
+
+    def hear(self, message: Message, fd: int | None) -> None:
+        """What the process says; it sends no descriptor."""
+        if "use" in message:
+            task = asyncio.get_running_loop().create_task(self.answer(message))
+            self.uses[message["use"]] = task
+            task.add_done_callback(lambda _: self.uses.pop(message["use"], None))
+        elif "drop" in message:
+            if found := self.uses.get(message["drop"]):
+                found.cancel()
+        elif "refused" in message and isinstance(message["refused"], dict):
+            self.refused(message["refused"])
+        elif "ready" in message and not self.ready.done():
+            self.ready.set_result(message["ready"])
+        elif "failed" in message and not self.ready.done():
+            self.ready.set_exception(AvaultError.from_dict({"error": message["failed"]}))
+        elif "ended" in message:
+            self.why = str(message["ended"])
+
+    async def answer(self, message: Message) -> None:
+        """Answer what it asks for, whatever comes of it.
+
+        What the phone has opened is not here: it comes by a descriptor, from who has opened it.
+        """
+        answer = await self.use(message)
+        end = answer.pop("end", None)
+        try:
+            self.control.send({"id": message["use"], **answer}, end and end.fileno())
+        except Locked:
+            pass  # the process has ended
+        finally:
+            if end:
+                end.close()
+
+    def lose(self) -> None:
+        """It is gone."""
+        if not self.ready.done():
+            self.ready.set_exception(Unavailable("the proxy's process has ended", "try again"))
+            self.ready.exception()  # perhaps nobody waits for it
+        if not self.ended.done():
+            self.ended.set_result(self.why)
+
+    def end(self) -> None:
+        """Have it end: it does when nobody is at the other end."""
+        for task in [*self.uses.values()]:
+            task.cancel()
+        self.control.close()
+
+
+class Brokers:
+    """Starts them, through the supervisor; `control` is the stream to that."""
+
+    START_TIME = 20.0  # seconds: mitmproxy takes a few on a busy machine
+    MOST = 16  # sessions at once: each has some 80 MB
+    MOST_OF_GRANT = 2  # of one grant; and half of them of all grants
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
+        self.links: dict[str, BrokerLink] = {}
+        self.through: dict[str, Grant | None] = {}  # those there are, or are to be: by which grant
+        self.standing: dict[Grant, Any] = {}  # those that stay; None for one that starts
+
+    def take(self, message: Message, fd: int | None) -> None:
+        """The supervisor has started one: its pid, and the door to it; or says why not."""
+        door = socket.socket(fileno=fd) if fd is not None else None
+        wanted = self.wanted.pop(str(message["number"]), None)
+        if wanted and not wanted.done() and door:
+            wanted.set_result((message["pid"], door))
+        elif wanted and not wanted.done():
+            wanted.set_exception(AvaultError.from_dict({"error": message.get("failed")}))
+        elif door:
+            door.close()
+
+    async def start(
+        self,
+        session: Message,
+        use: Use,
+        refused: Callable[[Message], None],
+        grant: Grant | None = None,
+        is_standing: bool = False,
+    ) -> tuple[str, BrokerLink, Message]:
+        """One that listens, by a number, and what it says of that; raises AvaultError.
+
+        That of a grant ends with it; its files are where those of the grant's users can be.
+        """
+        through = [each for each in self.through.values() if each]
+        mine = sum(each is grant for each in through)
+        is_much = mine >= self.MOST_OF_GRANT or len(through) >= self.MOST // 2
+        if (grant and is_much) or len(self.through) >= self.MOST:
+            raise Unavailable(
+                "too many proxies at once", "end one of them; see: avault proxy status"
+            )
+        number, link = secrets.token_hex(8), None
+        self.through[number] = grant
+        place = None
+        if grant:
+            is_shared = bool(grant.uids - {os.getuid()})
+            place = {"name": grant.name, "shared": is_shared, "standing": is_standing}
+        wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self.START_TIME):
+                self.control.send({"broker": number, "grant_of": place})
+                pid, door = await wanted
+                with door:
+                    door.setblocking(False)
+                    own = await meet(door, pid)
+                link = self.links[number] = BrokerLink(own, use, refused)
+                link.control.send({"do": "begin", **session})
+                found = await link.ready
+            if number not in self.through:
+                raise Denied("the grant has ended", ASK_MAKER)
+            return number, link, found
+        except BaseException as error:
+            self.end(number)
+            if isinstance(error, TimeoutError):
+                raise Unavailable("the proxy did not start in time", "try again") from None
+            raise
+        finally:
+            self.wanted.pop(number, None)
+
+    def end_of(self, grant: Grant) -> None:
+        """End those of a grant, before anything else is said of its end."""
+        for number, each in [*self.through.items()]:
+            if each is grant:
+                self.end(number)
+
+    def end(self, number: str) -> None:
+        """End a session's process: by the stream to it, and where it is stopped by a signal."""
+        self.through.pop(number, None)
+        if link := self.links.pop(number, None):
+            link.end()
+        try:
+            self.control.send({"broker": number, "is_over": True})
+        except Locked:
+            pass  # the supervisor is gone, and it with that
+
+
 # ------------------------------------------------------ daemon/restraint ----
 # Programs that ask too often: after a question in vain they leave the phone alone, ever longer.
 
@@ -17284,6 +17491,8 @@ def which_asks(caller: dict[str, Any], grant: Grant | None = None) -> Who | None
     comes through a grant comes through that one, and not through a later one of its name. None for
     who is not known: it is not known again either.
     """
+    if caller.get("proxy"):  # a session of the proxy, and where to
+        return caller["uid"], caller["proxy"], grant and grant.identity
     pid, parent = caller["pid"], (caller.get("parent") or {}).get("pid")
     if not (pid and caller["exe"] and parent is not None):
         return None
@@ -17305,7 +17514,7 @@ def name_process(pid: int) -> tuple[int, bytes]:
 def describe_who(caller: dict[str, Any]) -> str:
     """A caller in words, as the kernel tells."""
     parent = caller.get("parent") or {}
-    shown = f"{name_program(caller)} (pid {caller['pid']})"
+    shown = name_program(caller) + (f" (pid {caller['pid']})" if caller["pid"] else "")
     if parent.get("exe"):
         shown += f", started by {name_program(parent)} (pid {parent['pid']})"
     return f"{shown}, by the grant {caller['grant']}," if caller.get("grant") else shown
@@ -17554,15 +17763,20 @@ MOST_SESSIONS = 100  # connections of one grant: else it could have those of all
 class Grants:
     """Those there are, by their names. `sessions` are the open connections of all.
 
-    `changed` is called when there are others.
+    `brokers` are the proxies of all. `changed` is called when there are others.
     """
 
     ANSWER_TIME = 10.0  # seconds that the supervisor has to make a socket, or to close it
 
     def __init__(
-        self, control: Control, sessions: dict[Session, None], changed: Callable[[], None]
+        self,
+        control: Control,
+        sessions: dict[Session, None],
+        changed: Callable[[], None],
+        brokers: Brokers,
     ) -> None:
         self.control, self.sessions, self.changed = control, sessions, changed
+        self.brokers = brokers
         self.known: dict[str, Grant] = {}
         self.pauses: dict[Who, Pause] = {}  # by who makes grants that ask
         self.awaited: dict[str, asyncio.Future[Message]] = {}
@@ -17637,6 +17851,7 @@ class Grants:
         """End some: from here on nothing is answered on any of their connections."""
         for grant in grants:
             grant.is_ended, grant.seen = True, None
+            self.brokers.end_of(grant)
             if self.known.get(grant.name) is grant:
                 del self.known[grant.name]
             self.control.send({"grant": "close", "identity": grant.identity})
@@ -17923,121 +18138,6 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
     if rules.times == 0:
         return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
     return Denied(f"{name} is guarded, and its time is over", lift)
-
-
-# ---------------------------------------------------- daemon/broker_link ----
-# The processes of proxies, as the keyholder has them: one for each session.
-
-
-class BrokerLink:
-    """A session's process. `use` is given what it asks for, `refused` what it did not let out.
-
-    `ended` is done when it is gone, with the reason, "" for none.
-    """
-
-    def __init__(self, sock: socket.socket, use: Use, refused: Callable[[Message], None]) -> None:
-        self.use, self.refused = use, refused
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[Message] = loop.create_future()
-        self.ended: asyncio.Future[str] = loop.create_future()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.why = ""
-        self.control = Control(sock, self.hear, self.lose)
-
-    def hear(self, message: Message, fd: int | None) -> None:
-        """What the process says; it sends no descriptor."""
-        if "use" in message:
-            task = asyncio.get_running_loop().create_task(self.answer(message))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
-        elif "refused" in message and isinstance(message["refused"], dict):
-            self.refused(message["refused"])
-        elif "ready" in message and not self.ready.done():
-            self.ready.set_result(message["ready"])
-        elif "failed" in message and not self.ready.done():
-            self.ready.set_exception(AvaultError.from_dict({"error": message["failed"]}))
-        elif "ended" in message:
-            self.why = str(message["ended"])
-
-    async def answer(self, message: Message) -> None:
-        """Answer what it asks for, whatever comes of it."""
-        answer = await self.use(message)
-        try:
-            self.control.send({"id": message["use"], **answer})
-        except Locked:
-            pass  # the process has ended
-
-    def lose(self) -> None:
-        """It is gone."""
-        if not self.ready.done():
-            self.ready.set_exception(Unavailable("the proxy's process has ended", "try again"))
-            self.ready.exception()  # perhaps nobody waits for it
-        if not self.ended.done():
-            self.ended.set_result(self.why)
-
-    def end(self) -> None:
-        """Have it end: it does when nobody is at the other end."""
-        for task in [*self.tasks]:
-            task.cancel()
-        self.control.close()
-
-
-class Brokers:
-    """Starts them, through the supervisor; `control` is the stream to that."""
-
-    START_TIME = 20.0  # seconds: mitmproxy takes a few on a busy machine
-    MOST = 16  # sessions at once: each has some 80 MB
-
-    def __init__(self, control: Control) -> None:
-        self.control = control
-        self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
-        self.links: dict[str, BrokerLink] = {}
-
-    def take(self, message: Message, fd: int | None) -> None:
-        """The supervisor has started one: its pid, and the door to it; or says why not."""
-        door = socket.socket(fileno=fd) if fd is not None else None
-        wanted = self.wanted.pop(str(message["number"]), None)
-        if wanted and not wanted.done() and door:
-            wanted.set_result((message["pid"], door))
-        elif wanted and not wanted.done():
-            wanted.set_exception(AvaultError.from_dict({"error": message.get("failed")}))
-        elif door:
-            door.close()
-
-    async def start(
-        self, session: Message, use: Use, refused: Callable[[Message], None]
-    ) -> tuple[str, BrokerLink, Message]:
-        """One that listens, by a number, and what it says of that; raises AvaultError."""
-        if len(self.links) + len(self.wanted) >= self.MOST:
-            raise Unavailable("too many proxies at once", "end one of the commands")
-        number, link = secrets.token_hex(8), None
-        wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(self.START_TIME):
-                self.control.send({"broker": number})
-                pid, door = await wanted
-                with door:
-                    door.setblocking(False)
-                    own = await meet(door, pid)
-                link = self.links[number] = BrokerLink(own, use, refused)
-                link.control.send({"do": "begin", **session})
-                return number, link, await link.ready
-        except BaseException as error:
-            self.end(number)
-            if isinstance(error, TimeoutError):
-                raise Unavailable("the proxy did not start in time", "try again") from None
-            raise
-        finally:
-            self.wanted.pop(number, None)
-
-    def end(self, number: str) -> None:
-        """End a session's process: by the stream to it, and where it is stopped by a signal."""
-        if link := self.links.pop(number, None):
-            link.end()
-        try:
-            self.control.send({"broker": number, "is_over": True})
-        except Locked:
-            pass  # the supervisor is gone, and it with that
 
 
 # ------------------------------------------------------ daemon/operators ----
@@ -19755,7 +19855,7 @@ class Keyholder:
         self.brokers = Brokers(self.control)
         self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
-        self.grants = Grants(self.control, self.sessions, self.reporter.report)
+        self.grants = Grants(self.control, self.sessions, self.reporter.report, self.brokers)
         self.tasks: set[asyncio.Task[None]] = set()
 
     # -- the supervisor's side
@@ -19962,10 +20062,7 @@ class Keyholder:
 
     def identify(self, session: Session) -> dict[str, Any]:
         """Who is at the other end, as it is at this moment."""
-        sock = session.transport.get_extra_info("socket")
-        session.caller = describe_caller(sock, session.since)
-        if session.grant:
-            session.caller["grant"] = session.grant.name
+        session.caller = session.describe()
         return session.caller
 
     def release(self, session: Session, request: Message, outcome: str = "ok") -> None:
@@ -20302,6 +20399,8 @@ class Release:
 
 SHOWN_NAMES = 8  # secrets that are asked for together, and named on the phone
 SHOWN_LENGTH = 800  # characters that their names may have
+SHOWN_PATH = 100  # characters of a path that the phone shows
+CALL_CHARACTERS = WORD_CHARACTERS | {"/"}
 PURPOSES = {"get": "to get it", "export": "to export it"}
 
 
@@ -20315,6 +20414,8 @@ def describe_wish(
             f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
         )
     purpose = PURPOSES.get(str(request["op"]), "to show it")
+    if request["op"] == "proxy":
+        purpose = f"to send it by the proxy: {describe_call(request)}"
     if request.get("for"):
         said = "a command" if passage.way == "run" else spell(str(request["for"]))
         purpose += f" (as it says, for {said})"
@@ -20327,6 +20428,19 @@ def describe_wish(
     ]
     who = describe_who(session.caller or {})
     return f"{who} on {host} {wants} {', '.join(shown)} of {vault}, {purpose}"
+
+
+def describe_call(asked: Message) -> str:
+    """A request by the proxy: its method, host and path, which others have chosen."""
+    port = "" if asked["port"] == HTTPS else f":{asked['port']}"
+    path = "".join(each if each in CALL_CHARACTERS else "?" for each in asked["path"])
+    shown = path if len(path) <= SHOWN_PATH else f"{path[:SHOWN_PATH]}…"
+    return f"{spell_host(asked['method'])} {spell_host(asked['host'])}{port}{shown}"
+
+
+def spell_host(word: str) -> str:
+    """A word of a request that a host, or a method, can be."""
+    return "".join(each if each in WORD_CHARACTERS else "?" for each in word)
 
 
 def count_again(session: Session, passage: Passage) -> int:
@@ -23178,6 +23292,9 @@ class Supervisor:
         self.companions.begin(self.tasks, self.warden)
         await self.stopping.wait()
         await self.warden.child.end()
+        sweep_sessions(
+            self.places
+        )  # the proxies are killed; their directories are in those of grants
         self.warden.grants.leave()
         self.companions.leave()
         self.listener.close()
@@ -24353,6 +24470,179 @@ async def ask_for_proof(
     keyholder.reporter.report()
 
 
+# -------------------------------------------------- daemon/proxy_consent ----
+# The phone, asked for a use by the proxy: of a host, of a grant, of a secret that is sealed.
+#
+# The request waits for that; others go on. A client that leaves takes its question with it.
+
+
+PROXY_ASK_TIME = 120.0  # seconds that a request waits for the phone; then it is 504
+LONGEST_SEALED = 1 << 16  # bytes of what is sealed: no header carries more
+CONSENT_TITLE = "a first use by the proxy"
+
+
+class PairEnd:
+    """One of a pair of sockets, as the transport of a connection is asked for it."""
+
+    def __init__(self, sock: socket.socket | None = None) -> None:
+        self.sock = sock
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        """The socket."""
+        return self.sock
+
+
+class ProxyCaller(Session):
+    """Who uses secrets by the proxy, as a connection of its own would be; it is told nothing.
+
+    What a secret is opened for, is put into `sock`. The caller stays who it was.
+    """
+
+    def __init__(
+        self, caller: Message, grant: Grant | None, sock: socket.socket | None = None
+    ) -> None:
+        super().__init__({}, lambda session, request: {}, lambda: None, {}, uptime(), grant)
+        self.caller, self.transport = caller, PairEnd(sock)
+
+    def describe(self) -> dict[str, Any]:
+        return dict(self.caller or {})
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Nobody is told: HTTP has no place for it."""
+
+
+class HostQuestion:
+    """A question that is put to the phone for some requests; it ends with the last of them."""
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self.task, self.waiting = task, 0
+
+
+class ProxyConsent:
+    """What the operator has agreed to for one session: if it `asks`, each use of a host.
+
+    What is opened for it is for nobody else, by whatever way: its `identity` says whose it is.
+    """
+
+    def __init__(self, keyholder: Keyholder, asks: bool) -> None:
+        self.keyholder, self.asks = keyholder, asks
+        if asks:
+            keyholder.openers.need_pairing(keyholder.open_store())
+        self.identity = secrets.token_hex(8)
+        self.agreed: set[str] = set()
+        self.questions: dict[str, HostQuestion] = {}
+
+    async def obtain(self, session: Session, name: str, asked: Message) -> None:
+        """Have the phone agree to what it has to agree to first; raises AvaultError."""
+        grant = session.grant
+        if grant and grant.asks:
+            caller = ProxyCaller(session.caller or {}, grant)
+            keyholder = self.keyholder
+
+            def note(outcome: str) -> None:
+                keyholder.release(caller, asked, outcome)
+
+            try:
+                async with asyncio.timeout(PROXY_ASK_TIME):
+                    await approve_grant(keyholder.holding, keyholder.grants, caller, grant, note)
+            except TimeoutError:
+                raise TimedOut("nobody approved in time", "is the signer app open?") from None
+        port = "" if asked["port"] == 443 else f":{asked['port']}"
+        label = f"{name} to {asked['host']}{port}"
+        if not self.asks or label in self.agreed:
+            return
+        question = self.questions.get(label)
+        if not question:
+            work = self.ask(session, name, label, asked)
+            question = self.questions[label] = HostQuestion(asyncio.ensure_future(work))
+        question.waiting += 1
+        try:
+            await asyncio.shield(question.task)
+        finally:
+            question.waiting -= 1
+            if not question.waiting:
+                question.task.cancel()
+                self.questions.pop(label, None)
+
+    async def ask(self, session: Session, name: str, label: str, asked: Message) -> None:
+        """Ask whether a secret may go to a host; raises Denied, TimedOut, Locked.
+
+        What was refused, or not answered, is not asked again for a while, ever longer.
+        """
+        keyholder, who = self.keyholder, who_asks(session.caller or {})
+        askings, holding = keyholder.askings, keyholder.holding
+        askings.restraint.check(who, [label])
+        store = keyholder.open_store()
+        sentence = (
+            f"avault: {describe_who(session.caller or {})} on {holding.host} wants to use {name} of"
+            f" {store.vault.name} by the proxy, for the first time with this host:"
+            f" {describe_call(asked)}"
+        )
+
+        def tell(code: str) -> None:
+            by = describe_who(session.caller or {})
+            since = render_time(time.time())
+            askings.questions[label, self] = {
+                "names": [name],
+                "by": by,
+                "code": code,
+                "since": since,
+            }
+            keyholder.reporter.report()
+
+        try:
+            async with asyncio.timeout(PROXY_ASK_TIME), askings.alone(who, [label]):
+                askings.restraint.check(who, [label])
+                await ask_operator(holding, store, {}, CONSENT_TITLE, sentence, tell)
+        except (Denied, TimeoutError, asyncio.CancelledError) as error:
+            if (label, self) in askings.questions:
+                askings.restraint.note(who, [label])
+            if isinstance(error, TimeoutError):
+                raise TimedOut("nobody approved in time", "is the signer app open?") from None
+            raise
+        finally:
+            askings.questions.pop((label, self), None)
+            keyholder.reporter.report()
+        askings.restraint.forgive(who, [label])
+        self.agreed.add(label)
+
+    async def open(
+        self, session: Session, asked: Message, admit: Callable[[], Passage]
+    ) -> socket.socket:
+        """Have a secret opened for one request: a socket on which it comes to who reads that.
+
+        It is opened by a process that ends with that, or that stays as long as its guard says, for
+        this session and host. What it says is not read here. Raises AvaultError.
+        """
+        where = f"{self.identity} {asked['host']}:{asked['port']}"
+        caller = {**(session.caller or {}), "proxy": where}
+        group, key = str(asked["group"]), str(asked["key"])
+        if any(len(each.value) > LONGEST_SEALED for each in admit().vault.groups[group].keys[key]):
+            raise Denied(f"{group}/{key} is too long for a header")
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                given = ProxyCaller(caller, session.grant, theirs)
+                request = {**asked, "timeout": PROXY_ASK_TIME}
+                names = sorted(admit().asked)
+                try:
+                    async with asyncio.timeout(PROXY_ASK_TIME + 60):
+                        await obtain(self.keyholder, given, request, admit, names)
+                except TimeoutError:
+                    raise TimedOut("nobody approved in time", "is the signer app open?") from None
+            admit()  # its rules may be others by now
+            return ours
+        except BaseException:
+            ours.close()
+            raise
+
+    def end(self) -> None:
+        """The session is over: so is what is open for it."""
+        for (who, _), found in [*self.keyholder.askings.staying.items()]:
+            if any(str(each).startswith(self.identity) for each in who):
+                found.assignment.end()
+
+
 # ------------------------------------------------------- daemon/proxying ----
 # Sessions of the proxy: what a command gets placeholders of, and each use of a secret by them.
 #
@@ -24360,12 +24650,24 @@ async def ask_for_proof(
 # request, by the guards as they are then.
 
 
-PROXY_FIELDS = frozenset(
-    {"groups", "only", "as", "prefix", "allow", "also", "everything", "hosts", "egress", "tcp"}
+PROXY_CHOICE = frozenset(
+    {"groups", "only", "as", "prefix", "allow", "also", "everything", "hosts", "egress", "ask"}
 )
+PROXY_FIELDS = PROXY_CHOICE | {"tcp"}
 EGRESS = ("rules", "open")
 SHORTEST_PROXIED = 8  # bytes of a value: a shorter one cannot be told from other text
 CONTROLS = "[\x00-\x1f\x7f]"
+
+
+def find_form_fault(name: str, value: str) -> AvaultError | None:
+    """Why no header carries a value, or it could not be found in an answer; None where it can."""
+    if re.search(CONTROLS, value):
+        said = f"{name} has line ends or control characters, so no header carries it"
+        return Denied(said, f"set it anew, without them: avault set {name}")
+    if len(value.encode()) < SHORTEST_PROXIED:
+        said = f"{name} is too short for the proxy (under {SHORTEST_PROXIED} bytes)"
+        return Denied(said, "it could not be told from other text in an answer")
+    return None
 
 
 def read_given_hosts(vault: Vault, request: Message) -> dict[str, frozenset[str]]:
@@ -24383,15 +24685,30 @@ def read_given_hosts(vault: Vault, request: Message) -> dict[str, frozenset[str]
 
 
 class ProxiedUses:
-    """What one command may use: by name a placeholder, and what it was given besides the guards."""
+    """What one command may use: by name a placeholder, and what it was given besides the guards.
 
-    def __init__(self, keyholder: Keyholder, session: Session, request: Message) -> None:
+    `session` is whose it is: through a grant, no more than that has. Which hosts, and whether all
+    are let through, only the vault's owner says (`is_owner`).
+    """
+
+    def __init__(
+        self, keyholder: Keyholder, session: Session, request: Message, is_owner: bool = True
+    ) -> None:
         self.keyholder, self.session = keyholder, session
+        if session.grant:
+            session.grant.check_way("proxy")
+        if not is_owner and (request.get("hosts") or request.get("egress") == "open"):
+            raise Denied(
+                "through a grant, nobody says to which hosts",
+                "whoever made the grant does: avault guard, or avault proxy start",
+            )
+        self.consent = ProxyConsent(keyholder, bool(request.get("ask")))
+        self.count, self.reached = 0, set[str]()  # requests that got a value, and to which hosts
         self.egress = str(request.get("egress") or EGRESS[0])
         if self.egress not in EGRESS:
             raise Usage("no such egress", f"one of: {', '.join(EGRESS)}")
-        store = keyholder.open_store()
-        vault, guards = store.vault, keyholder.gate.look(store.vault)
+        guards = keyholder.gate.look(keyholder.open_store().vault)
+        vault = keyholder.see(session)
         self.given = read_given_hosts(vault, request)
         self.placeholders: dict[str, str] = {}
         self.variables: dict[str, str] = {}  # places, by variable
@@ -24444,18 +24761,8 @@ class ProxiedUses:
         """
         group, _, key = name.partition("/")
         rules, found = guards.rules_of(guards.of(name)), vault.secrets(group, key)
-        if rules.ask is not None or any(is_sealed(each.value) for each in found):
-            return Denied(
-                f"{name} is guarded: the phone is asked for each use, which the proxy cannot yet",
-                f"only the operator can lift it, by phone: avault unguard {name}",
-            )
-        value = found[0].value
-        if re.search(CONTROLS, value):
-            said = f"{name} has line ends or control characters, so no header carries it"
-            return Denied(said, f"set it anew, without them: avault set {name}")
-        if len(value.encode()) < SHORTEST_PROXIED:
-            said = f"{name} is too short for the proxy (under {SHORTEST_PROXIED} bytes)"
-            return Denied(said, "it could not be told from other text in an answer")
+        if not is_sealed(found[0].value) and (fault := find_form_fault(name, found[0].value)):
+            return fault
         now, others = time.time(), join_rules([rules])
         others.times = None
         if is_counted and others.lets("proxy", now):
@@ -24483,7 +24790,8 @@ class ProxiedUses:
         if fault := self.find_fault(vault, guards, name):
             raise fault
         group, _, key = name.partition("/")
-        self.placeholders[name] = make_placeholder(vault.secrets(group, key)[0].value)
+        value = vault.secrets(group, key)[0].value
+        self.placeholders[name] = make_placeholder("" if is_sealed(value) else value)
 
     def to_broker(self, tcp: bool) -> Message:
         """What the proxy's process is told: no value."""
@@ -24496,7 +24804,8 @@ class ProxiedUses:
             }
             for name, placeholder in self.placeholders.items()
         ]
-        return {"secrets": told, "egress": self.egress, "tcp": tcp}
+        uids = sorted(self.session.grant.uids) if self.session.grant else [os.getuid()]
+        return {"secrets": told, "egress": self.egress, "tcp": tcp, "uids": uids}
 
     async def use(self, message: Message) -> Message:
         """The answer to what the proxy asks: a value for one request, or why not. It is logged."""
@@ -24507,14 +24816,28 @@ class ProxiedUses:
                 raise Denied("that is no secret of this session")
             group, _, key = name.partition("/")
             noted |= {"group": group, "key": key, **read_asked(message)}
-            passage = self.admit(message, name)
-            if passage.is_counted:
-                await self.keyholder.change(passage.count(self.keyholder.open_store().machine))
-                passage = self.admit(message, name, is_counted=True)
-            self.keyholder.release(self.session, noted)
-            return {"ok": True, "value": passage.vault.groups[group].keys[key][0].value}
+            passage, grant = self.admit(message, name), self.session.grant
+            await self.consent.obtain(self.session, name, noted)
+            if grant:
+                grant.use("proxy")
+            passage = self.admit(message, name)  # what has changed while the phone was asked
+            if passage.asked:
+                end = await self.consent.open(
+                    self.session, noted, lambda: self.admit(message, name)
+                )
+                found: Message = {"ok": True, "end": end}
+            else:
+                if passage.is_counted:
+                    await self.keyholder.change(passage.count(self.keyholder.open_store().machine))
+                    passage = self.admit(message, name, is_counted=True)
+                self.keyholder.release(self.session, noted)
+                found = {"ok": True, "value": passage.vault.groups[group].keys[key][0].value}
+            self.count, self.reached = self.count + 1, {*self.reached, str(noted["host"])}
+            return found
         except Exception as error:
             known = complain(error)
+            if self.session.grant and "unguard" in (known.hint or ""):
+                known.hint = ASK_MAKER  # no hint leads to names that it does not have
             try:
                 self.keyholder.release(self.session, {**noted, "why": known.message}, known.code)
             except AvaultError:
@@ -24529,9 +24852,11 @@ class ProxiedUses:
         store = self.keyholder.open_store()
         if not is_counted:
             store.refresh()
-        vault, guards = store.vault, self.keyholder.gate.look(store.vault)
+        vault, guards = self.keyholder.see(self.session), self.keyholder.gate.look(store.vault)
         group, _, key = name.partition("/")
-        vault.secrets(group, key)
+        values = vault.secrets(group, key)
+        if self.session.grant:
+            self.session.grant.check_way("proxy")
         rules = guards.rules_of(guards.of(name))
         if fault := self.find_fault(vault, guards, name, is_counted):
             raise fault
@@ -24547,7 +24872,12 @@ class ProxiedUses:
         )
         if said:
             raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
-        return Passage(take_out(vault, [(group, key)]), "proxy", rules.times is not None)
+        passage = Passage(take_out(vault, [(group, key)]), "proxy", rules.times is not None)
+        is_sealed_yet = any(is_sealed(each.value) for each in values)
+        if rules.ask is not None or is_sealed_yet:
+            passage.asked[name] = rules.ask or 0
+            passage.thawed += [name] if rules.ask is None else []
+        return passage
 
     def note_refused(self, told: Message) -> None:
         """Have in the log what the proxy did not let out by itself; it holds no value."""
@@ -24581,20 +24911,33 @@ async def serve_proxy(keyholder: Keyholder, session: Session, request: Message) 
     Once it is there, the client is told in a frame that is `ready`; no answer comes after that.
     """
     refuse_unknown(request, PROXY_FIELDS)
-    proxied = ProxiedUses(keyholder, session, request)
+    grant = session.grant
+    try:
+        proxied = ProxiedUses(keyholder, session, request, is_owner=not grant)
+        need_something(proxied)
+    except AvaultError as error:
+        keyholder.release(session, {"op": "proxy"}, error.code)
+        raise
+    session.caller = session.caller or keyholder.identify(session)
+    told, tcp = proxied.note_refused, bool(request.get("tcp"))
+    # who is in a container has another network: the port is there, and a token needed in any case
+    wish = {**proxied.to_broker(tcp and not grant), "login": tcp and bool(grant)}
+    number, link, place = await keyholder.brokers.start(wish, proxied.use, told, grant)
+    try:
+        await hold_session(session, link, {**describe_session(proxied), **place})
+    finally:
+        keyholder.brokers.end(number)
+        proxied.consent.end()
+    return {}
+
+
+def need_something(proxied: ProxiedUses) -> None:
+    """Raise NotFound where nothing would go through a session."""
     if not proxied.placeholders and proxied.egress != "open":
         raise NotFound(
             "none of these keys goes to a host, so there is nothing to send through the proxy",
             "avault guard GROUP/KEY --host HOST, or avault run --proxy --host GROUP/KEY=HOST",
         )
-    session.caller = session.caller or keyholder.identify(session)
-    told, tcp = proxied.note_refused, bool(request.get("tcp"))
-    number, link, place = await keyholder.brokers.start(proxied.to_broker(tcp), proxied.use, told)
-    try:
-        await hold_session(session, link, {**describe_session(proxied), **place})
-    finally:
-        keyholder.brokers.end(number)
-    return {}
 
 
 async def hold_session(session: Session, link: BrokerLink, told: Message) -> None:
@@ -24902,6 +25245,142 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> A
     return {"ok": True, "groups": groups, "generation": vault.generation}
 
 
+# ------------------------------------------------------- daemon/standing ----
+# Proxies that stay, each for one grant: started, shown, ended. They end with it, and with a lock.
+#
+# Only the vault's owner has them: none of these requests may be made through a grant.
+
+
+START_FIELDS = (PROXY_CHOICE - {"also", "everything"}) | {"grant", "port"}
+MOST_REACHED = 100  # hosts that are shown of one
+
+
+class StandingProxy:
+    """A proxy that stays: what it may use, since when (Unix seconds), its process and its files."""
+
+    def __init__(self, proxied: ProxiedUses, number: str, link: BrokerLink, place: Message) -> None:
+        self.proxied, self.number, self.link, self.place = proxied, number, link, place
+        self.since = time.time()
+
+    def describe(self, grant: Grant) -> Message:
+        """What `proxies` shows of it: no token."""
+        return {
+            "grant": grant.name,
+            "since": render_time(self.since),
+            "requests": self.proxied.count,
+            "hosts": sorted(self.proxied.reached)[:MOST_REACHED],
+            "secrets": sorted(self.proxied.placeholders),
+            "egress": self.proxied.egress,
+            "directory": self.place["directory"],
+            "port": self.place.get("port"),
+        }
+
+
+def find_grant(keyholder: Keyholder, request: Message) -> Grant:
+    """The grant that a request names; raises Usage, NotFound."""
+    name = check_grant_name(request.get("grant"))
+    keyholder.open_store()
+    keyholder.grants.end_over()
+    if name not in keyholder.grants.known:
+        raise NotFound(f"no grant {name}", f"avault grant {name} --can proxy --group GROUP")
+    return keyholder.grants.known[name]
+
+
+async def serve_proxy_start(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Start the proxy of a grant, which stays; where it listens, and what its caller is to set."""
+    refuse_unknown(request, START_FIELDS)
+    port = request.get("port")
+    if port is not None and (type(port) is not int or not 0 <= port <= 65535):
+        raise Usage("not a port", "--port 0 takes one that is free")
+    grant = find_grant(keyholder, request)
+    if "proxy" not in grant.can:
+        shown = " or ".join(sorted(grant.can, key=GRANT_USES.index))
+        raise Denied(f"the grant {grant.name} is only to {shown}", "avault grant NAME --can proxy")
+    standing = keyholder.brokers.standing
+    if grant in standing:
+        raise Denied(f"{grant.name} has a proxy already", f"avault proxy stop {grant.name}")
+    standing[grant] = None  # until it is there: nobody else starts one meanwhile
+    try:
+        return await start_standing(keyholder, session, request, grant)
+    finally:
+        if not standing.get(grant):
+            standing.pop(grant, None)
+
+
+async def start_standing(
+    keyholder: Keyholder, session: Session, request: Message, grant: Grant
+) -> Message:
+    """Raises AvaultError."""
+    uid = next(iter(grant.uids)) if len(grant.uids) == 1 else None
+    nobody = {"pid": None, "uid": uid, "exe": None, "name": None, "parent": None}
+    caller = ProxyCaller({**nobody, "grant": grant.name}, grant)
+    wanted: dict[str, Any] = {name: each for name, each in request.items() if name in PROXY_CHOICE}
+    proxied = ProxiedUses(keyholder, caller, wanted)
+    need_something(proxied)
+    named = {"op": "proxy_start", "for": grant.name, "only": sorted(proxied.placeholders)}
+    keyholder.release(session, named)
+    wish = {**proxied.to_broker(request.get("port") is not None), "port": request.get("port") or 0}
+    brokers, told = keyholder.brokers, proxied.note_refused
+    number, link, place = await brokers.start(wish, proxied.use, told, grant, is_standing=True)
+    found = brokers.standing[grant] = StandingProxy(proxied, number, link, place)
+    spawn(keyholder.tasks, see_end(keyholder, grant, found))
+    return {"ok": True, **found.describe(grant), **describe_session(proxied), **place}
+
+
+async def see_end(keyholder: Keyholder, grant: Grant, found: StandingProxy) -> None:
+    """When its process is gone, whoever ended it, nothing is left of it."""
+    try:
+        await found.link.ended
+    finally:
+        end_standing(keyholder, grant, found)
+
+
+def end_standing(keyholder: Keyholder, grant: Grant, found: StandingProxy) -> None:
+    """End one: what is open through it is cut."""
+    keyholder.brokers.end(found.number)
+    found.proxied.consent.end()
+    if keyholder.brokers.standing.get(grant) is found:
+        del keyholder.brokers.standing[grant]
+
+
+def serve_proxies(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The proxies that stay; with the format `names` the names of their grants, a line each."""
+    refuse_unknown(request, frozenset({"format"}))
+    keyholder.open_store()
+    keyholder.grants.end_over()
+    standing = keyholder.brokers.standing
+    found = {each.name: proxy.describe(each) for each, proxy in standing.items() if proxy}
+    if request.get("format") == "names":
+        return {"ok": True, "output": "".join(f"{each}\n" for each in sorted(found))}
+    return {"ok": True, "proxies": [found[each] for each in sorted(found)]}
+
+
+def serve_proxy_stop(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """End the proxy of a grant, or all (no `grant`); the grants stay."""
+    refuse_unknown(request, frozenset({"grant"}))
+    keyholder.open_store()
+    named = find_grant(keyholder, request) if request.get("grant") else None
+    there = {
+        each: proxy
+        for each, proxy in keyholder.brokers.standing.items()
+        if proxy and named in (None, each)
+    }
+    if named and not there:
+        raise NotFound(f"{named.name} has no proxy", "see which there are: avault proxy status")
+    keyholder.release(session, {"op": "proxy_stop", "for": named.name if named else "all"})
+    for each, proxy in there.items():
+        end_standing(keyholder, each, proxy)
+    return {"ok": True, "stopped": sorted(each.name for each in there)}
+
+
+PROXY_REQUESTS: dict[str, Serve] = {
+    "proxy": serve_proxy,
+    "proxy_start": serve_proxy_start,
+    "proxies": serve_proxies,
+    "proxy_stop": serve_proxy_stop,
+}
+
+
 # ---------------------------------------------------------- daemon/words ----
 # The one word that an operator may send to an agent: lock, as a private message (NIP-17).
 #
@@ -25131,7 +25610,7 @@ REQUESTS: dict[str, Serve] = {
     "guards": serve_guards,
     "key": serve_key,
     "keys": serve_signing_keys,
-    "proxy": serve_proxy,
+    **PROXY_REQUESTS,
     "sign": serve_signature,
     "bunker": serve_bunker,
     "word": serve_word,
@@ -26366,6 +26845,7 @@ getting in, looking after
   grant         a socket for one caller     avault grant web --group stripe --for 8h
   grants        which there are, and when each was last used
   revoke        end one at once, or --all
+  proxy start|status|stop|doctor       keys that a container uses and never has
   key generate|import                  keys that sign, and never leave the vault
   ssh           an SSH agent with them      avault ssh -- git push
   bunker invite|list|revoke            a remote signer for Nostr with them (NIP-46)
@@ -35482,34 +35962,42 @@ def is_still(path: str, device: int, inode: int) -> bool:
     return (found.st_dev, found.st_ino) == (device, inode)
 
 
-def start_forwarder(orders: socket.socket) -> None:
-    """Listen where clients look for the proxy, and fork the process that passes them on."""
-    listener = socket.create_server(("127.0.0.1", PROXY_PORT), backlog=256)
-    parent = os.getpid()
+def start_forwarder(
+    orders: socket.socket | None = None,
+    port: int = PROXY_PORT,
+    path: str = f"{SESSION}/proxy.sock",
+) -> int:
+    """Listen where clients look for the proxy, and fork the process that passes them on: the port.
+
+    It ends with us.
+    """
+    listener = socket.create_server(("127.0.0.1", port), backlog=256)
+    parent, port = os.getpid(), int(listener.getsockname()[1])
     if os.fork():
         listener.close()
-        return
+        return port
     try:
-        orders.close()
+        if orders:
+            orders.close()
         let_go_of(0, 1, 2)
         os.setpgid(0, 0)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         while os.getppid() == parent:
             with contextlib.suppress(OSError):  # of one client, or for want of descriptors
                 client, _ = listener.accept()
-                threading.Thread(target=pass_on, args=(client,), daemon=True).start()
+                threading.Thread(target=pass_on, args=(client, path), daemon=True).start()
     finally:
         os._exit(0)
 
 
-def pass_on(client: socket.socket) -> None:
+def pass_on(client: socket.socket, path: str) -> None:
     """Copy bytes between a client and the proxy, each way to its end.
 
     Where nobody listens, the client is sent away: the proxy may be there for the next one.
     """
     with client, socket.socket(socket.AF_UNIX) as proxy:
         try:
-            proxy.connect(f"{SESSION}/proxy.sock")
+            proxy.connect(path)
         except OSError:
             return
         back = threading.Thread(target=copy_bytes, args=(proxy, client), daemon=True)
@@ -35620,19 +36108,28 @@ class ProxySession:
         fast = self.connection.fast
         request = {"v": 1, "vault": terminal.places.id, "op": "proxy", "tcp": tcp, **fields}
         fast.send(json.dumps(request))
-        text = fast.receive()
-        if not text:
-            raise Unavailable("the daemon went away before it answered", "see: avault status")
-        self.told = decode_frame(text.encode())
+        while True:
+            text = fast.receive()
+            if not text:
+                raise Unavailable("the daemon went away before it answered", "see: avault status")
+            self.told = decode_frame(text.encode())
+            if "progress" not in self.told:
+                break
+            tell_of_asking(self.told)
         if not self.told.get("ready"):
             raise AvaultError.from_dict(self.told)
-        self.directory = str(self.told["directory"])
+        self.directory, is_grant = str(self.told["directory"]), terminal.places.is_grant()
+        if is_grant:  # the daemon may have another view of files, as from outside of a container
+            place = os.path.dirname(terminal.places.socket)
+            self.directory = os.path.join(place, os.path.basename(self.directory))
         self.bundle = os.path.join(self.directory, "bundle.pem")
         self.url = ""
-        if tcp:
-            self.url = f"http://avault:{self.told['token']}@127.0.0.1:{self.told['port']}"
         # what is forked from here on, and stays longer than we do, does not hold it open
         os.register_at_fork(after_in_child=fast.socket.close)
+        if tcp:
+            path = os.path.join(self.directory, "proxy.sock")
+            port = start_forwarder(port=0, path=path) if is_grant else self.told["port"]
+            self.url = f"http://avault:{self.told['token']}@127.0.0.1:{port}"
 
     def end(self) -> None:
         """End it, and with it what is open through the proxy."""
@@ -36358,6 +36855,7 @@ def optional_duration(name: str) -> click.Option:
     option("--proxy", is_flag=True),
     option("--egress"),
     option("--host", "hosts", multiple=True),
+    option("--ask", is_flag=True),
     lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     interspersed=False,
 )
@@ -36379,12 +36877,14 @@ def cmd_run(
     proxy: bool,
     egress: str | None,
     hosts: tuple[str, ...],
+    ask: bool,
     words: tuple[str, ...],
 ) -> int:
     """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
                   [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
                   [--as-file KEY]… [--sandbox [--bind PATH]… [--bind-ro PATH]…]
-                  [--proxy [--host GROUP/KEY=HOST]… [--egress rules|open]] [--] CMD…
+                  [--proxy [--host GROUP/KEY=HOST]… [--egress rules|open] [--ask]]
+                  [--] CMD…
 
     Runs a command with secrets in its environment, over what is there: those
     that --group, --only (KEY or GROUP/KEY), --as and --env-file choose. That file
@@ -36418,8 +36918,9 @@ def cmd_run(
     the value takes a placeholder's place; in the answer it is taken out again.
     Other keys it gets as without --proxy, but only those that --group, --only,
     --as, --env-file or --all name. Other hosts are refused; with --egress open
-    they are reached, and nothing is put in. It ends with the command, and with the
-    lock. What --proxy is for, and what not: references/proxy.md
+    they are reached, and nothing is put in. --ask has the phone asked before a key
+    first goes to a host, with method, host and path. It ends with the command, and
+    with the lock. What --proxy is for, and what not: references/proxy.md
 
     Exit code: the command's; 128 + n if signal n ended it; 126 it cannot be
     executed, 127 it is not there.
@@ -36439,8 +36940,8 @@ def cmd_run(
     names = [name for each in only for name in each.split(",")]
     if everything and (groups or names or named):
         raise Usage("--all excludes --group, --only and --as", "leave it out")
-    if not proxy and (hosts or egress):
-        raise Usage("--host and --egress are for --proxy", "avault run --proxy -- my-agent")
+    if not proxy and (hosts or egress or ask):
+        raise Usage("--host, --egress and --ask are for --proxy", "avault run --proxy -- my-agent")
     if proxy and no_mask:
         raise Usage("--proxy excludes --no-mask: it ends with us", "leave --no-mask out")
     variables = None if env_file is None else read_env_file(env_file)
@@ -36461,7 +36962,13 @@ def cmd_run(
         choice = {"groups": list(groups), "only": names, "as": list(named), "prefix": prefix}
         proxied = Proxied(
             terminal,
-            {**choice, "everything": everything, "allow": list(allow), "hosts": list(hosts)},
+            {
+                **choice,
+                "everything": everything,
+                "allow": list(allow),
+                "hosts": list(hosts),
+                "ask": ask,
+            },
             egress or "rules",
         )
         is_asked = env_file is not None
@@ -40868,6 +41375,148 @@ def mend(fix: Callable[[], str]) -> str | None:
             f"{error.message if isinstance(error, AvaultError) else error.strerror}"
         )
         return None
+
+
+# ---------------------------------------------------------- doctor/proxy ----
+# Whether the proxy can work here, and what a client does with it, in plain words.
+
+
+MITMPROXY = ((12, 2, 3), (12, 3))  # from which version on, and below which: see pyproject.toml
+YAMA = "/proc/sys/kernel/yama/ptrace_scope"
+PROBE_URL = "https://probe.avault.test/"
+FETCH = "fetch(process.argv.at(-1)).then(r => r.text())"
+CALLS = {  # what makes a client ask for an address, where it is named alone
+    "curl": ("-sS", "-o", "/dev/null", "{}"),
+    "wget": ("-q", "-O", "/dev/null", "{}"),
+    "git": ("ls-remote", "{}"),
+    "node": ("-e", FETCH, "{}"),
+    "bun": ("-e", FETCH, "{}"),
+    "deno": ("eval", "await (await fetch(Deno.args[0])).text()", "{}"),
+    "python3": ("-c", "import sys, urllib.request as u; u.urlopen(sys.argv[1]).read()", "{}"),
+}
+AROUND = {  # what helps a client that does not ask the proxy
+    "node": "node 22.21 or later; or axios, or undici's EnvHttpProxyAgent",
+    "python3": "aiohttp wants ClientSession(trust_env=True), urllib3 a ProxyManager",
+    "java": "JAVA_TOOL_OPTIONS='-Dhttps.proxyHost=… -Dhttps.proxyPort=…', in a sandbox",
+}
+TRUST = {  # what helps a client that does not trust the bundle
+    "wget": 'wget reads no variable: wget --ca-certificate="$SSL_CERT_FILE" …',
+    "java": "JAVA_TOOL_OPTIONS=-Djavax.net.ssl.trustStore=… with a PKCS12 file made of the bundle",
+    "node": "it may bring its own authorities: NODE_EXTRA_CA_CERTS is read only at its start",
+}
+USUAL_AROUND = "in a sandbox it reaches nothing else: avault run --sandbox --proxy -- CMD"
+USUAL_TRUST = "which variable clients read: references/proxy.md"
+
+
+def check_extra() -> Iterator[Finding]:
+    """Python, and the packages of the extra."""
+    try:
+        need_python()
+        load_extra("proxy_broker", "proxy")
+    except AvaultError as error:
+        yield bad(error)
+        return
+    version = importlib.metadata.version("mitmproxy")
+    numbers = tuple(int(each) for each in version.split(".")[:3] if each.isdigit())
+    if MITMPROXY[0] <= numbers < MITMPROXY[1]:
+        yield Finding("ok", f"mitmproxy {version} is there")
+    else:
+        hint = "in avault's folder: pip install '.[proxy]'"
+        yield Finding("bad", f"mitmproxy {version} is none that was tried", hint)
+
+
+def check_trust() -> Iterator[Finding]:
+    """Whom the proxy trusts; and whether its own authority is kept within bounds."""
+    probe = load_extra("proxy_probe", "proxy")
+    yield Finding("ok", f"upstreams are trusted by {printable(probe.proxy_engine.find_roots())}")
+    if probe.keeps_constraints():
+        yield Finding("ok", "TLS here takes a session's authority for its hosts, and for no other")
+    else:
+        text = "TLS here does not keep a session's authority to its hosts (name constraints)"
+        yield Finding("bad", text, "another OpenSSL for this Python")
+
+
+def check_walls() -> Iterator[Finding]:
+    """What keeps a command from going around, and other programs from looking in."""
+    try:
+        find_bubblewrap()
+        yield Finding("ok", "bubblewrap is there, for run --sandbox --proxy")
+    except Unavailable as error:
+        yield Finding("off", f"{error.message}: a command can go around the proxy", error.hint)
+    try:
+        with open(YAMA, encoding="ascii") as file:
+            is_closed = file.read().strip() != "0"
+    except OSError:
+        is_closed = False
+    if is_closed:
+        yield Finding("ok", "programs of this user cannot look into each other (ptrace_scope)")
+    else:
+        text = "a program of this user can look into the proxy's process while that starts"
+        yield Finding("warn", text, "sysctl kernel.yama.ptrace_scope=1")
+
+
+def check_machine() -> list[Finding]:
+    """What can be checked without a client."""
+    found: list[Finding] = []
+    checks: list[Callable[[], Iterator[Finding]]] = [check_extra, check_trust, check_walls]
+    for check in checks:
+        try:
+            found += check()
+        except AvaultError as error:
+            if bad(error).text not in [each.text for each in found]:
+                found.append(bad(error))
+    return found
+
+
+def name_client(words: list[str]) -> str:
+    """The name of a client, as the tables have it."""
+    name = os.path.basename(words[0])
+    return "python3" if name.startswith("python") else name
+
+
+def check_client(words: list[str]) -> list[Finding]:
+    """What a client does that is given a session's variables; raises Unavailable, OSError."""
+    need_python()
+    probe = load_extra("proxy_probe", "proxy")
+    if len(words) == 1 and name_client(words) in CALLS:
+        words = [*words, *CALLS[name_client(words)]]
+    words = [each.replace("{}", PROBE_URL) for each in words]
+
+    def environment(port: int, token: str, directory: str) -> dict[str, str]:
+        kept = {name: text for name, text in os.environ.items() if name not in INHERITED}
+        given = proxy_variables("", "")
+        for name in given:
+            if name in BUNDLES:
+                given[name] = os.path.join(directory, f"{name}.pem")
+            elif not given[name]:  # by the name in its address, a client says which it has read
+                given[name] = f"http://{name}:{token}@127.0.0.1:{port}"
+        return {**kept, **given}
+
+    return [*judge_client(words, probe.examine_client(words, environment, list(BUNDLES)))]
+
+
+def judge_client(words: list[str], seen: dict[str, Any]) -> Iterator[Finding]:
+    """What was seen of a client, in words, with the next step."""
+    name, ways, hosts = name_client(words), ", ".join(seen["ways"]), ", ".join(seen["hosts"])
+    if seen["code"] is None:
+        yield Finding("warn", f"{name} was ended: it took too long")
+    if not seen["ways"]:
+        text = f"{name} did not ask the proxy: it goes around it, or asked for nothing"
+        yield Finding("bad", text, AROUND.get(name, USUAL_AROUND))
+        return
+    yield Finding("ok", f"{name} asks the proxy, by {printable(ways)}: for {printable(hosts, 500)}")
+    if seen["plain"]:
+        yield Finding("bad", f"{name} asked in clear, by http://", "only https:// goes through")
+    read = f" (it has read {', '.join(seen['looked'])})" if seen["looked"] else ""
+    if seen["trusted"]:
+        yield Finding("ok", f"{name} trusts the bundle{read}")
+    elif seen["mistrust"]:
+        said = printable(", ".join(seen["mistrust"]))
+        text = f"{name} does not trust the bundle{read}: {said}"
+        yield Finding("bad", text, TRUST.get(name, USUAL_TRUST))
+    else:
+        hint = f"have it ask {{}}, which stands for {PROBE_URL}"
+        yield Finding("off", f"whether {name} trusts the bundle was not to be seen", hint)
 
 
 # ----------------------------------------------------------- fleet/hosts ----
@@ -45951,7 +46600,8 @@ def cmd_grant(terminal: Terminal, name: str, words: tuple[str, ...], **options: 
     and what --can names, may have commas between them.
     --can says for what: get is the value; run only for `avault run`, which any
     program can say that it is; sign is to sign with keys, without the value; proxy
-    is kept, but there is none yet. Without it: get and run.
+    is to use keys by avault's proxy, to their hosts, without having them.
+    Without --can: get and run.
     --for D ends it after that time (90, 90s, 5m, 8h, 7d), --times N after so many
     uses. --uid names who may connect, where that is not you: a user, or a number,
     as of a container, which gets the socket's directory mounted. --ask has the
@@ -46094,8 +46744,6 @@ def tell_of_grant(answer: dict[str, Any]) -> None:
     grant = answer["grant"]
     if missing := answer["missing"]:
         warn(f"not in the vault yet: {', '.join(missing)}", "the grant has it when it is there")
-    if "proxy" in grant["can"]:
-        warn("nothing here can be a proxy yet, so that use is refused")
     if closed := find_barrier(grant):
         warn(
             f"others cannot enter {closed}, so uid {', '.join(map(str, grant['uids']))} cannot"
@@ -46905,6 +47553,158 @@ def remove_made(directories: list[str]) -> None:
                 os.unlink(os.path.join(directory, name))
         with contextlib.suppress(OSError):
             os.rmdir(directory)
+
+
+# ------------------------------------------------------------- cli/proxy ----
+# avault proxy: a proxy that stays, for a grant: for a container, another user, a service.
+
+
+@command(
+    "proxy start",
+    argument("grant"),
+    option("--port"),
+    option("--host", "hosts", multiple=True),
+    option("--egress"),
+    option("--ask", is_flag=True),
+)
+def cmd_proxy_start(
+    terminal: Terminal,
+    grant: str,
+    port: str | None,
+    hosts: tuple[str, ...],
+    egress: str | None,
+    ask: bool,
+) -> int:
+    """usage: avault proxy start GRANT [--port PORT] [--host GROUP/KEY=HOST]…
+                          [--egress rules|open] [--ask] [--json]
+
+    Starts a proxy that stays, for one grant, and prints what its caller is to set:
+    placeholders in place of keys, and where clients look for a proxy and for
+    authorities. It never gives more than the grant, and each request counts and is
+    logged under its name. It ends with the grant, with the lock, and by avault proxy stop.
+
+    It listens at a socket, proxy/proxy.sock beside the grant's own, for the users of
+    the grant; a container has that directory mounted. --port makes it listen on this
+    machine's loopback, too (0: any free port), for who has the token that is then in
+    HTTPS_PROXY, and is shown this once. --host names a host where no guard does.
+    --ask has the phone asked before a key first goes to a host.
+
+      avault grant web --can proxy --group openai --uid www-data
+      avault proxy start web
+      avault proxy start web --port 8443 > proxy.env
+    """
+    if port is not None and not (is_number(port) and int(port) <= 65535):
+        raise Usage("--port takes a number, 0 for any that is free")
+    fields: dict[str, Any] = {"grant": grant, "hosts": list(hosts), "ask": ask}
+    told = terminal.ask(
+        "proxy_start", port=None if port is None else int(port), egress=egress, **fields
+    )
+    directory = str(told["directory"])
+    variables = {name: told["placeholders"][place] for name, place in told["names"].items()}
+    url = f"http://avault:{told['token']}@127.0.0.1:{told['port']}" if told.get("token") else ""
+    ways = proxy_variables(url, os.path.join(directory, "bundle.pem"))
+    variables |= {name: value for name, value in ways.items() if value}
+    path = os.path.join(directory, "proxy.sock")
+    if terminal.want_json:
+        known = ("grant", "port", "secrets", "egress", "since")
+        shown = {"socket": path, "bundle": f"{directory}/bundle.pem", "variables": variables}
+        return show(terminal, {**{each: told[each] for each in known}, **shown})
+    put("".join(map(quote_sh, variables, variables.values())))
+    say(f"it listens at {path}" + (f", and on 127.0.0.1:{told['port']}" if url else ""))
+    if not url:
+        say("HTTPS_PROXY is left to who passes that on to a port: see references/proxy.md")
+    return 0
+
+
+@command("proxy status")
+def cmd_proxy_status(terminal: Terminal) -> int:
+    """usage: avault proxy status [--json]
+
+    Which proxies stay: the grant of each, since when, how many requests got a key,
+    for which hosts, and where it listens. No token is shown.
+
+      avault proxy status
+    """
+    proxies = terminal.ask("proxies")["proxies"]
+    if terminal.want_json:
+        return show(terminal, {"proxies": proxies})
+    if proxies:
+        put_table([describe_proxy(each) for each in proxies])
+    else:
+        say("no proxy stays; avault run --proxy has its own")
+    return 0
+
+
+@command(
+    "proxy stop", argument("grant", required=False), option("--all", "everything", is_flag=True)
+)
+def cmd_proxy_stop(terminal: Terminal, grant: str | None, everything: bool) -> int:
+    """usage: avault proxy stop GRANT
+           avault proxy stop --all
+
+    Ends the proxy of a grant, or all that stay, with what is open through them. The
+    grants stay: avault revoke ends both.
+
+      avault proxy stop web
+    """
+    if bool(grant) == everything:
+        raise Usage("which proxy?", "avault proxy stop GRANT, or --all; see: avault proxy status")
+    stopped = terminal.ask("proxy_stop", grant=grant)["stopped"]
+    say(f"ended: {', '.join(stopped)}" if stopped else "no proxy stays")
+    return show(terminal, {"ok": True, "stopped": stopped}) if terminal.want_json else 0
+
+
+def describe_proxy(each: dict[str, Any]) -> tuple[str, str, str]:
+    """A proxy that stays, as a row."""
+    count = each["requests"]
+    hosts = f" to {', '.join(each['hosts'])}" if each["hosts"] else ""
+    said = f"since {each['since']}; {count} request{'s' * (count != 1)}{hosts}"
+    said += f"; {', '.join(each['secrets']) or 'no key'}; egress {each['egress']}"
+    port = f", 127.0.0.1:{each['port']}" if each["port"] is not None else ""
+    return each["grant"], said, f"{each['directory']}/proxy.sock{port}"
+
+
+# ------------------------------------------------------ cli/proxy_doctor ----
+# Whether the proxy can work here, and what a client does with it: the command.
+
+
+@command(
+    "proxy doctor",
+    lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
+    interspersed=False,
+)
+def cmd_proxy_doctor(terminal: Terminal, words: tuple[str, ...]) -> int:
+    """usage: avault proxy doctor [--json]
+                               [-- CMD…]
+
+    Whether the proxy can work here: its packages, the system's authorities, TLS,
+    bubblewrap. With a command: whether it asks the proxy, and by which variable,
+    whether it trusts the bundle, or goes around; and what to do. The command is run
+    with the variables of a session, before a stand-in for the proxy, from which
+    nothing goes out; it needs no vault. A word {} becomes the address to ask for;
+    bun, curl, deno, git, node, python3 and wget may be named alone.
+
+    Exit code: 0 where nothing is wrong, else 1.
+
+      avault proxy doctor
+      avault proxy doctor -- curl
+      avault proxy doctor -- node my-agent.js {}
+    """
+    try:
+        found = check_client(list(words)) if words else check_machine()
+    except OSError as error:
+        said = f"cannot run {printable(words[0])}: {os.strerror(error.errno or 0)}"
+        raise AvaultError(said, "is it in the PATH?") from None
+    if terminal.want_json:
+        fields = ("state", "text", "hint")
+        checks = [{each: getattr(one, each) for each in fields} for one in found]
+        show(terminal, {"checks": checks})
+    else:
+        for each in found:
+            put(f"{each.state:5} {printable(each.text, 1000)}\n")
+            if each.hint:
+                put(f"      {printable(each.hint, 1000)}\n")
+    return int(any(each.state == "bad" for each in found))
 
 
 # ---------------------------------------------------------- cli/retrieve ----
@@ -48253,11 +49053,11 @@ def run_command(argv: list[str]) -> int:
 def own_words(argv: list[str]) -> list[str]:
     """The words of a command line that are avault's; after `run` they are another command's.
 
-    So they are after the `--` of `grant`.
+    So they are after the `--` of others.
     """
     for index, word in enumerate(argv):
         if word[:1] != "-" and argv[index - 1 : index] != ["--dir"]:
-            if word not in ("run", "grant", "fleet"):
+            if word not in ("run", "grant", "fleet", "proxy"):
                 return argv
             end = index + 1 if word == "run" else len(argv)
             return argv[: argv.index("--") if "--" in argv else end]

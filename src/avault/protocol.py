@@ -41,10 +41,10 @@ VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
     "guard", "guards", "key", "keys", "sign", "bunker", "word", "grant", "grants", "revoke",
-    "proxy",
+    "proxy", "proxy_start", "proxies", "proxy_stop",
 }  # fmt: skip
 GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
-    "get", "has", "list", "export", "reveal", "provide", "keys", "sign",
+    "get", "has", "list", "export", "reveal", "provide", "keys", "sign", "proxy",
 }  # fmt: skip
 RELEASING = GRANTED - {"has", "list", "keys"}  # what gives something out, or uses it
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value

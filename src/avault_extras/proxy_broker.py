@@ -16,7 +16,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import avault
-from avault import AvaultError, Control, Unavailable, complain, is_same_user, report_quietly
+from avault import AvaultError, Control, Unavailable, complain, peer_uid, report_quietly
 
 if TYPE_CHECKING:
     from avault import Message
@@ -28,7 +28,9 @@ except AvaultError:
     raise
 
 SOCKET, BUNDLE = "proxy.sock", "bundle.pem"  # in a session's directory
-ANSWER_TIME = 30.0  # seconds for the keyholder
+ANSWER_TIME = 200.0  # seconds for the keyholder, which may have the phone asked meanwhile
+SENT_TIME = 10.0  # seconds for a value that another process sends
+LONGEST_SENT = 1 << 20  # bytes of it
 MOST_MEMORY = 512 << 20  # bytes; more is a fault, and ends the session
 LOOK = 5.0  # seconds between two looks at it
 
@@ -51,7 +53,9 @@ class Broker:
             return
         waiting = self.answers.get(int(message.get("id", 0)))
         if waiting and not waiting.done():
-            waiting.set_result(message)
+            waiting.set_result({**message, "end": fd})
+        elif fd is not None:
+            os.close(fd)
 
     async def begin(self, session: Message) -> None:
         """Listen, and say where; or why not."""
@@ -78,24 +82,50 @@ class Broker:
         write_bundle(os.path.join(self.directory, BUNDLE), roots, authority.to_pem())
         self.engine = proxy_engine.Engine(gate, authority, roots, loop)
         path = os.path.join(self.directory, SOCKET)
-        self.near = await asyncio.start_unix_server(self.take_near, path)
+        self.uids, self.is_login = {*session["uids"]}, bool(session.get("login"))
+        mask = os.umask(0o111) if self.uids - {os.getuid()} else None  # the kernel says who it is
+        try:
+            self.near = await asyncio.start_unix_server(self.take_near, path)
+        finally:
+            if mask is not None:
+                os.umask(mask)
         said: Message = {"directory": self.directory}
         if session.get("tcp"):
-            self.far = await asyncio.start_server(self.engine.serve, "127.0.0.1", 0)
-            said |= {"port": self.far.sockets[0].getsockname()[1], "token": token}
+            said |= {"port": await self.listen_far(int(session.get("port", 0))), "token": token}
+        elif self.is_login:
+            said |= {"token": token}
         self.running = asyncio.get_running_loop().create_task(self.engine.master.run())
         self.watching = asyncio.get_running_loop().create_task(watch_memory(self.control))
         return said
 
     async def take_near(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A connection to the Unix socket, if it is of our user."""
-        if is_same_user(writer.get_extra_info("socket")):
-            await self.engine.serve_checked(reader, writer)
-        else:
+        """A connection to the Unix socket, if it is of those whose session it is.
+
+        Where it is passed on from a port, others may be behind it: they need the token.
+        """
+        if peer_uid(writer.get_extra_info("socket")) not in self.uids:
             writer.close()
+        elif self.is_login:
+            self.engine.count += 1
+            await self.engine.serve(reader, proxy_engine.Peer(writer, -self.engine.count))
+        else:
+            await self.engine.serve_checked(reader, writer)
+
+    async def listen_far(self, port: int) -> int:
+        """Listen at a port of this machine, 0 for one that is free: its number."""
+        try:
+            self.far = await asyncio.start_server(self.engine.serve, "127.0.0.1", port)
+        except OSError as error:
+            raise Unavailable(
+                f"cannot listen at port {port}: {os.strerror(error.errno or 0)}"
+            ) from None
+        return int(self.far.sockets[0].getsockname()[1])
 
     async def ask(self, fields: Message) -> str:
-        """A secret for a request; raises what the keyholder says, and Unavailable."""
+        """A secret for a request; raises what the keyholder says, and Unavailable.
+
+        Where nobody waits for it any more, the keyholder is told.
+        """
         self.last += 1
         number = self.last
         waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -106,17 +136,42 @@ class Broker:
                 answer = await waiting
         except TimeoutError:
             raise Unavailable("the keyholder does not answer", "see: avault status") from None
+        except asyncio.CancelledError:
+            self.control.send({"drop": number})
+            raise
         finally:
             del self.answers[number]
         if not answer.get("ok"):
             error = AvaultError.from_dict(answer)
             error.is_noted = True  # type: ignore[attr-defined]
             raise error
-        return str(answer["value"])
+        if answer["end"] is None:
+            return str(answer["value"])
+        value = await read_sent(answer["end"])
+        if fault := avault.find_form_fault(fields["name"], value):
+            raise fault
+        return value
 
     def tell(self, fields: Message) -> None:
         """Have what was refused here in the log."""
         self.control.send({"refused": fields})
+
+
+async def read_sent(fd: int) -> str:
+    """A value that the process sends which has opened it: one frame (raises AvaultError)."""
+    with socket.socket(fileno=fd) as end:
+        end.setblocking(False)
+        try:
+            async with asyncio.timeout(SENT_TIME):
+                data = await avault.receive_frame(end, LONGEST_SENT)
+        except (OSError, TimeoutError):
+            data = None
+    if data is None:
+        raise Unavailable("the process that opened it has ended", "try again")
+    answer = avault.decode_frame(data)
+    if not answer.get("ok"):
+        raise AvaultError.from_dict(answer)
+    return str(answer["value"])
 
 
 def end_at_once() -> None:

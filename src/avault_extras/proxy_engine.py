@@ -319,7 +319,7 @@ class Engine:
         self.master.options.update(**{name: wanted[name] for name in wanted if name in known})
         self.instance = mode_servers.ServerInstance.make("regular", self.proxies)
         self.count = 0
-        gate.cut, gate.limit = self.cut, self.limit
+        gate.cut, gate.limit, gate.has_left = self.cut, self.limit, self.has_left
         self.gate = gate
 
     def cut(self, client: Any) -> None:
@@ -334,6 +334,12 @@ class Engine:
         handler = self.proxies.connections.get(client.id)
         if found := handler.transports.get(client) if handler else None:
             found.reader = Early(found.reader, lambda: client.id in self.gate.targets)
+
+    def has_left(self, client: Any) -> bool:
+        """Whether a client has said its last."""
+        handler = self.proxies.connections.get(client.id)
+        found = handler.transports.get(client) if handler else None
+        return not (found and found.reader) or bool(found.reader.at_eof())
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection, until it ends."""

@@ -19,6 +19,7 @@ import avault
 from avault import (
     AvaultError,
     Denied,
+    Unavailable,
     canonical_host,
     complain,
     fits_hosts,
@@ -28,7 +29,7 @@ from avault import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
 try:
     proxy_answers = avault.load_extra("proxy_answers", "proxy")
@@ -37,6 +38,7 @@ try:
 except AvaultError:
     raise
 
+LOOK = 0.5  # seconds between two looks at who waits for a secret
 SILENCE = 30.0  # seconds that a client has until its first request
 LONGEST_REFUSED = 1 << 20  # bytes of a body that is read for its sender to see why it is refused
 BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
@@ -77,6 +79,7 @@ class Gate:
         self.heard: set[str] = set()  # clients from which something sensible has come
         self.cut: Callable[[Any], None] = lambda client: None  # ends a client's connection
         self.limit: Callable[[Any], None] = lambda client: None  # of what is read of it
+        self.has_left: Callable[[Any], bool] = lambda client: False
         self.answers = proxy_answers.Answers(self)
 
     def is_ruled(self, host: str, port: int) -> bool:
@@ -202,10 +205,21 @@ class Gate:
             return
         self.heard.add(flow.client_conn.id)
         try:
-            await self.admit(flow)
+            await self.while_there(flow.client_conn, self.admit(flow))
         except Exception as error:
             known = complain(error) if isinstance(error, AvaultError) else None
             self.refuse(flow, known or Denied(f"not understood: {type(error).__name__}"))
+
+    async def while_there(self, client: Any, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for what a request needs, as long as its client does: the phone may be asked."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait([task], timeout=LOOK))[0]:
+                if self.has_left(client):
+                    raise Unavailable("the client has left")
+            await task
+        finally:
+            task.cancel()
 
     async def admit(self, flow: http.HTTPFlow) -> None:
         """Raises AvaultError."""

@@ -108,6 +108,9 @@ def asks(op: str, name: str) -> list[dict[str, Any]]:
             for which in [{"everything": True}, *choices(name), {"as": [f"X={place}"]}, {"also": [place]}]
             for given in ({}, {"hosts": [f"{place}=api.example.com"]}, {"egress": "open"})
         ],
+        "proxy_start": [{"grant": name}, {"grant": name, "hosts": [f"{place}=api.example.com"], "port": 0, "egress": "open"}],
+        "proxies": [{}, {"format": "names"}],
+        "proxy_stop": [{}, {"grant": name}],
     }
     return found[op]
 

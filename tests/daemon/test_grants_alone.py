@@ -23,7 +23,7 @@ from test_seal import Example
 
 import avault
 
-GRANTED = {"get", "has", "list", "export", "reveal", "provide", "keys", "sign"}
+GRANTED = {"get", "has", "list", "export", "reveal", "provide", "keys", "sign", "proxy"}
 UID = os.getuid()
 
 
@@ -74,7 +74,7 @@ async def test_what_may_be_asked_through_a_grant_is_a_table_and_all_else_is_refu
 
 @pytest.mark.parametrize("op", sorted(GRANTED))
 async def test_what_is_not_granted_is_answered_as_what_is_not_there(house: House, op: str) -> None:
-    await grant(house, groups=["soon"], only=["onlyrun/KEY"], can=["get", "run", "sign"])
+    await grant(house, groups=["soon"], only=["onlyrun/KEY"], can=["get", "run", "proxy", "sign"])
     for hidden in ("free", "proxied", "used", "twice"):
         for fields in asks(op, hidden):
             answer = await house.hear(op, **fields)

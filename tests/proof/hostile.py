@@ -32,6 +32,9 @@ READS = [
     "keys",
     "sign",
     "proxy",
+    "proxy_start",
+    "proxies",
+    "proxy_stop",
     "word",
     "grants",
 ]
@@ -69,7 +72,7 @@ FIELDS = [
     "group", "key", "format", "note", "generate", "groups", "only", "prefix", "allow", "for", "value", "secrets", "notes",
     "replace", "dry_run", "file", "ours", "theirs", "timeout", "private", "relays", "name", "signer_npub", "agent", "operator",
     "accept_rollback", "settled", "detach", "nsec", "bunker", "action", "fd", "do", "frame", "ok", "ready", "progress",
-    "slot", "after", "epoch", "event", "events", "parts", "hosts", "egress", "also", "tcp", "everything",
+    "slot", "after", "epoch", "event", "events", "parts", "hosts", "egress", "also", "tcp", "everything", "grant", "port", "ask",
     "public", "payload", "binds", "flags", "claims",
     "kind", "passphrase", "servers",
     "as", "to_group", "to_key", "unsaved", "ask_again", "confirm", "person", "force", "v", "vault", "op",

@@ -50,7 +50,8 @@ def cmd_grant(terminal: Terminal, name: str, words: tuple[str, ...], **options: 
     and what --can names, may have commas between them.
     --can says for what: get is the value; run only for `avault run`, which any
     program can say that it is; sign is to sign with keys, without the value; proxy
-    is kept, but there is none yet. Without it: get and run.
+    is to use keys by avault's proxy, to their hosts, without having them.
+    Without --can: get and run.
     --for D ends it after that time (90, 90s, 5m, 8h, 7d), --times N after so many
     uses. --uid names who may connect, where that is not you: a user, or a number,
     as of a container, which gets the socket's directory mounted. --ask has the
@@ -193,8 +194,6 @@ def tell_of_grant(answer: dict[str, Any]) -> None:
     grant = answer["grant"]
     if missing := answer["missing"]:
         warn(f"not in the vault yet: {', '.join(missing)}", "the grant has it when it is there")
-    if "proxy" in grant["can"]:
-        warn("nothing here can be a proxy yet, so that use is refused")
     if closed := find_barrier(grant):
         warn(
             f"others cannot enter {closed}, so uid {', '.join(map(str, grant['uids']))} cannot"

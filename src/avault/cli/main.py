@@ -266,11 +266,11 @@ def run_command(argv: list[str]) -> int:
 def own_words(argv: list[str]) -> list[str]:
     """The words of a command line that are avault's; after `run` they are another command's.
 
-    So they are after the `--` of `grant`.
+    So they are after the `--` of others.
     """
     for index, word in enumerate(argv):
         if word[:1] != "-" and argv[index - 1 : index] != ["--dir"]:
-            if word not in ("run", "grant", "fleet"):
+            if word not in ("run", "grant", "fleet", "proxy"):
                 return argv
             end = index + 1 if word == "run" else len(argv)
             return argv[: argv.index("--") if "--" in argv else end]

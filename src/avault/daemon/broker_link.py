@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 from typing import TYPE_CHECKING
 
+from avault.daemon.grant import ASK_MAKER
 from avault.daemon.wire import Control
-from avault.errors import AvaultError, Locked, Unavailable
+from avault.errors import AvaultError, Denied, Locked, Unavailable
 from avault.process import meet
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from typing import Any
 
+    from avault.daemon.grant import Grant
     from avault.protocol import Message
 
     Use = Callable[[Message], Awaitable[Message]]
@@ -30,7 +34,7 @@ class BrokerLink:
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[Message] = loop.create_future()
         self.ended: asyncio.Future[str] = loop.create_future()
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.uses: dict[Any, asyncio.Task[None]] = {}  # that are not answered yet
         self.why = ""
         self.control = Control(sock, self.hear, self.lose)
 
@@ -38,8 +42,11 @@ class BrokerLink:
         """What the process says; it sends no descriptor."""
         if "use" in message:
             task = asyncio.get_running_loop().create_task(self.answer(message))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self.uses[message["use"]] = task
+            task.add_done_callback(lambda _: self.uses.pop(message["use"], None))
+        elif "drop" in message:
+            if found := self.uses.get(message["drop"]):
+                found.cancel()
         elif "refused" in message and isinstance(message["refused"], dict):
             self.refused(message["refused"])
         elif "ready" in message and not self.ready.done():
@@ -50,12 +57,19 @@ class BrokerLink:
             self.why = str(message["ended"])
 
     async def answer(self, message: Message) -> None:
-        """Answer what it asks for, whatever comes of it."""
+        """Answer what it asks for, whatever comes of it.
+
+        What the phone has opened is not here: it comes by a descriptor, from who has opened it.
+        """
         answer = await self.use(message)
+        end = answer.pop("end", None)
         try:
-            self.control.send({"id": message["use"], **answer})
+            self.control.send({"id": message["use"], **answer}, end and end.fileno())
         except Locked:
             pass  # the process has ended
+        finally:
+            if end:
+                end.close()
 
     def lose(self) -> None:
         """It is gone."""
@@ -67,7 +81,7 @@ class BrokerLink:
 
     def end(self) -> None:
         """Have it end: it does when nobody is at the other end."""
-        for task in [*self.tasks]:
+        for task in [*self.uses.values()]:
             task.cancel()
         self.control.close()
 
@@ -77,11 +91,14 @@ class Brokers:
 
     START_TIME = 20.0  # seconds: mitmproxy takes a few on a busy machine
     MOST = 16  # sessions at once: each has some 80 MB
+    MOST_OF_GRANT = 2  # of one grant; and half of them of all grants
 
     def __init__(self, control: Control) -> None:
         self.control = control
         self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
         self.links: dict[str, BrokerLink] = {}
+        self.through: dict[str, Grant | None] = {}  # those there are, or are to be: by which grant
+        self.standing: dict[Grant, Any] = {}  # those that stay; None for one that starts
 
     def take(self, message: Message, fd: int | None) -> None:
         """The supervisor has started one: its pid, and the door to it; or says why not."""
@@ -95,23 +112,44 @@ class Brokers:
             door.close()
 
     async def start(
-        self, session: Message, use: Use, refused: Callable[[Message], None]
+        self,
+        session: Message,
+        use: Use,
+        refused: Callable[[Message], None],
+        grant: Grant | None = None,
+        is_standing: bool = False,
     ) -> tuple[str, BrokerLink, Message]:
-        """One that listens, by a number, and what it says of that; raises AvaultError."""
-        if len(self.links) + len(self.wanted) >= self.MOST:
-            raise Unavailable("too many proxies at once", "end one of the commands")
+        """One that listens, by a number, and what it says of that; raises AvaultError.
+
+        That of a grant ends with it; its files are where those of the grant's users can be.
+        """
+        through = [each for each in self.through.values() if each]
+        mine = sum(each is grant for each in through)
+        is_much = mine >= self.MOST_OF_GRANT or len(through) >= self.MOST // 2
+        if (grant and is_much) or len(self.through) >= self.MOST:
+            raise Unavailable(
+                "too many proxies at once", "end one of them; see: avault proxy status"
+            )
         number, link = secrets.token_hex(8), None
+        self.through[number] = grant
+        place = None
+        if grant:
+            is_shared = bool(grant.uids - {os.getuid()})
+            place = {"name": grant.name, "shared": is_shared, "standing": is_standing}
         wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self.START_TIME):
-                self.control.send({"broker": number})
+                self.control.send({"broker": number, "grant_of": place})
                 pid, door = await wanted
                 with door:
                     door.setblocking(False)
                     own = await meet(door, pid)
                 link = self.links[number] = BrokerLink(own, use, refused)
                 link.control.send({"do": "begin", **session})
-                return number, link, await link.ready
+                found = await link.ready
+            if number not in self.through:
+                raise Denied("the grant has ended", ASK_MAKER)
+            return number, link, found
         except BaseException as error:
             self.end(number)
             if isinstance(error, TimeoutError):
@@ -120,8 +158,15 @@ class Brokers:
         finally:
             self.wanted.pop(number, None)
 
+    def end_of(self, grant: Grant) -> None:
+        """End those of a grant, before anything else is said of its end."""
+        for number, each in [*self.through.items()]:
+            if each is grant:
+                self.end(number)
+
     def end(self, number: str) -> None:
         """End a session's process: by the stream to it, and where it is stopped by a signal."""
+        self.through.pop(number, None)
         if link := self.links.pop(number, None):
             link.end()
         try:

@@ -11,12 +11,22 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
+from typing import TYPE_CHECKING
 
 from avault.daemon.child import Child
 from avault.daemon.errands import start_met
+from avault.daemon.grant_sockets import grants_directory
 from avault.errors import AvaultError, Locked, complain
 from avault.places import Places
 from avault.process import own_command
+
+if TYPE_CHECKING:
+    from avault.protocol import Message
+
+
+STANDING = "proxy"  # in a grant's directory: that of its proxy
+LONGEST_PATH = 107 if sys.platform == "linux" else 103  # bytes of a socket's path
 
 
 def session_prefix(places: Places) -> str:
@@ -26,22 +36,50 @@ def session_prefix(places: Places) -> str:
 
 def sweep_sessions(places: Places) -> None:
     """Take away the directories of sessions that ended with a daemon that was killed."""
-    for path in glob.glob(glob.escape(session_prefix(places)) + "*"):
+    of_grants = os.path.join(glob.escape(grants_directory(places)), "*", f"{STANDING}*")
+    for path in [*glob.glob(glob.escape(session_prefix(places)) + "*"), *glob.glob(of_grants)]:
         if os.path.isdir(path) and not os.path.islink(path) and os.stat(path).st_uid == os.getuid():
             shutil.rmtree(path, ignore_errors=True)
 
 
-async def run_broker(child: Child, places: Places, number: str) -> None:
+def place_of_session(places: Places, grant: Message | None) -> tuple[str, int]:
+    """Where the files of a session are, and the mode of that directory.
+
+    Those of a grant are in its own directory, which others may have mounted; those of a proxy that
+    stays are always at the same path.
+    """
+    if not grant:
+        return session_prefix(places) + secrets.token_hex(4), 0o700
+    name = STANDING if grant["standing"] else f"{STANDING}-{secrets.token_hex(4)}"
+    place = os.path.join(grants_directory(places), str(grant["name"]), name)
+    if len(os.fsencode(os.path.join(place, "proxy.sock"))) > LONGEST_PATH:
+        raise AvaultError(f"the path is too long: {place}/proxy.sock", "choose a shorter name")
+    return place, 0o711 if grant["shared"] else 0o700
+
+
+async def make_place(directory: str) -> None:
+    """Make it, once what was there before is gone; raises OSError."""
+    for _ in range(50):
+        if not os.path.lexists(directory):
+            break
+        await asyncio.sleep(0.1)
+    os.mkdir(directory, 0o700)
+
+
+async def run_broker(child: Child, places: Places, wish: Message) -> None:
     """Start one, give the keyholder the door to it, and see it end.
 
     It ends with the keyholder: see `Child.bury`; or when that says so: see `end_broker`.
     """
-    control, directory = child.control, session_prefix(places) + secrets.token_hex(4)
+    control, number, directory = child.control, str(wish["broker"]), ""
     try:
-        os.mkdir(directory, 0o700)
+        directory, mode = place_of_session(places, wish.get("grant_of"))
+        await make_place(directory)
+        os.chmod(directory, mode)
         process, door = start_met(own_command("proxy-session", directory), subprocess.DEVNULL)
     except (AvaultError, OSError) as error:
-        shutil.rmtree(directory, ignore_errors=True)
+        if directory and not isinstance(error, FileExistsError):
+            shutil.rmtree(directory, ignore_errors=True)
         if control and control is child.control:
             told = {"do": "broker", "number": number, "failed": complain(error).to_dict()["error"]}
             control.send(told)

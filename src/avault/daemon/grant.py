@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 GRANT_USES = ("get", "run", "proxy", "sign")  # what a grant can be for
 NEEDED = {  # by which way values go out, or are used: what a grant has to be for
-    "get": "get", "export": "get", "reveal": "get", "provide": "get", "run": "run", "sign": "sign",
+    "get": "get", "export": "get", "reveal": "get", "provide": "get", "run": "run",
+    "sign": "sign", "proxy": "proxy",
 }  # fmt: skip
 GRANT_FIELDS = frozenset({"name", "groups", "only", "can", "lasts", "times", "uids", "ask", "stay"})
 MOST_NAMED = 1000  # groups and keys of one
@@ -90,6 +91,8 @@ class Grant:
         if NEEDED.get(way) not in self.can:
             shown = " or ".join(sorted(self.can, key=GRANT_USES.index))
             hint = "avault run -- CMD" if self.can & {"run"} else ASK_MAKER
+            if "proxy" in self.can and way == "run":
+                hint = "avault run --proxy -- CMD"
             raise Denied(f"the grant {self.name} is only to {shown}", hint)
 
     def is_mask(self, request: Message) -> bool:
@@ -100,7 +103,7 @@ class Grant:
         wants = request["op"] == "reveal" and request.get("for") == "mask"
         is_all = not (request.get("groups") or request.get("only"))
         is_free = self.times is None and "get" in self.can
-        return wants and is_all and "run" in self.can and not is_free
+        return wants and is_all and bool(self.can & {"run", "proxy"}) and not is_free
 
     def use(self, way: str) -> None:
         """Count a use, before anything is given out; raises Denied where none is left.

@@ -119,7 +119,7 @@ class GrantSockets:
 
     def top(self) -> str:
         """The directory that they are in."""
-        return self.places.socket.removesuffix(".sock") + "-grants"
+        return grants_directory(self.places)
 
     def hear(self, message: Message) -> bool:
         """Take a message of the keyholder that is about grants: whether it is."""
@@ -180,6 +180,11 @@ class GrantSockets:
                 check_directory(place)
                 self.made.add(place)
                 remove_socket(os.path.join(place, GRANT))
+
+
+def grants_directory(places: Places) -> str:
+    """Where the sockets of a vault's grants are."""
+    return places.socket.removesuffix(".sock") + "-grants"
 
 
 def check_directory(path: str) -> None:

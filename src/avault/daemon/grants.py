@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from avault.daemon.broker_link import Brokers
     from avault.daemon.restraint import Who
     from avault.protocol import Message
 
@@ -30,15 +31,20 @@ MOST_SESSIONS = 100  # connections of one grant: else it could have those of all
 class Grants:
     """Those there are, by their names. `sessions` are the open connections of all.
 
-    `changed` is called when there are others.
+    `brokers` are the proxies of all. `changed` is called when there are others.
     """
 
     ANSWER_TIME = 10.0  # seconds that the supervisor has to make a socket, or to close it
 
     def __init__(
-        self, control: Control, sessions: dict[Session, None], changed: Callable[[], None]
+        self,
+        control: Control,
+        sessions: dict[Session, None],
+        changed: Callable[[], None],
+        brokers: Brokers,
     ) -> None:
         self.control, self.sessions, self.changed = control, sessions, changed
+        self.brokers = brokers
         self.known: dict[str, Grant] = {}
         self.pauses: dict[Who, Pause] = {}  # by who makes grants that ask
         self.awaited: dict[str, asyncio.Future[Message]] = {}
@@ -113,6 +119,7 @@ class Grants:
         """End some: from here on nothing is answered on any of their connections."""
         for grant in grants:
             grant.is_ended, grant.seen = True, None
+            self.brokers.end_of(grant)
             if self.known.get(grant.name) is grant:
                 del self.known[grant.name]
             self.control.send({"grant": "close", "identity": grant.identity})

@@ -159,7 +159,7 @@ class Warden:
         elif "broker" in message and message.get("is_over"):
             end_broker(self.child, str(message["broker"]))
         elif "broker" in message:
-            spawn(self.tasks, run_broker(self.child, self.places, str(message["broker"])))
+            spawn(self.tasks, run_broker(self.child, self.places, message))
         elif "need" in message:
             spawn(self.tasks, start_signing(self.child))
         elif self.custody.hear(message) or self.grants.hear(message):

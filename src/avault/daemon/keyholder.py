@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.approving import approve_grant
 from avault.daemon.broker_link import Brokers
-from avault.daemon.callers import describe_caller
 from avault.daemon.describing import describe_keyholder
 from avault.daemon.entrusting import entrust, note_proof, part_with_phone, sign_shared
 from avault.daemon.gate import Gate
@@ -84,7 +83,7 @@ class Keyholder:
         self.brokers = Brokers(self.control)
         self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
-        self.grants = Grants(self.control, self.sessions, self.reporter.report)
+        self.grants = Grants(self.control, self.sessions, self.reporter.report, self.brokers)
         self.tasks: set[asyncio.Task[None]] = set()
 
     # -- the supervisor's side
@@ -291,10 +290,7 @@ class Keyholder:
 
     def identify(self, session: Session) -> dict[str, Any]:
         """Who is at the other end, as it is at this moment."""
-        sock = session.transport.get_extra_info("socket")
-        session.caller = describe_caller(sock, session.since)
-        if session.grant:
-            session.caller["grant"] = session.grant.name
+        session.caller = session.describe()
         return session.caller
 
     def release(self, session: Session, request: Message, outcome: str = "ok") -> None:

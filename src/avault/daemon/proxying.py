@@ -7,12 +7,15 @@ request, by the guards as they are then.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage, check, take_out
+from avault.daemon.grant import ASK_MAKER
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.proxy_consent import ProxyConsent
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage, complain, printable
 from avault.protocol import refuse_unknown
@@ -33,12 +36,24 @@ if TYPE_CHECKING:
     from avault.vault.proxy_rules import Hosts
 
 
-PROXY_FIELDS = frozenset(
-    {"groups", "only", "as", "prefix", "allow", "also", "everything", "hosts", "egress", "tcp"}
+PROXY_CHOICE = frozenset(
+    {"groups", "only", "as", "prefix", "allow", "also", "everything", "hosts", "egress", "ask"}
 )
+PROXY_FIELDS = PROXY_CHOICE | {"tcp"}
 EGRESS = ("rules", "open")
 SHORTEST_PROXIED = 8  # bytes of a value: a shorter one cannot be told from other text
 CONTROLS = "[\x00-\x1f\x7f]"
+
+
+def find_form_fault(name: str, value: str) -> AvaultError | None:
+    """Why no header carries a value, or it could not be found in an answer; None where it can."""
+    if re.search(CONTROLS, value):
+        said = f"{name} has line ends or control characters, so no header carries it"
+        return Denied(said, f"set it anew, without them: avault set {name}")
+    if len(value.encode()) < SHORTEST_PROXIED:
+        said = f"{name} is too short for the proxy (under {SHORTEST_PROXIED} bytes)"
+        return Denied(said, "it could not be told from other text in an answer")
+    return None
 
 
 def read_given_hosts(vault: Vault, request: Message) -> dict[str, frozenset[str]]:
@@ -56,15 +71,30 @@ def read_given_hosts(vault: Vault, request: Message) -> dict[str, frozenset[str]
 
 
 class ProxiedUses:
-    """What one command may use: by name a placeholder, and what it was given besides the guards."""
+    """What one command may use: by name a placeholder, and what it was given besides the guards.
 
-    def __init__(self, keyholder: Keyholder, session: Session, request: Message) -> None:
+    `session` is whose it is: through a grant, no more than that has. Which hosts, and whether all
+    are let through, only the vault's owner says (`is_owner`).
+    """
+
+    def __init__(
+        self, keyholder: Keyholder, session: Session, request: Message, is_owner: bool = True
+    ) -> None:
         self.keyholder, self.session = keyholder, session
+        if session.grant:
+            session.grant.check_way("proxy")
+        if not is_owner and (request.get("hosts") or request.get("egress") == "open"):
+            raise Denied(
+                "through a grant, nobody says to which hosts",
+                "whoever made the grant does: avault guard, or avault proxy start",
+            )
+        self.consent = ProxyConsent(keyholder, bool(request.get("ask")))
+        self.count, self.reached = 0, set[str]()  # requests that got a value, and to which hosts
         self.egress = str(request.get("egress") or EGRESS[0])
         if self.egress not in EGRESS:
             raise Usage("no such egress", f"one of: {', '.join(EGRESS)}")
-        store = keyholder.open_store()
-        vault, guards = store.vault, keyholder.gate.look(store.vault)
+        guards = keyholder.gate.look(keyholder.open_store().vault)
+        vault = keyholder.see(session)
         self.given = read_given_hosts(vault, request)
         self.placeholders: dict[str, str] = {}
         self.variables: dict[str, str] = {}  # places, by variable
@@ -117,18 +147,8 @@ class ProxiedUses:
         """
         group, _, key = name.partition("/")
         rules, found = guards.rules_of(guards.of(name)), vault.secrets(group, key)
-        if rules.ask is not None or any(is_sealed(each.value) for each in found):
-            return Denied(
-                f"{name} is guarded: the phone is asked for each use, which the proxy cannot yet",
-                f"only the operator can lift it, by phone: avault unguard {name}",
-            )
-        value = found[0].value
-        if re.search(CONTROLS, value):
-            said = f"{name} has line ends or control characters, so no header carries it"
-            return Denied(said, f"set it anew, without them: avault set {name}")
-        if len(value.encode()) < SHORTEST_PROXIED:
-            said = f"{name} is too short for the proxy (under {SHORTEST_PROXIED} bytes)"
-            return Denied(said, "it could not be told from other text in an answer")
+        if not is_sealed(found[0].value) and (fault := find_form_fault(name, found[0].value)):
+            return fault
         now, others = time.time(), join_rules([rules])
         others.times = None
         if is_counted and others.lets("proxy", now):
@@ -156,7 +176,8 @@ class ProxiedUses:
         if fault := self.find_fault(vault, guards, name):
             raise fault
         group, _, key = name.partition("/")
-        self.placeholders[name] = make_placeholder(vault.secrets(group, key)[0].value)
+        value = vault.secrets(group, key)[0].value
+        self.placeholders[name] = make_placeholder("" if is_sealed(value) else value)
 
     def to_broker(self, tcp: bool) -> Message:
         """What the proxy's process is told: no value."""
@@ -169,7 +190,8 @@ class ProxiedUses:
             }
             for name, placeholder in self.placeholders.items()
         ]
-        return {"secrets": told, "egress": self.egress, "tcp": tcp}
+        uids = sorted(self.session.grant.uids) if self.session.grant else [os.getuid()]
+        return {"secrets": told, "egress": self.egress, "tcp": tcp, "uids": uids}
 
     async def use(self, message: Message) -> Message:
         """The answer to what the proxy asks: a value for one request, or why not. It is logged."""
@@ -180,14 +202,28 @@ class ProxiedUses:
                 raise Denied("that is no secret of this session")
             group, _, key = name.partition("/")
             noted |= {"group": group, "key": key, **read_asked(message)}
-            passage = self.admit(message, name)
-            if passage.is_counted:
-                await self.keyholder.change(passage.count(self.keyholder.open_store().machine))
-                passage = self.admit(message, name, is_counted=True)
-            self.keyholder.release(self.session, noted)
-            return {"ok": True, "value": passage.vault.groups[group].keys[key][0].value}
+            passage, grant = self.admit(message, name), self.session.grant
+            await self.consent.obtain(self.session, name, noted)
+            if grant:
+                grant.use("proxy")
+            passage = self.admit(message, name)  # what has changed while the phone was asked
+            if passage.asked:
+                end = await self.consent.open(
+                    self.session, noted, lambda: self.admit(message, name)
+                )
+                found: Message = {"ok": True, "end": end}
+            else:
+                if passage.is_counted:
+                    await self.keyholder.change(passage.count(self.keyholder.open_store().machine))
+                    passage = self.admit(message, name, is_counted=True)
+                self.keyholder.release(self.session, noted)
+                found = {"ok": True, "value": passage.vault.groups[group].keys[key][0].value}
+            self.count, self.reached = self.count + 1, {*self.reached, str(noted["host"])}
+            return found
         except Exception as error:
             known = complain(error)
+            if self.session.grant and "unguard" in (known.hint or ""):
+                known.hint = ASK_MAKER  # no hint leads to names that it does not have
             try:
                 self.keyholder.release(self.session, {**noted, "why": known.message}, known.code)
             except AvaultError:
@@ -202,9 +238,11 @@ class ProxiedUses:
         store = self.keyholder.open_store()
         if not is_counted:
             store.refresh()
-        vault, guards = store.vault, self.keyholder.gate.look(store.vault)
+        vault, guards = self.keyholder.see(self.session), self.keyholder.gate.look(store.vault)
         group, _, key = name.partition("/")
-        vault.secrets(group, key)
+        values = vault.secrets(group, key)
+        if self.session.grant:
+            self.session.grant.check_way("proxy")
         rules = guards.rules_of(guards.of(name))
         if fault := self.find_fault(vault, guards, name, is_counted):
             raise fault
@@ -220,7 +258,12 @@ class ProxiedUses:
         )
         if said:
             raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
-        return Passage(take_out(vault, [(group, key)]), "proxy", rules.times is not None)
+        passage = Passage(take_out(vault, [(group, key)]), "proxy", rules.times is not None)
+        is_sealed_yet = any(is_sealed(each.value) for each in values)
+        if rules.ask is not None or is_sealed_yet:
+            passage.asked[name] = rules.ask or 0
+            passage.thawed += [name] if rules.ask is None else []
+        return passage
 
     def note_refused(self, told: Message) -> None:
         """Have in the log what the proxy did not let out by itself; it holds no value."""
@@ -254,20 +297,33 @@ async def serve_proxy(keyholder: Keyholder, session: Session, request: Message) 
     Once it is there, the client is told in a frame that is `ready`; no answer comes after that.
     """
     refuse_unknown(request, PROXY_FIELDS)
-    proxied = ProxiedUses(keyholder, session, request)
+    grant = session.grant
+    try:
+        proxied = ProxiedUses(keyholder, session, request, is_owner=not grant)
+        need_something(proxied)
+    except AvaultError as error:
+        keyholder.release(session, {"op": "proxy"}, error.code)
+        raise
+    session.caller = session.caller or keyholder.identify(session)
+    told, tcp = proxied.note_refused, bool(request.get("tcp"))
+    # who is in a container has another network: the port is there, and a token needed in any case
+    wish = {**proxied.to_broker(tcp and not grant), "login": tcp and bool(grant)}
+    number, link, place = await keyholder.brokers.start(wish, proxied.use, told, grant)
+    try:
+        await hold_session(session, link, {**describe_session(proxied), **place})
+    finally:
+        keyholder.brokers.end(number)
+        proxied.consent.end()
+    return {}
+
+
+def need_something(proxied: ProxiedUses) -> None:
+    """Raise NotFound where nothing would go through a session."""
     if not proxied.placeholders and proxied.egress != "open":
         raise NotFound(
             "none of these keys goes to a host, so there is nothing to send through the proxy",
             "avault guard GROUP/KEY --host HOST, or avault run --proxy --host GROUP/KEY=HOST",
         )
-    session.caller = session.caller or keyholder.identify(session)
-    told, tcp = proxied.note_refused, bool(request.get("tcp"))
-    number, link, place = await keyholder.brokers.start(proxied.to_broker(tcp), proxied.use, told)
-    try:
-        await hold_session(session, link, {**describe_session(proxied), **place})
-    finally:
-        keyholder.brokers.end(number)
-    return {}
 
 
 async def hold_session(session: Session, link: BrokerLink, told: Message) -> None:

@@ -25,7 +25,6 @@ from avault.daemon.guard_requests import serve_guard, serve_guards
 from avault.daemon.key_requests import serve_key
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.nostr_signing import serve_signature
-from avault.daemon.proxying import serve_proxy
 from avault.daemon.replicating import serve_replica
 from avault.daemon.revoking import show_exposed, show_machines
 from avault.daemon.showing import (
@@ -36,6 +35,7 @@ from avault.daemon.showing import (
     serve_verify_log,
 )
 from avault.daemon.signing import serve_signing_keys
+from avault.daemon.standing import PROXY_REQUESTS
 from avault.daemon.wire import Session
 from avault.daemon.words import serve_word
 from avault.errors import AvaultError, Denied, NotFound, Usage
@@ -200,7 +200,7 @@ REQUESTS: dict[str, Serve] = {
     "guards": serve_guards,
     "key": serve_key,
     "keys": serve_signing_keys,
-    "proxy": serve_proxy,
+    **PROXY_REQUESTS,
     "sign": serve_signature,
     "bunker": serve_bunker,
     "word": serve_word,

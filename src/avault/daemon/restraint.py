@@ -50,6 +50,8 @@ def which_asks(caller: dict[str, Any], grant: Grant | None = None) -> Who | None
     comes through a grant comes through that one, and not through a later one of its name. None for
     who is not known: it is not known again either.
     """
+    if caller.get("proxy"):  # a session of the proxy, and where to
+        return caller["uid"], caller["proxy"], grant and grant.identity
     pid, parent = caller["pid"], (caller.get("parent") or {}).get("pid")
     if not (pid and caller["exe"] and parent is not None):
         return None
@@ -71,7 +73,7 @@ def name_process(pid: int) -> tuple[int, bytes]:
 def describe_who(caller: dict[str, Any]) -> str:
     """A caller in words, as the kernel tells."""
     parent = caller.get("parent") or {}
-    shown = f"{name_program(caller)} (pid {caller['pid']})"
+    shown = name_program(caller) + (f" (pid {caller['pid']})" if caller["pid"] else "")
     if parent.get("exe"):
         shown += f", started by {name_program(parent)} (pid {parent['pid']})"
     return f"{shown}, by the grant {caller['grant']}," if caller.get("grant") else shown

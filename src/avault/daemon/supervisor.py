@@ -127,6 +127,9 @@ class Supervisor:
         self.companions.begin(self.tasks, self.warden)
         await self.stopping.wait()
         await self.warden.child.end()
+        sweep_sessions(
+            self.places
+        )  # the proxies are killed; their directories are in those of grants
         self.warden.grants.leave()
         self.companions.leave()
         self.listener.close()

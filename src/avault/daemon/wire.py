@@ -9,6 +9,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from avault.daemon.callers import describe_caller
 from avault.daemon.grant import ASK_MAKER, Grant
 from avault.errors import Locked, Usage, complain
 from avault.plain import MAX_FRAME
@@ -281,6 +282,11 @@ class Session:
         """Send a frame."""
         if not self.transport.is_closing():
             self.transport.write(encode_frame(message))
+
+    def describe(self) -> dict[str, Any]:
+        """Who is at the other end, as it is at this moment."""
+        caller = describe_caller(self.transport.get_extra_info("socket"), self.since)
+        return {**caller, "grant": self.grant.name} if self.grant else caller
 
     def pause_writing(self) -> None:
         """The client does not read: take no more requests from it."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage
-from avault.daemon.restraint import describe_who, spell, which_asks
+from avault.daemon.restraint import WORD_CHARACTERS, describe_who, spell, which_asks
 from avault.daemon.wire import Session
 from avault.errors import Denied
+from avault.vault.proxy_rules import HTTPS
 from avault.vault.times import render_duration
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 SHOWN_NAMES = 8  # secrets that are asked for together, and named on the phone
 SHOWN_LENGTH = 800  # characters that their names may have
+SHOWN_PATH = 100  # characters of a path that the phone shows
+CALL_CHARACTERS = WORD_CHARACTERS | {"/"}
 PURPOSES = {"get": "to get it", "export": "to export it"}
 
 
@@ -29,6 +32,8 @@ def describe_wish(
             f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
         )
     purpose = PURPOSES.get(str(request["op"]), "to show it")
+    if request["op"] == "proxy":
+        purpose = f"to send it by the proxy: {describe_call(request)}"
     if request.get("for"):
         said = "a command" if passage.way == "run" else spell(str(request["for"]))
         purpose += f" (as it says, for {said})"
@@ -41,6 +46,19 @@ def describe_wish(
     ]
     who = describe_who(session.caller or {})
     return f"{who} on {host} {wants} {', '.join(shown)} of {vault}, {purpose}"
+
+
+def describe_call(asked: Message) -> str:
+    """A request by the proxy: its method, host and path, which others have chosen."""
+    port = "" if asked["port"] == HTTPS else f":{asked['port']}"
+    path = "".join(each if each in CALL_CHARACTERS else "?" for each in asked["path"])
+    shown = path if len(path) <= SHOWN_PATH else f"{path[:SHOWN_PATH]}…"
+    return f"{spell_host(asked['method'])} {spell_host(asked['host'])}{port}{shown}"
+
+
+def spell_host(word: str) -> str:
+    """A word of a request that a host, or a method, can be."""
+    return "".join(each if each in WORD_CHARACTERS else "?" for each in word)
 
 
 def count_again(session: Session, passage: Passage) -> int:

@@ -103,34 +103,42 @@ def is_still(path: str, device: int, inode: int) -> bool:
     return (found.st_dev, found.st_ino) == (device, inode)
 
 
-def start_forwarder(orders: socket.socket) -> None:
-    """Listen where clients look for the proxy, and fork the process that passes them on."""
-    listener = socket.create_server(("127.0.0.1", PROXY_PORT), backlog=256)
-    parent = os.getpid()
+def start_forwarder(
+    orders: socket.socket | None = None,
+    port: int = PROXY_PORT,
+    path: str = f"{SESSION}/proxy.sock",
+) -> int:
+    """Listen where clients look for the proxy, and fork the process that passes them on: the port.
+
+    It ends with us.
+    """
+    listener = socket.create_server(("127.0.0.1", port), backlog=256)
+    parent, port = os.getpid(), int(listener.getsockname()[1])
     if os.fork():
         listener.close()
-        return
+        return port
     try:
-        orders.close()
+        if orders:
+            orders.close()
         let_go_of(0, 1, 2)
         os.setpgid(0, 0)
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         while os.getppid() == parent:
             with contextlib.suppress(OSError):  # of one client, or for want of descriptors
                 client, _ = listener.accept()
-                threading.Thread(target=pass_on, args=(client,), daemon=True).start()
+                threading.Thread(target=pass_on, args=(client, path), daemon=True).start()
     finally:
         os._exit(0)
 
 
-def pass_on(client: socket.socket) -> None:
+def pass_on(client: socket.socket, path: str) -> None:
     """Copy bytes between a client and the proxy, each way to its end.
 
     Where nobody listens, the client is sent away: the proxy may be there for the next one.
     """
     with client, socket.socket(socket.AF_UNIX) as proxy:
         try:
-            proxy.connect(f"{SESSION}/proxy.sock")
+            proxy.connect(path)
         except OSError:
             return
         back = threading.Thread(target=copy_bytes, args=(proxy, client), daemon=True)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from avault.client import Connection
 from avault.errors import AvaultError, Unavailable, printable
 from avault.protocol import decode_frame
+from avault.running.inside import start_forwarder
 from avault.running.looking import Secrets
 from avault.running.proxy_variables import INHERITED, proxy_variables
 from avault.running.secrets import Injection, find_references, refuse_dangerous
 from avault.systemd import NoDaemon
 from avault.terminal.talk import say, warn
-from avault.terminal.terminal import Terminal
+from avault.terminal.terminal import Terminal, tell_of_asking
 
 if TYPE_CHECKING:
     from typing import Any
@@ -39,19 +40,28 @@ class ProxySession:
         fast = self.connection.fast
         request = {"v": 1, "vault": terminal.places.id, "op": "proxy", "tcp": tcp, **fields}
         fast.send(json.dumps(request))
-        text = fast.receive()
-        if not text:
-            raise Unavailable("the daemon went away before it answered", "see: avault status")
-        self.told = decode_frame(text.encode())
+        while True:
+            text = fast.receive()
+            if not text:
+                raise Unavailable("the daemon went away before it answered", "see: avault status")
+            self.told = decode_frame(text.encode())
+            if "progress" not in self.told:
+                break
+            tell_of_asking(self.told)
         if not self.told.get("ready"):
             raise AvaultError.from_dict(self.told)
-        self.directory = str(self.told["directory"])
+        self.directory, is_grant = str(self.told["directory"]), terminal.places.is_grant()
+        if is_grant:  # the daemon may have another view of files, as from outside of a container
+            place = os.path.dirname(terminal.places.socket)
+            self.directory = os.path.join(place, os.path.basename(self.directory))
         self.bundle = os.path.join(self.directory, "bundle.pem")
         self.url = ""
-        if tcp:
-            self.url = f"http://avault:{self.told['token']}@127.0.0.1:{self.told['port']}"
         # what is forked from here on, and stays longer than we do, does not hold it open
         os.register_at_fork(after_in_child=fast.socket.close)
+        if tcp:
+            path = os.path.join(self.directory, "proxy.sock")
+            port = start_forwarder(port=0, path=path) if is_grant else self.told["port"]
+            self.url = f"http://avault:{self.told['token']}@127.0.0.1:{port}"
 
     def end(self) -> None:
         """End it, and with it what is open through the proxy."""

@@ -69,6 +69,7 @@ def optional_duration(name: str) -> click.Option:
     option("--proxy", is_flag=True),
     option("--egress"),
     option("--host", "hosts", multiple=True),
+    option("--ask", is_flag=True),
     lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     interspersed=False,
 )
@@ -90,12 +91,14 @@ def cmd_run(
     proxy: bool,
     egress: str | None,
     hosts: tuple[str, ...],
+    ask: bool,
     words: tuple[str, ...],
 ) -> int:
     """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
                   [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
                   [--as-file KEY]… [--sandbox [--bind PATH]… [--bind-ro PATH]…]
-                  [--proxy [--host GROUP/KEY=HOST]… [--egress rules|open]] [--] CMD…
+                  [--proxy [--host GROUP/KEY=HOST]… [--egress rules|open] [--ask]]
+                  [--] CMD…
 
     Runs a command with secrets in its environment, over what is there: those
     that --group, --only (KEY or GROUP/KEY), --as and --env-file choose. That file
@@ -129,8 +132,9 @@ def cmd_run(
     the value takes a placeholder's place; in the answer it is taken out again.
     Other keys it gets as without --proxy, but only those that --group, --only,
     --as, --env-file or --all name. Other hosts are refused; with --egress open
-    they are reached, and nothing is put in. It ends with the command, and with the
-    lock. What --proxy is for, and what not: references/proxy.md
+    they are reached, and nothing is put in. --ask has the phone asked before a key
+    first goes to a host, with method, host and path. It ends with the command, and
+    with the lock. What --proxy is for, and what not: references/proxy.md
 
     Exit code: the command's; 128 + n if signal n ended it; 126 it cannot be
     executed, 127 it is not there.
@@ -150,8 +154,8 @@ def cmd_run(
     names = [name for each in only for name in each.split(",")]
     if everything and (groups or names or named):
         raise Usage("--all excludes --group, --only and --as", "leave it out")
-    if not proxy and (hosts or egress):
-        raise Usage("--host and --egress are for --proxy", "avault run --proxy -- my-agent")
+    if not proxy and (hosts or egress or ask):
+        raise Usage("--host, --egress and --ask are for --proxy", "avault run --proxy -- my-agent")
     if proxy and no_mask:
         raise Usage("--proxy excludes --no-mask: it ends with us", "leave --no-mask out")
     variables = None if env_file is None else read_env_file(env_file)
@@ -172,7 +176,13 @@ def cmd_run(
         choice = {"groups": list(groups), "only": names, "as": list(named), "prefix": prefix}
         proxied = Proxied(
             terminal,
-            {**choice, "everything": everything, "allow": list(allow), "hosts": list(hosts)},
+            {
+                **choice,
+                "everything": everything,
+                "allow": list(allow),
+                "hosts": list(hosts),
+                "ask": ask,
+            },
             egress or "rules",
         )
         is_asked = env_file is not None

@@ -43,6 +43,7 @@ getting in, looking after
   grant         a socket for one caller     avault grant web --group stripe --for 8h
   grants        which there are, and when each was last used
   revoke        end one at once, or --all
+  proxy start|status|stop|doctor       keys that a container uses and never has
   key generate|import                  keys that sign, and never leave the vault
   ssh           an SSH agent with them      avault ssh -- git push
   bunker invite|list|revoke            a remote signer for Nostr with them (NIP-46)
