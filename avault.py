@@ -45,10 +45,10 @@ The rooms, in order; each calls only what stands above it:
     vault/names               What can be kept in a vault: the names of groups and keys, values and notes
     vault/generations         Generations: how many writes of each machine a copy of the vault has
     vault/nostr_rules         What a guard says of signing for Nostr: events of which kinds, and texts for or from whom
-    vault/services            The usual services: to which hosts their keys go, in which header, and what the keys look like
-    vault/proxy_rules         What a guard says of requests by the proxy: to which hosts, by which methods, at which paths
     vault/ssh_rules           What a guard says of signing for SSH: to which servers, as which users, for which files
     vault/rule_members        What a guard's fields can name: ways, hosts, servers, kinds of events; and how that is said
+    vault/services            The usual services: to which hosts their keys go, in which header, and what the keys look like
+    vault/proxy_rules         What a guard says of requests by the proxy: to which hosts, by which methods, at which paths
     vault/times               Times and durations, as people and the protocol have them
     vault/rules               A guard's rules: how a secret may be used. Of two that count, each field has the stricter
     vault/secret              A value of a key as data: its times, its dot, and which of several is served
@@ -83,6 +83,7 @@ The rooms, in order; each calls only what stands above it:
     vault/placeholders        What a command is given in place of a secret: of the same form, and worth nothing
     vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
     vault/rotation            A rotation on the disk: files under the new key are staged, count at once, are put in place
+    vault/tokens              Access tokens that expire, and what renews them: keys of one group (RFC 6749, 6)
     signer/pairing            What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
     signer/relays             The relay client: connections to relays, what they are sent, and what they send to us
     signer/bunker             A NIP-46 remote signer ("bunker"), and the operator's key that it works with
@@ -202,7 +203,9 @@ The rooms, in order; each calls only what stands above it:
     daemon/key_requests       Keys that sign, as a client has them made or taken in: guarded from the first
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/proxy_consent      The phone, asked for a use by the proxy: of a host, of a grant, of a secret that is sealed
+    daemon/refreshing         Has an access token renewed that goes by the proxy, before it is used; one at a time
     daemon/proxying           Sessions of the proxy: what a command gets placeholders of, and each use of a secret by them
+    daemon/proxy_sessions     Sessions of the proxy by a connection: begun, told of, held for as long as that is there
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
     daemon/standing           Proxies that stay, each for one grant: started, shown, ended. They end with it, and with a lock
@@ -259,8 +262,9 @@ The rooms, in order; each calls only what stands above it:
     intake/files              AWS credentials, netrc, pgpass, npmrc
     intake/kubernetes         A Kubernetes Secret, as kubectl prints it
     intake/managers           The CSV of 1Password, Bitwarden, KeePass and browsers; Bitwarden's JSON; what is encrypted
-    intake/importers          Which of the forms that avault reads a file is
     intake/json_files         What `avault export`, `avault get` and other tools print as JSON
+    intake/token_files        What Claude Code and codex keep when a person has logged in: tokens, and what renews them
+    intake/importers          Which of the forms that avault reads a file is
     intake/keeping            Asking the daemon to keep many secrets
     intake/importing          avault import
     intake/migrate            avault migrate: takes the secrets out of ~/.profile
@@ -2976,243 +2980,6 @@ def find_nostr_fault(
     return None
 
 
-# -------------------------------------------------------- vault/services ----
-# The usual services: to which hosts their keys go, in which header, and what the keys look like.
-#
-# One table, for `avault guard --preset`, for what looks like a secret, and for placeholders.
-
-
-# hosts, header, and the form of a key as a pattern (in verbose syntax), "" for one without a mark
-SERVICES: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "openai": (
-        ("api.openai.com",),
-        "Authorization: Bearer KEY",
-        r"sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
-    ),
-    "anthropic": (
-        ("api.anthropic.com",),
-        "x-api-key: KEY",
-        r"sk-ant-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
-    ),
-    "openrouter": (
-        ("openrouter.ai",),
-        "Authorization: Bearer KEY",
-        r"sk-or-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
-    ),
-    "deepseek": (("api.deepseek.com",), "Authorization: Bearer KEY", ""),
-    "mistral": (("api.mistral.ai",), "Authorization: Bearer KEY", ""),
-    "cohere": (("api.cohere.com",), "Authorization: Bearer KEY", ""),
-    "groq": (("api.groq.com",), "Authorization: Bearer KEY", r"gsk_[A-Za-z0-9]{40,}"),
-    "xai": (("api.x.ai",), "Authorization: Bearer KEY", r"xai-[A-Za-z0-9]{40,}"),
-    "perplexity": (("api.perplexity.ai",), "Authorization: Bearer KEY", r"pplx-[A-Za-z0-9]{32,}"),
-    "google": (
-        ("generativelanguage.googleapis.com",),
-        "x-goog-api-key: KEY",
-        r"AIza[A-Za-z0-9_-]{35}",
-    ),
-    "huggingface": (
-        ("huggingface.co", "router.huggingface.co"),
-        "Authorization: Bearer KEY",
-        r"hf_[A-Za-z0-9]{30,}",
-    ),
-    "replicate": (("api.replicate.com",), "Authorization: Bearer KEY", r"r8_[A-Za-z0-9]{30,}"),
-    "elevenlabs": (("api.elevenlabs.io",), "xi-api-key: KEY", ""),
-    "tavily": (("api.tavily.com",), "Authorization: Bearer KEY", r"tvly-[A-Za-z0-9-]{20,}"),
-    "brave": (("api.search.brave.com",), "X-Subscription-Token: KEY", ""),
-    "github": (
-        ("api.github.com", "github.com", "uploads.github.com"),
-        "Authorization: Bearer KEY",
-        r"gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,}",
-    ),
-    "gitlab": (("gitlab.com",), "PRIVATE-TOKEN: KEY", r"glpat-[A-Za-z0-9_-]{20,}"),
-    "npm": (("registry.npmjs.org",), "Authorization: Bearer KEY", r"npm_[A-Za-z0-9]{36}"),
-    "pypi": (
-        ("upload.pypi.org",),
-        "Authorization: Basic (__token__:KEY)",
-        r"pypi-[A-Za-z0-9_-]{50,}",
-    ),
-    "stripe": (
-        ("api.stripe.com", "files.stripe.com"),
-        "Authorization: Bearer KEY",
-        r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
-    ),
-    "sendgrid": (
-        ("api.sendgrid.com",),
-        "Authorization: Bearer KEY",
-        r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
-    ),
-    "shopify": (
-        ("*.myshopify.com",),
-        "X-Shopify-Access-Token: KEY",
-        r"shp(?:at|ss|ca|pa)_[a-fA-F0-9]{32}",
-    ),
-    "digitalocean": (
-        ("api.digitalocean.com",),
-        "Authorization: Bearer KEY",
-        r"dop_v1_[a-f0-9]{64}",
-    ),
-    "cloudflare": (("api.cloudflare.com",), "Authorization: Bearer KEY", ""),
-    "slack": (
-        ("slack.com", "files.slack.com"),
-        "Authorization: Bearer KEY",
-        r"xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,}",
-    ),
-    "telegram": (("api.telegram.org",), "the path: /botKEY/…", r"[0-9]{8,10}:[A-Za-z0-9_-]{35}"),
-    "discord": (("discord.com",), "Authorization: Bot KEY", ""),
-    "notion": (("api.notion.com",), "Authorization: Bearer KEY", r"ntn_[A-Za-z0-9]{40,}"),
-    "linear": (("api.linear.app",), "Authorization: KEY", r"lin_api_[A-Za-z0-9]{30,}"),
-}
-
-
-def find_service(name: str) -> tuple[tuple[str, ...], str, str]:
-    """What the table has of a service; raises Usage."""
-    if name not in SERVICES:
-        raise Usage("no such preset", f"one of: {', '.join(sorted(SERVICES))}; or name --host")
-    return SERVICES[name]
-
-
-# ----------------------------------------------------- vault/proxy_rules ----
-# What a guard says of requests by the proxy: to which hosts, by which methods, at which paths.
-
-
-HTTPS = 443
-SPELLED = LETTERS | DIGITS | set("-_.:")
-AUTHORIZATION = "authorization"  # the header of credentials: RFC 9110, 11.6.2
-KEY_HEADERS = frozenset(  # those in which services take keys, besides; none that says anything else
-    {
-        "api-key", "apikey", "x-api-key", "x-apikey", "x-api-token", "x-auth-token", "x-auth-key",
-        "x-access-token", "x-goog-api-key", "xi-api-key", "private-token", "job-token",
-        "x-subscription-token", "x-shopify-access-token", "x-vault-token", "x-figma-token",
-        "x-functions-key", "ocp-apim-subscription-key", "dd-api-key", "dd-application-key",
-        "circle-token", "x-n8n-api-key", "x-typesense-api-key", "x-algolia-api-key",
-        "x-rapidapi-key", "x-master-key", "x-secret-key", "x-token",
-    }
-)  # fmt: skip
-
-
-def canonical_host(name: str) -> str:
-    """A host as names are compared: in lower case, without a dot at its end, in A-labels.
-
-    Raises ValueError for what is no name, and no address. IPv6 without brackets.
-    """
-    name = name.removeprefix("[").removesuffix("]") if name.startswith("[") else name
-    if not name.isascii():
-        name = name.encode("idna").decode()  # raises UnicodeError, which is a ValueError
-    name = name.lower().removesuffix(".")
-    if not 0 < len(name) <= 253 or set(name) - SPELLED or ".." in name or name[0] == ".":
-        raise ValueError("not a host")
-    if ":" in name:
-        name = ipaddress.IPv6Address(name).compressed
-    return name
-
-
-def read_authority(text: str) -> tuple[str, int]:
-    """Host and port of HOST or HOST:PORT, as compared; raises ValueError. The port is 443 else."""
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:@/\s\[\]]+)(?::([1-9][0-9]{0,4}))?", text)
-    if not found or int(found[2] or HTTPS) > 65535:
-        raise ValueError("not a host")
-    return canonical_host(found[1]), int(found[2] or HTTPS)
-
-
-def is_address(host: str) -> bool:
-    """Whether a host is written as an address, or as what a resolver takes for one.
-
-    0x7f.1, 2130706433 and the like: inet_aton(3).
-    """
-    last = host.rpartition(".")[2]
-    return ":" in host or last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) is not None
-
-
-def is_near(host: str) -> bool:
-    """Whether a name is by its form one of this machine or of a house, and not of the internet.
-
-    RFC 6761, 6762, 8375; `internal` by ICANN's word of 2024.
-    """
-    return is_address(host) or host.rpartition(".")[2] in (
-        "localhost", "local", "internal", "lan", "test",
-    ) or host.endswith(".home.arpa")  # fmt: skip
-
-
-def fits_host(host: str, port: int, pattern: str) -> bool:
-    """Whether a host as it is compared is what HOST, *.HOST (of one label), or either :PORT names.
-
-    A resolver's odd forms of addresses fit nothing but themselves.
-    """
-    name, _, number = pattern.partition(":")
-    if port != int(number or HTTPS):
-        return False
-    if name.startswith("*."):
-        first, _, rest = host.partition(".")
-        return bool(first) and rest == name[2:] and not is_address(host)
-    return host == name
-
-
-def is_host_within(narrow: str, wide: str) -> bool:
-    """Whether a host of a guard, perhaps with a * or a port, is among what another one names."""
-    name, _, number = narrow.partition(":")
-    return fits_host(name, int(number or HTTPS), wide)
-
-
-def fits_hosts(host: str, port: int, sets: Hosts) -> bool:
-    """Whether a host is in each of these sets, of which there has to be one."""
-    return bool(sets) and all(any(fits_host(host, port, each) for each in one) for one in sets)
-
-
-def fits_path(path: str, glob: str) -> bool:
-    """Whether a path is as one with * in it says, each of which stands for anything."""
-    return re.fullmatch(".*".join(map(re.escape, glob.split("*"))), path, re.DOTALL) is not None
-
-
-def is_plain_path(path: str) -> bool:
-    """Whether a path is the same to all who read it: no dots to go up, nothing hidden by %.
-
-    Nor a % that is one only once it is decoded, or what some take for an end, or as no ASCII.
-    """
-    lower = path.lower()
-    odd = ("//", "\\", "%2e", "%2f", "%5c", "%00", ";")
-    is_up = any(each in (".", "..") for each in lower.split("/"))
-    is_hidden = re.search("%(?:25|3f|23|0[9ad]|20|u|[89a-f])", lower) is not None
-    is_odd = is_hidden or any(each in lower for each in odd)
-    return not is_up and not is_odd and path.startswith("/")
-
-
-def find_proxy_fault(
-    host: str,
-    port: int,
-    method: str,
-    path: str,
-    hosts: Hosts,
-    methods: list[frozenset[str]],
-    paths: list[frozenset[str]],
-) -> str | None:
-    """Why a request may not have a secret, in words; None where it may.
-
-    `host` is as it is compared, `path` without a query.
-    """
-    if not fits_hosts(host, port, hosts):
-        return f"go to {host}" + (f":{port}" if port != HTTPS else "")
-    if any(method not in each for each in methods):
-        return f"be used by {method}"
-    if paths and not is_plain_path(path):
-        return "be used at a path that can be read in more than one way"
-    if any(not any(fits_path(path, glob) for glob in each) for each in paths):
-        return "be used at this path"
-    return None
-
-
-def headers_for(host: str) -> frozenset[str]:
-    """The headers, in lower case, in which a host takes keys.
-
-    Those that the table of services names for it; of one that it does not know, the usual ones.
-    """
-    named = {
-        header.partition(":")[0].lower()
-        for hosts, header, _ in SERVICES.values()
-        if any(fits_host(host, HTTPS, each) for each in hosts) and ": " in header
-    }
-    return frozenset({AUTHORIZATION, *(named or KEY_HEADERS)})
-
-
 # ------------------------------------------------------- vault/ssh_rules ----
 # What a guard says of signing for SSH: to which servers, as which users, for which files.
 #
@@ -3344,6 +3111,9 @@ def may_offer(
 
 
 WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
+PLACES = ("path", "query", "body", "websocket")  # of a request, besides its headers
+HEADER = "header"
+RENEWAL = "refresh"  # in no request of anybody's, but of who renews a token by it
 PROXY_SETS = ("hosts", "methods", "paths")
 SSH_SETS = ("servers", "users", "namespaces")
 NOSTR_SETS = ("kinds", "ciphers", "peers")
@@ -3361,8 +3131,25 @@ HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
 PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
 
 
+def part_host(text: str) -> tuple[str, str]:
+    """Of a member of `hosts`, the place in a request that it is about, and the host.
+
+    PLACE@HOST, or HOST for headers: so that a place that a key may be in is never without a host,
+    and of two guards which both count the one for headers alone leaves nothing else.
+    """
+    place, at, host = text.rpartition("@")
+    return (place if at else HEADER), host
+
+
 def is_host(text: str) -> bool:
-    """Whether it is a host, perhaps with a port: api.example.com, *.example.com, localhost:8080."""
+    """Whether it is a host, perhaps with a port: api.example.com, *.example.com, localhost:8080.
+
+    A place in requests may stand before it: path@api.example.com.
+    """
+    place, host = part_host(text)
+    if "@" in text and place not in (*PLACES, RENEWAL):
+        return False
+    text = host
     name, colon, port = text.removeprefix("*.").partition(":")
     labels = name.split(".")
     return (
@@ -3404,7 +3191,7 @@ MEMBERS = {
 }
 EXAMPLES = {
     "only": f"one of: {', '.join(WAYS)}",
-    "hosts": "as in api.example.com, *.example.com or localhost:8080",
+    "hosts": "as in api.example.com, *.example.com, localhost:8080 or path@api.example.com",
     "methods": "as in GET or POST",
     "paths": "as in /v1/charges or /v1/*, without a query",
     "servers": f"NAME=SHA256:… of a host key, or one of: {', '.join(WORDS_FOR_SERVERS)}",
@@ -3438,7 +3225,270 @@ def describe_members(name: str, members: frozenset[str]) -> str:
         return describe_servers(members)
     if name == "peers":
         return describe_peers(members)
+    if name == "hosts":
+        return " or ".join(map(describe_host, sorted(members)))
     return " or ".join(sorted(members, key=int if name == "kinds" else None))
+
+
+def describe_host(text: str) -> str:
+    """A host in words, with the place if it is another than a header."""
+    place, host = part_host(text)
+    if place == RENEWAL:
+        return f"{host} (to renew a token)"
+    return host if place == HEADER else f"{host} (in the {place})"
+
+
+# -------------------------------------------------------- vault/services ----
+# The usual services: to which hosts their keys go, in which header, and what the keys look like.
+#
+# One table, for `avault guard --preset`, for what looks like a secret, and for placeholders.
+
+
+# hosts as a guard has them, header, and the form of a key as a pattern (in verbose syntax), ""
+# for one without a mark
+SERVICES: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "openai": (
+        ("api.openai.com",),
+        "Authorization: Bearer KEY",
+        r"sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+    ),
+    "anthropic": (
+        ("api.anthropic.com",),
+        "x-api-key: KEY",
+        r"sk-ant-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+    ),
+    "openrouter": (
+        ("openrouter.ai",),
+        "Authorization: Bearer KEY",
+        r"sk-or-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+    ),
+    "deepseek": (("api.deepseek.com",), "Authorization: Bearer KEY", ""),
+    "mistral": (("api.mistral.ai",), "Authorization: Bearer KEY", ""),
+    "cohere": (("api.cohere.com",), "Authorization: Bearer KEY", ""),
+    "groq": (("api.groq.com",), "Authorization: Bearer KEY", r"gsk_[A-Za-z0-9]{40,}"),
+    "xai": (("api.x.ai",), "Authorization: Bearer KEY", r"xai-[A-Za-z0-9]{40,}"),
+    "perplexity": (("api.perplexity.ai",), "Authorization: Bearer KEY", r"pplx-[A-Za-z0-9]{32,}"),
+    "google": (
+        ("generativelanguage.googleapis.com",),
+        "x-goog-api-key: KEY",
+        r"AIza[A-Za-z0-9_-]{35}",
+    ),
+    "huggingface": (
+        ("huggingface.co", "router.huggingface.co"),
+        "Authorization: Bearer KEY",
+        r"hf_[A-Za-z0-9]{30,}",
+    ),
+    "replicate": (("api.replicate.com",), "Authorization: Bearer KEY", r"r8_[A-Za-z0-9]{30,}"),
+    "elevenlabs": (("api.elevenlabs.io",), "xi-api-key: KEY", ""),
+    "tavily": (("api.tavily.com",), "Authorization: Bearer KEY", r"tvly-[A-Za-z0-9-]{20,}"),
+    "brave": (("api.search.brave.com",), "X-Subscription-Token: KEY", ""),
+    "github": (
+        ("api.github.com", "github.com", "uploads.github.com"),
+        "Authorization: Bearer KEY",
+        r"gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,}",
+    ),
+    "gitlab": (("gitlab.com",), "PRIVATE-TOKEN: KEY", r"glpat-[A-Za-z0-9_-]{20,}"),
+    "npm": (("registry.npmjs.org",), "Authorization: Bearer KEY", r"npm_[A-Za-z0-9]{36}"),
+    "pypi": (
+        ("upload.pypi.org",),
+        "Authorization: Basic (__token__:KEY)",
+        r"pypi-[A-Za-z0-9_-]{50,}",
+    ),
+    "stripe": (
+        ("api.stripe.com", "files.stripe.com"),
+        "Authorization: Bearer KEY",
+        r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
+    ),
+    "sendgrid": (
+        ("api.sendgrid.com",),
+        "Authorization: Bearer KEY",
+        r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
+    ),
+    "shopify": (
+        ("*.myshopify.com",),
+        "X-Shopify-Access-Token: KEY",
+        r"shp(?:at|ss|ca|pa)_[a-fA-F0-9]{32}",
+    ),
+    "digitalocean": (
+        ("api.digitalocean.com",),
+        "Authorization: Bearer KEY",
+        r"dop_v1_[a-f0-9]{64}",
+    ),
+    "cloudflare": (("api.cloudflare.com",), "Authorization: Bearer KEY", ""),
+    "slack": (
+        ("slack.com", "files.slack.com"),
+        "Authorization: Bearer KEY",
+        r"xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,}",
+    ),
+    "telegram": (
+        ("path@api.telegram.org",),
+        "the path: /botKEY/…",
+        r"[0-9]{8,10}:[A-Za-z0-9_-]{35}",
+    ),
+    "discord": (("discord.com",), "Authorization: Bot KEY", ""),
+    "notion": (("api.notion.com",), "Authorization: Bearer KEY", r"ntn_[A-Za-z0-9]{40,}"),
+    "linear": (("api.linear.app",), "Authorization: KEY", r"lin_api_[A-Za-z0-9]{30,}"),
+}
+
+
+def find_service(name: str) -> tuple[tuple[str, ...], str, str]:
+    """What the table has of a service; raises Usage."""
+    if name not in SERVICES:
+        raise Usage("no such preset", f"one of: {', '.join(sorted(SERVICES))}; or name --host")
+    return SERVICES[name]
+
+
+# ----------------------------------------------------- vault/proxy_rules ----
+# What a guard says of requests by the proxy: to which hosts, by which methods, at which paths.
+
+
+HTTPS = 443
+SPELLED = LETTERS | DIGITS | set("-_.:")
+AUTHORIZATION = "authorization"  # the header of credentials: RFC 9110, 11.6.2
+KEY_HEADERS = frozenset(  # those in which services take keys, besides; none that says anything else
+    {
+        "api-key", "apikey", "x-api-key", "x-apikey", "x-api-token", "x-auth-token", "x-auth-key",
+        "x-access-token", "x-goog-api-key", "xi-api-key", "private-token", "job-token",
+        "x-subscription-token", "x-shopify-access-token", "x-vault-token", "x-figma-token",
+        "x-functions-key", "ocp-apim-subscription-key", "dd-api-key", "dd-application-key",
+        "circle-token", "x-n8n-api-key", "x-typesense-api-key", "x-algolia-api-key",
+        "x-rapidapi-key", "x-master-key", "x-secret-key", "x-token",
+    }
+)  # fmt: skip
+
+
+def canonical_host(name: str) -> str:
+    """A host as names are compared: in lower case, without a dot at its end, in A-labels.
+
+    Raises ValueError for what is no name, and no address. IPv6 without brackets.
+    """
+    name = name.removeprefix("[").removesuffix("]") if name.startswith("[") else name
+    if not name.isascii():
+        name = name.encode("idna").decode()  # raises UnicodeError, which is a ValueError
+    name = name.lower().removesuffix(".")
+    if not 0 < len(name) <= 253 or set(name) - SPELLED or ".." in name or name[0] == ".":
+        raise ValueError("not a host")
+    if ":" in name:
+        name = ipaddress.IPv6Address(name).compressed
+    return name
+
+
+def read_authority(text: str) -> tuple[str, int]:
+    """Host and port of HOST or HOST:PORT, as compared; raises ValueError. The port is 443 else."""
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:@/\s\[\]]+)(?::([1-9][0-9]{0,4}))?", text)
+    if not found or int(found[2] or HTTPS) > 65535:
+        raise ValueError("not a host")
+    return canonical_host(found[1]), int(found[2] or HTTPS)
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is written as an address, or as what a resolver takes for one.
+
+    0x7f.1, 2130706433 and the like: inet_aton(3).
+    """
+    last = host.rpartition(".")[2]
+    return ":" in host or last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) is not None
+
+
+def is_near(host: str) -> bool:
+    """Whether a name is by its form one of this machine or of a house, and not of the internet.
+
+    RFC 6761, 6762, 8375; `internal` by ICANN's word of 2024.
+    """
+    return is_address(host) or host.rpartition(".")[2] in (
+        "localhost", "local", "internal", "lan", "test",
+    ) or host.endswith(".home.arpa")  # fmt: skip
+
+
+def fits_host(host: str, port: int, pattern: str, place: str | None = None) -> bool:
+    """Whether a host as it is compared is what HOST, *.HOST (of one label), or either :PORT names.
+
+    A resolver's odd forms of addresses fit nothing but themselves. `place` is where in a request,
+    None for anywhere.
+    """
+    where, pattern = part_host(pattern)
+    if place not in (None, where):
+        return False
+    name, _, number = pattern.partition(":")
+    if port != int(number or HTTPS):
+        return False
+    if name.startswith("*."):
+        first, _, rest = host.partition(".")
+        return bool(first) and rest == name[2:] and not is_address(host)
+    return host == name
+
+
+def is_host_within(narrow: str, wide: str) -> bool:
+    """Whether a host of a guard, perhaps with a * or a port, is among what another one names."""
+    place, host = part_host(narrow)
+    name, _, number = host.partition(":")
+    return fits_host(name, int(number or HTTPS), wide, place)
+
+
+def fits_hosts(host: str, port: int, sets: Hosts, place: str | None = None) -> bool:
+    """Whether a host is in each of these sets, of which there has to be one; for that place."""
+    return bool(sets) and all(
+        any(fits_host(host, port, each, place) for each in one) for one in sets
+    )
+
+
+def fits_path(path: str, glob: str) -> bool:
+    """Whether a path is as one with * in it says, each of which stands for anything."""
+    return re.fullmatch(".*".join(map(re.escape, glob.split("*"))), path, re.DOTALL) is not None
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path is the same to all who read it: no dots to go up, nothing hidden by %.
+
+    Nor a % that is one only once it is decoded, or what some take for an end, or as no ASCII.
+    """
+    lower = path.lower()
+    odd = ("//", "\\", "%2e", "%2f", "%5c", "%00", ";")
+    is_up = any(each in (".", "..") for each in lower.split("/"))
+    is_hidden = re.search("%(?:25|3f|23|0[9ad]|20|u|[89a-f])", lower) is not None
+    is_odd = is_hidden or any(each in lower for each in odd)
+    return not is_up and not is_odd and path.startswith("/")
+
+
+def find_proxy_fault(
+    host: str,
+    port: int,
+    method: str,
+    path: str,
+    hosts: Hosts,
+    methods: list[frozenset[str]],
+    paths: list[frozenset[str]],
+    places: Iterable[str] = (HEADER,),
+) -> str | None:
+    """Why a request may not have a secret, in words; None where it may.
+
+    `host` is as it is compared, `path` without a query, `places` are all that it is to be in.
+    """
+    if not fits_hosts(host, port, hosts):
+        return f"go to {host}" + (f":{port}" if port != HTTPS else "")
+    for place in places:
+        if not fits_hosts(host, port, hosts, place):
+            return f"be in the {place} of a request to {host}"
+    if any(method not in each for each in methods):
+        return f"be used by {method}"
+    if paths and not is_plain_path(path):
+        return "be used at a path that can be read in more than one way"
+    if any(not any(fits_path(path, glob) for glob in each) for each in paths):
+        return "be used at this path"
+    return None
+
+
+def headers_for(host: str) -> frozenset[str]:
+    """The headers, in lower case, in which a host takes keys.
+
+    Those that the table of services names for it; of one that it does not know, the usual ones.
+    """
+    named = {
+        header.partition(":")[0].lower()
+        for hosts, header, _ in SERVICES.values()
+        if any(fits_host(host, HTTPS, each) for each in hosts) and ": " in header
+    }
+    return frozenset({AUTHORIZATION, *(named or KEY_HEADERS)})
 
 
 # ----------------------------------------------------------- vault/times ----
@@ -8498,6 +8548,82 @@ def set_logs_aside(places: Places, agent: str) -> None:
             os.rename(places.own(name), os.path.join(aside, name))
     except OSError as error:
         raise AvaultError(f"cannot move the access log to {aside}: {error.strerror}") from None
+
+
+# ---------------------------------------------------------- vault/tokens ----
+# Access tokens that expire, and what renews them: keys of one group (RFC 6749, 6).
+
+
+ACCESS_TOKEN, REFRESH_TOKEN = "OAUTH_ACCESS_TOKEN", "OAUTH_REFRESH_TOKEN"
+EXPIRES_AT = "OAUTH_EXPIRES"  # Unix seconds; without it, a token is renewed when it is refused
+TOKEN_URL, CLIENT_ID, CLIENT_SECRET = "OAUTH_TOKEN_URL", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET"
+TOKEN_ENCODING = "OAUTH_ENCODING"  # noqa: S105 (`json` for servers that take no form)
+RENEWED_EARLY = 120  # seconds before it expires, in which a token is renewed already
+
+
+def is_renewable(vault: Vault, name: str) -> bool:
+    """Whether GROUP/KEY is an access token with what renews it."""
+    group, _, key = name.partition("/")
+    keys = vault.groups[group].keys if group in vault.groups else {}
+    return key == ACCESS_TOKEN and {REFRESH_TOKEN, TOKEN_URL} <= {*keys}
+
+
+class Tokens:
+    """What a group says of a token; raises Denied where it says two things, or is sealed."""
+
+    def __init__(self, vault: Vault, group: str) -> None:
+        self.group = group
+        self.access = self.read(vault, ACCESS_TOKEN)
+        self.refresh = self.read(vault, REFRESH_TOKEN)
+        self.url, self.client = self.read(vault, TOKEN_URL), self.read(vault, CLIENT_ID)
+        self.secret = self.read(vault, CLIENT_SECRET)
+        self.is_json = self.read(vault, TOKEN_ENCODING) == "json"
+        expires = self.read(vault, EXPIRES_AT)
+        self.expires = int(expires) if expires.isascii() and expires.isdigit() else None
+        self.print = sha256(f"used up: {self.refresh}".encode()).hex()
+
+    def read(self, vault: Vault, key: str) -> str:
+        """The value of a key, "" where there is none."""
+        try:
+            found = vault.secrets(self.group, key)
+        except NotFound:
+            return ""
+        name = f"{self.group}/{key}"
+        if len(found) > 1:
+            raise Denied(f"two machines have set {name}", f"set one: avault set {name}")
+        if is_sealed(found[0].value):
+            raise Denied(
+                f"{name} is guarded: the phone is asked for each use, so it renews nothing"
+            )
+        return found[0].value
+
+    def where(self) -> tuple[str, int, str]:
+        """Host, port and path of the server that renews it; raises Denied."""
+        from urllib.parse import urlsplit
+
+        try:
+            url = urlsplit(self.url)
+            host, port = url.hostname or "", url.port or 443
+        except ValueError:
+            host, port = "", 0
+        if not host or url.scheme != "https" or url.username or url.query or not self.url.isascii():
+            where = f"{self.group}/{TOKEN_URL}"
+            raise Denied(f"{where} is no https:// address", f"set it anew: avault set {where}")
+        return host.lower(), port, url.path or "/"
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is to be renewed: it expires soon."""
+        return self.expires is not None and now >= self.expires - RENEWED_EARLY
+
+    def is_over(self, now: float) -> bool:
+        """Whether it is no good any more, as far as it says."""
+        return self.expires is not None and now >= self.expires
+
+    def fields(self) -> dict[str, str]:
+        """What the server is told."""
+        told = {"grant_type": "refresh_token", "refresh_token": self.refresh}
+        more = {"client_id": self.client, "client_secret": self.secret}
+        return told | {name: value for name, value in more.items() if value}
 
 
 # -------------------------------------------------------- signer/pairing ----
@@ -14227,9 +14353,11 @@ async def make_place(directory: str) -> None:
 async def run_broker(child: Child, places: Places, wish: Message) -> None:
     """Start one, give the keyholder the door to it, and see it end.
 
-    It ends with the keyholder: see `Child.bury`; or when that says so: see `end_broker`.
+    It ends with the keyholder: see `Child.bury`; or when that says so: see `end_broker`. One that
+    `stays` ends by itself, as it may have what nobody else has yet.
     """
     control, number, directory = child.control, str(wish["broker"]), ""
+    stays = bool(wish.get("stays"))
     try:
         directory, mode = place_of_session(places, wish.get("grant_of"))
         await make_place(directory)
@@ -14242,7 +14370,8 @@ async def run_broker(child: Child, places: Places, wish: Message) -> None:
             told = {"do": "broker", "number": number, "failed": complain(error).to_dict()["error"]}
             control.send(told)
         return
-    child.brokers[number] = process
+    if not stays:
+        child.brokers[number] = process
     try:
         with door:
             told = {"do": "broker", "number": number, "pid": process.pid}
@@ -17386,6 +17515,8 @@ class Brokers:
         self.links: dict[str, BrokerLink] = {}
         self.through: dict[str, Grant | None] = {}  # those there are, or are to be: by which grant
         self.standing: dict[Grant, Any] = {}  # those that stay; None for one that starts
+        self.turns: dict[str, asyncio.Lock] = {}  # of who has a group's token renewed
+        self.renewed: dict[str, float] = {}  # when that was, by time.monotonic
 
     def take(self, message: Message, fd: int | None) -> None:
         """The supervisor has started one: its pid, and the door to it; or says why not."""
@@ -17426,7 +17557,8 @@ class Brokers:
         wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self.START_TIME):
-                self.control.send({"broker": number, "grant_of": place})
+                told = {"broker": number, "grant_of": place, "stays": "refresh" in session}
+                self.control.send(told)
                 pid, door = await wanted
                 with door:
                     door.setblocking(False)
@@ -24643,6 +24775,147 @@ class ProxyConsent:
                 found.assignment.end()
 
 
+# ----------------------------------------------------- daemon/refreshing ----
+# Has an access token renewed that goes by the proxy, before it is used; one at a time.
+#
+# A process of its own asks the server. What that answers is sealed to the agent on the disk, before
+# anybody hears of it: the token that was used for it is worth nothing from then on. From there it is
+# written into the vault, and only then used; also after a crash, by who comes next.
+
+
+REFUSED_PAUSE = 60.0  # seconds after which one that is refused again is renewed again
+LONGEST_ANSWER_KEPT = 1 << 20  # bytes of a sealed answer
+
+
+async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refused: bool) -> bool:
+    """Have the token GROUP/KEY renewed if it is due; whether the vault has another one now.
+
+    `is_refused` says that a server did not take it. Raises what keeps it from that, unless the
+    token may be good for a while yet.
+    """
+    if not is_renewable(keyholder.open_store().vault, name):
+        return False
+    group = name.partition("/")[0]
+    turn = keyholder.brokers.turns.setdefault(group, asyncio.Lock())
+    async with turn:
+        found = await take_back(keyholder, group)
+        tokens = Tokens(keyholder.open_store().vault, group)
+        last = keyholder.brokers.renewed.get(group)
+        is_refused = is_refused and (last is None or time.monotonic() - last >= REFUSED_PAUSE)
+        if not is_refused and not tokens.is_due(time.time()):
+            return True  # perhaps who was before us has done it
+        try:
+            await ask_server(keyholder, session, tokens)
+            keyholder.brokers.renewed[group] = time.monotonic()
+            return await take_back(keyholder, group)
+        except AvaultError:
+            if tokens.is_over(time.time()):
+                raise
+            return found
+
+
+async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> None:
+    """Have the server asked, by a process of its own that has nothing else; raises AvaultError."""
+    host, port, path = tokens.where()
+    store = keyholder.open_store()
+    refuse_elsewhere(keyholder, tokens, canonical_host(host), port, path)
+    asked = {"host": host, "port": port, "method": "POST", "path": path}
+    noted: Message = {"op": "proxy", "group": tokens.group, "key": REFRESH_TOKEN, **asked}
+    keyholder.release(session, noted)
+    job = {
+        **asked,
+        "fields": tokens.fields(),
+        "json": tokens.is_json,
+        "was": tokens.print,
+        "to": public_hex(store.keys),
+        "kept": find_answer(keyholder, tokens.group),
+    }
+    number = ""
+    try:
+        number, _, _ = await keyholder.brokers.start({"refresh": job}, use_nothing, note_nothing)
+    finally:
+        keyholder.brokers.end(number)
+
+
+def refuse_elsewhere(keyholder: Keyholder, tokens: Tokens, host: str, port: int, path: str) -> None:
+    """Raise Denied where a guard does not have what renews a token go to that server.
+
+    Who may set the server's address could have it sent anywhere; who may move it, have what it
+    gives put where no guard is. What nobody guards, anybody gets.
+    """
+    vault = keyholder.open_store().vault
+    guards = keyholder.gate.look(vault)
+    for key in (REFRESH_TOKEN, *([CLIENT_SECRET] if tokens.secret else [])):
+        name = f"{tokens.group}/{key}"
+        rules = guards.rules_of(guards.of(name))
+        if rules.ways() is None and rules.ask is None and rules.times is None:
+            check(guards, name, "run", time.time())
+            continue
+        if len(guards.names_of(name)) > 1:  # what it gives would come under another name, unguarded
+            raise Denied(
+                f"{name} has, or had, another name: what is guarded renews a token under its own",
+                f"set it anew, and: avault unguard {name}",
+            )
+        if rules.times is not None:
+            raise Denied(f"{name} has a number of uses, so it renews nothing")
+        check(guards, name, "proxy", time.time())
+        said = find_proxy_fault(
+            host, port, "POST", path, rules.hosts, rules.methods, rules.paths, [RENEWAL]
+        )
+        if said:
+            hint = f"if that is its server: avault guard {name} --host {host} --in {RENEWAL}"
+            raise Denied(f"{name} may not {said}", hint)
+
+
+def find_answer(keyholder: Keyholder, group: str) -> str:
+    """Where a server's answer lies until it is in the vault."""
+    return keyholder.places.own(f"token-{sha256(group.encode()).hex()[:16]}.sealed")
+
+
+async def take_back(keyholder: Keyholder, group: str) -> bool:
+    """Write into the vault what a server has answered; whether there was something.
+
+    It counts only for the token that it was asked with, which nobody else knows: so nobody else can
+    have written it, and an older one is none.
+    """
+    path, store = find_answer(keyholder, group), keyholder.open_store()
+    try:
+        with open(path, encoding="ascii") as file:
+            sealed = file.read(LONGEST_ANSWER_KEPT)
+    except (OSError, ValueError):
+        return False
+    is_taken = False
+    with contextlib.suppress(AvaultError, ValueError, KeyError, TypeError):
+        answer = json.loads(open_value(store.keys, sealed))
+        tokens = Tokens(store.vault, group)
+        if answer["was"] == tokens.print:
+            values = {ACCESS_TOKEN: str(answer["access"])}
+            values |= {REFRESH_TOKEN: str(answer["refresh"] or tokens.refresh)}
+            if answer["expires"]:
+                values |= {EXPIRES_AT: str(int(answer["expires"]))}
+            is_taken = True
+    if is_taken:
+        machine = store.machine
+
+        def put(vault: Vault) -> None:
+            for key, value in values.items():
+                vault.put(group, key, value, int(time.time()), machine)
+
+        await keyholder.change(put)  # if it raises, the file stays
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    return is_taken
+
+
+async def use_nothing(message: Message) -> Message:
+    """A process that renews a token is given nothing besides."""
+    return Denied("not here").to_dict()
+
+
+def note_nothing(message: Message) -> None:
+    """Nor has it anything to say."""
+
+
 # ------------------------------------------------------- daemon/proxying ----
 # Sessions of the proxy: what a command gets placeholders of, and each use of a secret by them.
 #
@@ -24653,7 +24926,6 @@ class ProxyConsent:
 PROXY_CHOICE = frozenset(
     {"groups", "only", "as", "prefix", "allow", "also", "everything", "hosts", "egress", "ask"}
 )
-PROXY_FIELDS = PROXY_CHOICE | {"tcp"}
 EGRESS = ("rules", "open")
 SHORTEST_PROXIED = 8  # bytes of a value: a shorter one cannot be told from other text
 CONTROLS = "[\x00-\x1f\x7f]"
@@ -24714,6 +24986,7 @@ class ProxiedUses:
         self.variables: dict[str, str] = {}  # places, by variable
         self.rest: list[str] = []  # places that were asked for, and go to no host
         names = self.choose(vault, guards, request)
+        names = {each: name for each, name in names.items() if not renews(guards, name)}
         for place in [*names.values(), *check_names(request, "also"), *self.given]:
             vault.secrets(*place.split("/", 1))
             self.offer(vault, guards, place)
@@ -24748,7 +25021,7 @@ class ProxiedUses:
         """
         rules = guards.rules_of(guards.of(name))
         sets = rules.sets("proxy", "hosts")
-        if not all(sets):
+        if renews(guards, name) or not all(sets):
             return []
         return sets + ([self.given[name]] if name in self.given else [])
 
@@ -24821,6 +25094,9 @@ class ProxiedUses:
             if grant:
                 grant.use("proxy")
             passage = self.admit(message, name)  # what has changed while the phone was asked
+            is_refused = message.get("refused") is True
+            if await renew_token(self.keyholder, self.session, name, is_refused):
+                passage = self.admit(message, name)
             if passage.asked:
                 end = await self.consent.open(
                     self.session, noted, lambda: self.admit(message, name)
@@ -24869,6 +25145,7 @@ class ProxiedUses:
             self.hosts(guards, name),
             rules.methods,
             rules.paths,
+            read_places(message),
         )
         if said:
             raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
@@ -24890,6 +25167,12 @@ class ProxiedUses:
             pass  # nothing was released
 
 
+def renews(guards: Guards, name: str) -> bool:
+    """Whether a guard has a secret renew tokens alone: no command sends it anywhere."""
+    sets = guards.rules_of(guards.of(name)).hosts
+    return any(all(part_host(each)[0] == RENEWAL for each in one) for one in sets)
+
+
 def read_asked(message: Message) -> Message:
     """What a request asks for, as the log and the rules have it; raises Usage."""
     port = message.get("port")
@@ -24903,6 +25186,22 @@ def read_asked(message: Message) -> Message:
         "method": message["method"],
         "path": message["path"],
     }
+
+
+def read_places(message: Message) -> list[str]:
+    """Where in a request a value is to be, a header if nothing is said; raises Usage."""
+    places = message.get("in", [HEADER])
+    known = (HEADER, *PLACES)
+    if not isinstance(places, list) or not places or any(each not in known for each in places):
+        raise Usage("not a request of the proxy")
+    return places
+
+
+# ------------------------------------------------- daemon/proxy_sessions ----
+# Sessions of the proxy by a connection: begun, told of, held for as long as that is there.
+
+
+PROXY_FIELDS = PROXY_CHOICE | {"tcp"}
 
 
 async def serve_proxy(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -32449,78 +32748,6 @@ def refuse_encrypted(data: bytes) -> None:
         raise Usage(*FOREIGN["ENC["])
 
 
-# ------------------------------------------------------ intake/importers ----
-# Which of the forms that avault reads a file is.
-
-
-FORM_READERS: dict[str, Callable[[str], FileSecrets]] = {
-    "aws": read_aws, "netrc": read_netrc, "pgpass": read_pgpass, "npmrc": read_npmrc,
-    "k8s": read_kubernetes, "csv": read_csv, "bitwarden": read_bitwarden,
-}  # fmt: skip
-IMPORT_FORMS = ("dotenv", "json", *FORM_READERS)
-OF_NAMES = {"netrc": "netrc", "pgpass": "pgpass", "npmrc": "npmrc", "csv": "csv", "env": "dotenv"}
-
-
-def form_of(file: str, text: str) -> str:
-    """Which of FORMS a file is, by its name and by what is in it.
-
-    Raises Usage for what is known, and not read.
-    """
-    start = text.lstrip("\ufeff \t\r\n")
-    name = os.path.basename(file).lower().lstrip("._").removesuffix(".conf")
-    if start[:1] == "{" or re.match(r"\[\s*([\[{\"\]0-9]|\Z)", start):
-        return form_of_json(start)
-    if known := OF_NAMES.get(name) or OF_NAMES.get(name.rpartition(".")[2]):
-        return known
-    if re.search(
-        r"(?m)^kind:[ \t]*[\"']?(Secret|SealedSecret|List|SecretList)[\"']?[ \t]*\r?$", text
-    ):
-        return "k8s"
-    if re.match(r"(?:[#;].*\n\s*)*\[[^\]\n]+\][ \t]*\r?(\n|\Z)", start):
-        if re.search(r"(?mi)^\s*aws_(access_key_id|secret_access_key|session_token)\s*=", text):
-            return "aws"
-        raise Usage(
-            "it is an INI file, of a kind that avault does not know",
-            "write KEY=value lines, or: avault set GROUP/KEY",
-        )
-    if re.match(
-        r"(?:#.*\n\s*)*(machine[ \t]+\S+|default)\s+(login|password|account|user)\s", start
-    ):
-        return "netrc"
-    if re.search(r"(?m)^[ \t]*//[^\s=]+:_(authToken|auth|password)[ \t]*=", text):
-        return "npmrc"
-    header = start.partition("\n")[0].rstrip("\r")
-    if "," in header and "=" not in header and find_columns(next(csv.reader([header]), [])):
-        return "csv"
-    is_yaml = re.match(
-        r"(?:(?:#.*|---[ \t]*)\r?\n\s*)*[\"']?[A-Za-z_][\w.-]*[\"']?:(?:[ \t]|\r?\n|\Z)", start
-    )
-    if name.endswith((".yaml", ".yml")) or (is_yaml and "=" not in start.partition(":")[0]):
-        raise Usage(
-            "it is YAML, and no Secret of Kubernetes",
-            "as JSON it can be read: yq -o json FILE | avault import -",
-        )
-    return "dotenv"
-
-
-def form_of_json(text: str) -> str:
-    """Which of FORMS a JSON text is."""
-    if not re.search(r'"(items|login|kind)"\s*:', text):
-        return "json"
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return "json"  # which says what is wrong
-    if isinstance(content, dict) and str(content.get("kind")) in (
-        "Secret",
-        "SealedSecret",
-        "List",
-        "SecretList",
-    ):
-        return "k8s"
-    return "bitwarden" if find_items(content) else "json"
-
-
 # ----------------------------------------------------- intake/json_files ----
 # What `avault export`, `avault get` and other tools print as JSON.
 
@@ -32619,6 +32846,165 @@ def parse_json(text: str, group: str | None) -> tuple[ImportedSecrets, dict[str,
             else:
                 empty.append(f"{name}/{key}")
     return found, notes, empty
+
+
+# ---------------------------------------------------- intake/token_files ----
+# What Claude Code and codex keep when a person has logged in: tokens, and what renews them.
+
+
+# where each renews them, and as whom: both say it in what they send, and no document of theirs does
+CLAUDE = {
+    TOKEN_URL: "https://console.anthropic.com/v1/oauth/token",
+    CLIENT_ID: "9d1c250a-e61b-44d9-88ed-5944d1962f5e",
+    TOKEN_ENCODING: "json",
+}
+CODEX = {
+    TOKEN_URL: "https://auth.openai.com/oauth/token",
+    CLIENT_ID: "app_EMoamEEZ73f0CkXaXp7hrann",
+    TOKEN_ENCODING: "json",
+}
+
+
+def find_token_form(content: Any) -> str | None:
+    """Whose tokens an object of JSON has: `claude`, `codex`, or None for nobody's."""
+    if not isinstance(content, dict):
+        return None
+    claude, codex = content.get("claudeAiOauth"), content.get("tokens")
+    if isinstance(claude, dict) and "accessToken" in claude:
+        return "claude"
+    is_codex = isinstance(codex, dict) and {"access_token", "refresh_token"} <= codex.keys()
+    return "codex" if is_codex else None
+
+
+def read_claude(text: str) -> FileSecrets:
+    """~/.claude/.credentials.json; raises Usage. It has milliseconds, the vault seconds."""
+    tokens, found = load_json(text).get("claudeAiOauth"), FileSecrets()
+    if not isinstance(tokens, dict):
+        raise Usage("this is no file of Claude Code's", "as in ~/.claude/.credentials.json")
+    expires = text_of(tokens, "expiresAt")
+    values = {
+        ACCESS_TOKEN: text_of(tokens, "accessToken"),
+        REFRESH_TOKEN: text_of(tokens, "refreshToken"),
+        EXPIRES_AT: str(int(expires) // 1000) if expires.isdigit() else "",
+    }
+    found.add("claude", complete(values, CLAUDE))
+    return found
+
+
+def read_codex(text: str) -> FileSecrets:
+    """~/.codex/auth.json; raises Usage. Its access token says itself when it expires."""
+    content, found = load_json(text), FileSecrets()
+    tokens = content.get("tokens")
+    if not isinstance(tokens, dict):
+        raise Usage("this is no file of codex's", "as in ~/.codex/auth.json")
+    access = text_of(tokens, "access_token")
+    values = {
+        ACCESS_TOKEN: access,
+        REFRESH_TOKEN: text_of(tokens, "refresh_token"),
+        EXPIRES_AT: read_expiry(access),
+        "OAUTH_ID_TOKEN": text_of(tokens, "id_token"),
+        "OAUTH_ACCOUNT_ID": text_of(tokens, "account_id"),
+    }
+    found.add("codex", complete(values, CODEX))
+    if key := text_of(content, "OPENAI_API_KEY"):
+        found.add("openai", {"OPENAI_API_KEY": key})
+    return found
+
+
+def text_of(content: dict[str, Any], name: str) -> str:
+    """A text in an object, "" where there is none."""
+    found = content.get(name)
+    return found if isinstance(found, str) else ""
+
+
+def complete(values: dict[str, str], more: dict[str, str]) -> dict[str, str]:
+    """Tokens with how they are renewed, where there is something to renew them with."""
+    return values | (more if values[REFRESH_TOKEN] else {})
+
+
+def read_expiry(token: str) -> str:
+    """When a JSON Web Token expires, in Unix seconds (RFC 7519, 4.1.4); "" if it says nothing."""
+    part = token.partition(".")[2].partition(".")[0]
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        return str(int(claims["exp"]))
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return ""
+
+
+# ------------------------------------------------------ intake/importers ----
+# Which of the forms that avault reads a file is.
+
+
+FORM_READERS: dict[str, Callable[[str], FileSecrets]] = {
+    "aws": read_aws, "netrc": read_netrc, "pgpass": read_pgpass, "npmrc": read_npmrc,
+    "k8s": read_kubernetes, "csv": read_csv, "bitwarden": read_bitwarden, "claude": read_claude,
+    "codex": read_codex,
+}  # fmt: skip
+IMPORT_FORMS = ("dotenv", "json", *FORM_READERS)
+OF_NAMES = {"netrc": "netrc", "pgpass": "pgpass", "npmrc": "npmrc", "csv": "csv", "env": "dotenv"}
+
+
+def form_of(file: str, text: str) -> str:
+    """Which of FORMS a file is, by its name and by what is in it.
+
+    Raises Usage for what is known, and not read.
+    """
+    start = text.lstrip("\ufeff \t\r\n")
+    name = os.path.basename(file).lower().lstrip("._").removesuffix(".conf")
+    if start[:1] == "{" or re.match(r"\[\s*([\[{\"\]0-9]|\Z)", start):
+        return form_of_json(start)
+    if known := OF_NAMES.get(name) or OF_NAMES.get(name.rpartition(".")[2]):
+        return known
+    if re.search(
+        r"(?m)^kind:[ \t]*[\"']?(Secret|SealedSecret|List|SecretList)[\"']?[ \t]*\r?$", text
+    ):
+        return "k8s"
+    if re.match(r"(?:[#;].*\n\s*)*\[[^\]\n]+\][ \t]*\r?(\n|\Z)", start):
+        if re.search(r"(?mi)^\s*aws_(access_key_id|secret_access_key|session_token)\s*=", text):
+            return "aws"
+        raise Usage(
+            "it is an INI file, of a kind that avault does not know",
+            "write KEY=value lines, or: avault set GROUP/KEY",
+        )
+    if re.match(
+        r"(?:#.*\n\s*)*(machine[ \t]+\S+|default)\s+(login|password|account|user)\s", start
+    ):
+        return "netrc"
+    if re.search(r"(?m)^[ \t]*//[^\s=]+:_(authToken|auth|password)[ \t]*=", text):
+        return "npmrc"
+    header = start.partition("\n")[0].rstrip("\r")
+    if "," in header and "=" not in header and find_columns(next(csv.reader([header]), [])):
+        return "csv"
+    is_yaml = re.match(
+        r"(?:(?:#.*|---[ \t]*)\r?\n\s*)*[\"']?[A-Za-z_][\w.-]*[\"']?:(?:[ \t]|\r?\n|\Z)", start
+    )
+    if name.endswith((".yaml", ".yml")) or (is_yaml and "=" not in start.partition(":")[0]):
+        raise Usage(
+            "it is YAML, and no Secret of Kubernetes",
+            "as JSON it can be read: yq -o json FILE | avault import -",
+        )
+    return "dotenv"
+
+
+def form_of_json(text: str) -> str:
+    """Which of FORMS a JSON text is."""
+    if not re.search(r'"(items|login|kind|claudeAiOauth|tokens)"\s*:', text):
+        return "json"
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return "json"  # which says what is wrong
+    if isinstance(content, dict) and str(content.get("kind")) in (
+        "Secret",
+        "SealedSecret",
+        "List",
+        "SecretList",
+    ):
+        return "k8s"
+    if tokens := find_token_form(content):
+        return tokens
+    return "bitwarden" if find_items(content) else "json"
 
 
 # -------------------------------------------------------- intake/keeping ----
@@ -32818,7 +33204,8 @@ def cmd_import(
     group G, or `env`. Also AWS credentials, .netrc, .pgpass, .npmrc, a Secret of
     Kubernetes, and what password managers and browsers export: CSV, and JSON of
     Bitwarden; a group for each login, G-NAME with G. Which it is shows; --format
-    insists: dotenv, json, aws, netrc, pgpass, npmrc, k8s, csv or bitwarden.
+    insists: dotenv, json, aws, netrc, pgpass, npmrc, k8s, csv, bitwarden, claude
+    or codex (the tokens that these two keep, with what renews them).
     Prints what is new, the same, or replaced.
 
     All of it or nothing: all bad lines are named, never what they say, and what
@@ -46793,6 +47180,7 @@ def run_granted(terminal: Terminal, fields: dict[str, Any], words: list[str]) ->
     option("--ask", is_flag=False, flag_value="each"),
     option("--only", multiple=True),
     option("--host", "hosts", multiple=True),
+    option("--in", "places", multiple=True),
     option("--method", "methods", multiple=True),
     option("--path", "paths", multiple=True),
     option("--server", "servers", multiple=True),
@@ -46808,7 +47196,8 @@ def cmd_guard(
     terminal: Terminal, group: str | None, ask: str | None, yes: bool, **options: Any
 ) -> int:
     """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign]…
-                          [--host HOST]… [--method METHOD]… [--path GLOB]…
+                          [--host HOST]… [--in header|path|query|body|websocket|refresh]…
+                          [--method METHOD]… [--path GLOB]…
                           [--preset SERVICE] [--server SERVER]… [--user USER]…
                           [--namespace NS]… [--kinds K,…] [--ciphers C,…]
                           [--peer NPUB|any]… [--until T] [--times N] [--yes] [--json]
@@ -46831,6 +47220,9 @@ def cmd_guard(
     avault ssh, avault bunker.
     --host, --method and --path (with * in it) are for the proxy: it alone may use
     the secret, for requests like that. --preset names a usual service's hosts.
+    --in says where in a request it may be: in a header if nothing is said, else in
+    these places and no other. In a query or a body, others may come to read it.
+    refresh is for what renews a token: no command can send it anywhere.
     --server, --user, --namespace, --kinds, --ciphers and --peer are for keys that
     sign: see avault key generate --help.
     --until is a duration, a date or a time (2030-01-31, 2030-01-31T12:00:00Z).
@@ -46840,6 +47232,7 @@ def cmd_guard(
       avault guard stripe/SECRET_KEY --ask
       avault guard openai/API_KEY --only run
       avault guard stripe --preset stripe --method GET
+      avault guard telegram/TOKEN --host api.telegram.org --in path
       avault guard deploy/TOKEN --times 3 --until 8h
     """
     if ask is not None and group is None:  # as in: guard --ask GROUP/KEY
@@ -46933,6 +47326,7 @@ def read_options(
     ask: str | None,
     only: tuple[str, ...],
     hosts: tuple[str, ...],
+    places: tuple[str, ...],
     methods: tuple[str, ...],
     paths: tuple[str, ...],
     preset: str | None,
@@ -46947,7 +47341,7 @@ def read_options(
         hosts = (*find_service(preset)[0], *hosts)
     rules: dict[str, Any] = {
         "only": list(only),
-        "hosts": [each.lower() for each in hosts],
+        "hosts": place_hosts([each.lower() for each in hosts], places),
         "methods": [each.upper() for each in methods],
         "paths": list(paths),
     }
@@ -46960,6 +47354,19 @@ def read_options(
             raise Usage("--times takes a number from 1")
         rules["times"] = int(times)
     return {name: value for name, value in rules.items() if value != []} | name_all_uses(**uses)
+
+
+def place_hosts(hosts: list[str], places: tuple[str, ...]) -> list[str]:
+    """Hosts with the places in requests to them, as a guard has them; raises Usage."""
+    if wrong := next((each for each in places if each not in (HEADER, *PLACES, RENEWAL)), None):
+        known = ", ".join((HEADER, *PLACES, RENEWAL))
+        raise Usage(f"no place in a request: {printable(wrong)}", f"one of: {known}")
+    if places and not hosts:
+        raise Usage("--in is about requests to a host", "name it, too: --host HOST")
+    before = ["" if each == HEADER else f"{each}@" for each in places] or [""]
+    return [
+        host if "@" in host else place + host for host in hosts for place in dict.fromkeys(before)
+    ]
 
 
 def parse_time(text: str) -> int:
@@ -47005,7 +47412,7 @@ def show_preset(terminal: Terminal, name: str) -> int:
     if terminal.want_json:
         about = {"preset": name, "hosts": list(hosts), "header": header, "form": form or None}
         return show(terminal, about)
-    put(f"hosts   {' '.join(hosts)}\nheader  {header}\n")
+    put(f"hosts   {' '.join(map(describe_host, hosts))}\nheader  {header}\n")
     put(f"keys    {' '.join(form.split())}\n" if form else "")
     say(f"to have it: avault guard GROUP/KEY --preset {name}; all there are: {', '.join(SERVICES)}")
     return 0

@@ -32,7 +32,6 @@ class Answers:
 
     def __init__(self, gate: Any) -> None:
         self.gate = gate
-        self.needles: dict[str, list[tuple[bytes, bytes]]] = {}  # of WebSockets, by client
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Have an answer go on as it comes; one to a request with a secret, without that."""
@@ -47,6 +46,8 @@ class Answers:
             flow.kill()
             self.gate.cut(flow.client_conn)
             return
+        if status == 401:
+            self.gate.stale.update(flow.metadata.get("names", []))
         response.headers.pop("alt-svc", None)  # it would lead around us
         if needles:
             scrub_fields(response.headers, needles)
@@ -82,28 +83,6 @@ class Answers:
         needles = flow.metadata.get("needles")
         if needles and flow.response and flow.response.trailers:
             scrub_fields(flow.response.trailers, needles)
-
-    def websocket_start(self, flow: http.HTTPFlow) -> None:
-        """What else a server says is looked at, too: see `SparingWebSocket`."""
-        if needles := flow.metadata.get("needles"):
-            self.needles[flow.client_conn.id] = needles
-
-    def clean(self, client: Any, data: bytes) -> bytes:
-        """What a WebSocket says to a client, without secrets."""
-        return bytes(proxy_scrub.replace_needles(data, self.needles.get(client.id, [])))
-
-    def client_disconnected(self, client: Any) -> None:
-        """It is gone."""
-        self.needles.pop(client.id, None)
-
-    def websocket_message(self, flow: http.HTTPFlow) -> None:
-        """A message, whole; what the server says is scrubbed, and none is kept."""
-        if flow.websocket is None:
-            return
-        message, needles = flow.websocket.messages[-1], flow.metadata.get("needles")
-        if needles and not message.from_client:
-            message.content = proxy_scrub.replace_needles(message.content, needles)
-        del flow.websocket.messages[:-1]
 
 
 def scrub_fields(headers: Any, needles: list[tuple[bytes, bytes]]) -> None:

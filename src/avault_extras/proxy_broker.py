@@ -7,6 +7,7 @@ one for. It ends with the stream to the keyholder, at once, whatever is under wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import secrets
@@ -16,7 +17,15 @@ import threading
 from typing import TYPE_CHECKING
 
 import avault
-from avault import AvaultError, Control, Unavailable, complain, peer_uid, report_quietly
+from avault import (
+    AvaultError,
+    Control,
+    Unavailable,
+    complain,
+    part_host,
+    peer_uid,
+    report_quietly,
+)
 
 if TYPE_CHECKING:
     from avault import Message
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
 try:
     proxy_engine = avault.load_extra("proxy_engine", "proxy")
     proxy_gate = avault.load_extra("proxy_gate", "proxy")
+    proxy_refresh = avault.load_extra("proxy_refresh", "proxy")
 except AvaultError:
     raise
 
@@ -40,7 +50,7 @@ class Broker:
 
     def __init__(self, sock: socket.socket, directory: str) -> None:
         self.directory = directory
-        self.control = Control(sock, self.hear, end_at_once)
+        self.control, self.is_alone = Control(sock, self.hear, self.lose), False
         self.answers: dict[int, asyncio.Future[Message]] = {}
         self.last = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -57,14 +67,27 @@ class Broker:
         elif fd is not None:
             os.close(fd)
 
+    def lose(self) -> None:
+        """The keyholder is gone."""
+        self.is_alone = True
+        end_at_once()
+
     async def begin(self, session: Message) -> None:
         """Listen, and say where; or why not."""
         try:
+            if job := session.get("refresh"):
+                await proxy_refresh.ask_for_token(job, proxy_engine.find_roots)
+                self.control.send({"ready": {}})
+                return
             self.control.send({"ready": await self.listen(session)})
         except Exception as error:
             known = error if isinstance(error, AvaultError) else None
             told = known or Unavailable(f"the proxy did not start: {type(error).__name__}")
-            self.control.send({"failed": complain(told).to_dict()["error"]})
+            with contextlib.suppress(AvaultError):
+                self.control.send({"failed": complain(told).to_dict()["error"]})
+        finally:
+            if self.is_alone:
+                end_at_once()
 
     async def listen(self, session: Message) -> Message:
         """What a client needs to know: the port and the token, if one is wanted."""
@@ -72,7 +95,7 @@ class Broker:
         loop = asyncio.get_running_loop()
         gate = proxy_gate.Gate(session, token, self.ask, self.tell)
         hosts = [
-            each.partition(":")[0]
+            part_host(each)[1].partition(":")[0]
             for secret in session["secrets"]
             for one in secret["hosts"]
             for each in one
@@ -175,8 +198,9 @@ async def read_sent(fd: int) -> str:
 
 
 def end_at_once() -> None:
-    """The kernel cuts what is open, and takes the memory."""
-    os._exit(0)
+    """The kernel cuts what is open, and takes the memory; but for a token that is being renewed."""
+    if not proxy_refresh.STAYS.is_set():
+        os._exit(0)
 
 
 def write_bundle(path: str, roots: str, own: bytes) -> None:
@@ -212,12 +236,14 @@ def watch_end(fd: int) -> None:
     while True:
         if any(event & ~select.POLLIN for _, event in poll.poll()):
             end_at_once()
+            return
 
 
 def serve_proxy_session(sock: socket.socket, directory: str) -> None:
     """Serve one session, until it ends."""
     threading.Thread(target=watch_end, args=(os.dup(sock.fileno()),), daemon=True).start()
     loop = proxy_engine.Loop()
+    loop.is_let = lambda host, port: True  # as long as no session says more: what it is sent to
 
     async def work() -> None:
         loop.set_exception_handler(report_quietly)

@@ -16,6 +16,7 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+import avault
 from avault import AvaultError, Unavailable, is_near
 
 if TYPE_CHECKING:
@@ -46,10 +47,13 @@ from mitmproxy.master import Master  # noqa: E402
 from mitmproxy.proxy import mode_servers  # noqa: E402
 from mitmproxy.proxy.layers import websocket  # noqa: E402
 from mitmproxy.proxy.layers.http import _http1, _http2  # noqa: E402
-from wsproto.events import CloseConnection, Ping, Pong  # noqa: E402
+
+try:
+    proxy_sockets = avault.load_extra("proxy_sockets", "proxy")
+except AvaultError:
+    raise
 
 LONGEST_EARLY = 1 << 16  # bytes that a client may send before it is let through to a host
-LONGEST_CONTROL = 125  # bytes of a control frame (RFC 6455, 5.5)
 LIFE = datetime.timedelta(days=90)  # of the authority, which ends with the process long before
 ROOTS = (  # where systems keep the authorities that they trust, as one file
     "/etc/ssl/certs/ca-certificates.crt",
@@ -227,25 +231,6 @@ def send_with_end(self: Any, event: Any) -> Any:
 SEND = _http1.Http1Client.send
 
 
-class SparingWebSocket(websocket.WebsocketConnection):  # type: ignore[misc]
-    """An end of a WebSocket that has secrets taken out of pings, and of the reason of its end.
-
-    mitmproxy shows these to no addon. One process has one session, and so one `answers`.
-    """
-
-    answers: Any = None
-
-    def send2(self, event: Any) -> Any:
-        """As of mitmproxy's; what is no secret stays, for a pong has what its ping had."""
-        if isinstance(event, Ping | Pong):
-            payload = self.answers.clean(self.conn, bytes(event.payload))
-            event = type(event)(payload[:LONGEST_CONTROL])
-        elif isinstance(event, CloseConnection) and event.reason:
-            reason = self.answers.clean(self.conn, event.reason.encode())
-            event = CloseConnection(event.code, reason.decode(errors="replace"))
-        return super().send2(event)
-
-
 class Early:
     """A client's stream, until it `is_known`: what comes before that is no more than a head."""
 
@@ -300,8 +285,8 @@ class Engine:
         for module in (_http1, _http2):
             module.format_error = render_error
         _http1.Http1Client.send = send_with_end
-        SparingWebSocket.answers = gate.answers
-        websocket.WebsocketConnection = SparingWebSocket
+        proxy_sockets.SparingWebSocket.talks = gate.talks
+        websocket.WebsocketConnection = proxy_sockets.SparingWebSocket
         loop.is_let = gate.is_ruled
         self.master = Master(options.Options(), loop)
         self.proxies = Proxyserver()
@@ -309,6 +294,7 @@ class Engine:
             Core(),
             gate,
             gate.answers,
+            gate.talks,
             self.proxies,
             DisableH2C(),
             NextLayer(),

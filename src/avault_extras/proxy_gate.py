@@ -23,7 +23,6 @@ from avault import (
     canonical_host,
     complain,
     fits_hosts,
-    headers_for,
     is_address,
     read_authority,
 )
@@ -33,15 +32,16 @@ if TYPE_CHECKING:
 
 try:
     proxy_answers = avault.load_extra("proxy_answers", "proxy")
+    proxy_filling = avault.load_extra("proxy_filling", "proxy")
     proxy_headers = avault.load_extra("proxy_headers", "proxy")
-    proxy_scrub = avault.load_extra("proxy_scrub", "proxy")
+    proxy_places = avault.load_extra("proxy_places", "proxy")
+    proxy_sockets = avault.load_extra("proxy_sockets", "proxy")
 except AvaultError:
     raise
 
 LOOK = 0.5  # seconds between two looks at who waits for a secret
 SILENCE = 30.0  # seconds that a client has until its first request
 LONGEST_REFUSED = 1 << 20  # bytes of a body that is read for its sender to see why it is refused
-BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
 STATUS = {"denied": 403, "locked": 503, "unavailable": 503, "timed_out": 504}
 
 
@@ -74,13 +74,20 @@ class Gate:
         self.placeholders = {
             secret["placeholder"].encode(): str(secret["name"]) for secret in session["secrets"]
         }
+        self.sets = {
+            str(each["name"]): rules
+            for each, rules in zip(session["secrets"], self.rules, strict=True)
+        }
         self.texts = {name: each.decode() for each, name in self.placeholders.items()}
         self.targets: dict[str, Target] = {}
+        self.stale: set[str] = set()  # secrets that an upstream did not take (401)
         self.heard: set[str] = set()  # clients from which something sensible has come
         self.cut: Callable[[Any], None] = lambda client: None  # ends a client's connection
         self.limit: Callable[[Any], None] = lambda client: None  # of what is read of it
         self.has_left: Callable[[Any], bool] = lambda client: False
         self.answers = proxy_answers.Answers(self)
+        self.talks = proxy_sockets.Talks(self)
+        self.filling = proxy_filling.Filling(self)
 
     def is_ruled(self, host: str, port: int) -> bool:
         """Whether a rule of this session names a host."""
@@ -207,8 +214,7 @@ class Gate:
         try:
             await self.while_there(flow.client_conn, self.admit(flow))
         except Exception as error:
-            known = complain(error) if isinstance(error, AvaultError) else None
-            self.refuse(flow, known or Denied(f"not understood: {type(error).__name__}"))
+            self.refuse(flow, understand(error))
 
     async def while_there(self, client: Any, work: Coroutine[Any, Any, None]) -> None:
         """Wait for what a request needs, as long as its client does: the phone may be asked."""
@@ -224,48 +230,12 @@ class Gate:
     async def admit(self, flow: http.HTTPFlow) -> None:
         """Raises AvaultError."""
         request = flow.request
-        target = self.check(flow)
+        self.check(flow)
         fields, is_socket = proxy_headers.strip_hops(request.headers.fields, request.method)
-        allowed = headers_for(target.host)
-        outside = find_outside(request, fields, self.placeholders)
-        if outside:
-            raise Denied(
-                f"the placeholder of {outside} is in the request's path or query",
-                "a key goes into a header only",
-            )
-        places = [
-            proxy_headers.find_place(name.decode().lower(), value, self.placeholders, allowed)
-            for name, value in fields
-        ]
-        names = [*dict.fromkeys(name for place in places if place for name in place.names)]
-        path = request.data.path.split(b"?")[0].split(b"#")[0].decode("ascii", "backslashreplace")
-        said = {"host": target.host, "port": target.port, "method": request.method, "path": path}
-        values = {name: await self.ask({"name": name, **said}) for name in names}
-        filled = [place.fill(values) if place else None for place in places]
-        if values:
-            kept = [
-                (name, new or value)
-                for (name, value), new in zip(fields, filled, strict=True)
-                if name.lower() != b"accept-encoding"
-            ]
-            fields = (*kept, (b"accept-encoding", b"identity"))
-            needles = [
-                each
-                for name, value in values.items()
-                for each in proxy_scrub.list_needles(value, self.texts[name])
-            ]
-            for place, new in zip(places, filled, strict=True):
-                if place and new and place.pair:
-                    start = len(place.head)
-                    needles.append((new[start:].rstrip(b"="), place.value[start:].rstrip(b"=")))
-            flow.metadata["needles"] = proxy_scrub.sort_needles(needles)
-        request.headers.fields = fields
-        flow.metadata["passed"], flow.metadata["is_socket"] = True, is_socket
-        if not is_socket:
-            request.stream = True
+        await self.filling.fill(flow, fields, is_socket)
 
-    def check(self, flow: http.HTTPFlow) -> Target:
-        """Where a request goes; raises Denied where it says several things, or none."""
+    def check(self, flow: http.HTTPFlow) -> None:
+        """Raises Denied where a request says several things of where it goes, or none."""
         request, client = flow.request, flow.client_conn
         target = self.targets.get(client.id)
         if not target or target.is_tunnel or client.tls_version is None:
@@ -275,7 +245,7 @@ class Gate:
         method = request.data.method  # as it came: mitmproxy shows it in capitals
         if method in (b"TRACE", b"TRACK", b"CONNECT") or not re.fullmatch(b"[A-Z-]{1,20}", method):
             raise Denied("that method does not go through")
-        if not has_one_end(request) or not all(map(is_field, request.headers.fields)):
+        if not proxy_headers.is_whole(request):
             raise Denied("the request can be read in more than one way")
         is_newer = client.alpn == b"h2"  # what a request says of itself, anybody may say
         if request.data.http_version != (b"HTTP/2.0" if is_newer else b"HTTP/1.1"):
@@ -294,22 +264,30 @@ class Gate:
             same = set()
         if same != {(target.host, target.port)} or (not is_newer and len(named) != 1):
             raise Denied("the request names another host than its connection, or more than one")
-        return target
 
-    def request(self, flow: http.HTTPFlow) -> None:
+    async def request(self, flow: http.HTTPFlow) -> None:
         """One that has ended, and was not let go on before that: nothing of it has gone out.
 
         By HTTP/2 it may say a length of what does not come (RFC 9113, 8.1.1).
         """
-        length = flow.request.headers.get("content-length", "0")
-        if flow.response is None and flow.request.raw_content == b"" and int(length) > 0:
+        content, length = flow.request.raw_content, flow.request.headers.get("content-length")
+        if flow.response is not None or content is None:
+            return
+        if length is not None and int(length) != len(content):
             self.refuse(flow, Denied("the request ends before its length"))
+            return
+        try:
+            await self.while_there(flow.client_conn, self.filling.fill_body(flow))
+        except Exception as error:
+            self.refuse(flow, understand(error))
 
     def refuse(self, flow: http.HTTPFlow, error: AvaultError) -> None:
         """Answer with the reason; where too much comes with the request, end it."""
         self.note(flow, error)
         headers = flow.request.headers
-        length = headers.get("content-length", "0" if flow.request.method in BODILESS else "")
+        length = headers.get(
+            "content-length", "0" if flow.request.method in proxy_places.BODILESS else ""
+        )
         is_short = length.isdigit() and int(length) <= LONGEST_REFUSED
         if is_short and "transfer-encoding" not in headers:
             flow.response = self.answer(error)
@@ -335,30 +313,8 @@ class Gate:
         )
 
 
-def is_field(field: tuple[bytes, bytes]) -> bool:
-    """Whether it is a header as all read it: its name a token, no line's end in it (RFC 9110)."""
-    name, value = field
-    return bool(re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}", name)) and not re.search(
-        rb"[\x00-\x08\x0a-\x1f\x7f]", value
-    )
-
-
-def has_one_end(request: Any) -> bool:
-    """Whether all read the same end of a request's body (RFC 9112, 6.3)."""
-    lengths = request.headers.get_all("content-length")
-    codings = request.headers.get_all("transfer-encoding")
-    if codings:
-        return (
-            not request.is_http2
-            and not lengths
-            and [each.lower() for each in codings] == ["chunked"]
-        )
-    return len(lengths) < 2 and all(re.fullmatch("[0-9]{1,18}", each) for each in lengths)
-
-
-def find_outside(request: Any, fields: Any, placeholders: dict[bytes, str]) -> str | None:
-    """The secret whose placeholder is in what is no header's value; None where none is."""
-    for each in (request.data.path, request.data.method, *(name for name, _ in fields)):
-        if found := proxy_headers.find_placeholders(each, placeholders):
-            return str(found[0])
-    return None
+def understand(error: Exception) -> AvaultError:
+    """What is said of an error; of one of ours what it says, of others nothing but its kind."""
+    if isinstance(error, AvaultError):
+        return complain(error)
+    return Denied(f"not understood: {type(error).__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from avault import Denied
@@ -130,3 +131,29 @@ def strip_hops(fields: Fields, method: str) -> tuple[Fields, bool]:
     if is_socket:
         kept += [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
     return tuple(kept), is_socket
+
+
+def is_field(field: tuple[bytes, bytes]) -> bool:
+    """Whether it is a header as all read it: its name a token, no line's end in it (RFC 9110)."""
+    name, value = field
+    return bool(re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}", name)) and not re.search(
+        rb"[\x00-\x08\x0a-\x1f\x7f]", value
+    )
+
+
+def has_one_end(request: Any) -> bool:
+    """Whether all read the same end of a request's body (RFC 9112, 6.3)."""
+    lengths = request.headers.get_all("content-length")
+    codings = request.headers.get_all("transfer-encoding")
+    if codings:
+        return (
+            not request.is_http2
+            and not lengths
+            and [each.lower() for each in codings] == ["chunked"]
+        )
+    return len(lengths) < 2 and all(re.fullmatch("[0-9]{1,18}", each) for each in lengths)
+
+
+def is_whole(request: Any) -> bool:
+    """Whether all read the same in a request's head."""
+    return has_one_end(request) and all(map(is_field, request.headers.fields))

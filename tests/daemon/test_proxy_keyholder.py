@@ -274,3 +274,49 @@ def test_authorities(text: str, found: tuple[str, int]) -> None:
 def test_what_is_no_authority(text: str) -> None:
     with pytest.raises(ValueError):
         avault.read_authority(text)
+
+
+# where in a request
+
+
+async def test_where_it_may_be_is_said_with_the_host(counter: Counter) -> None:
+    await counter.guard("plain/TOKEN", hosts=["path@api.example.com", "body@api.example.com"])
+    session = counter.begin()
+    for places in (["path"], ["body"], ["body", "path"]):
+        assert (await counter.use(session, "plain/TOKEN", host="api.example.com", **{"in": places}))[
+            "value"
+        ] == "plain-value-0123"
+    for wrong in (["header"], ["query"], ["path", "header"], ["websocket"]):
+        answer = await counter.use(session, "plain/TOKEN", host="api.example.com", **{"in": wrong})
+        assert answer["error"]["code"] == "denied" and "of a request to api.example.com" in answer["error"]["message"]
+    assert not (await counter.use(session, "plain/TOKEN", host="api.example.com"))["ok"]  # a header, where nothing is said
+    for odd in ([], ["cookie"], "path", None, [["path"]], [1]):
+        assert not (await counter.use(session, "plain/TOKEN", host="api.example.com", **{"in": odd}))["ok"]
+
+
+async def test_of_two_guards_for_two_places_nothing_is_left(counter: Counter) -> None:
+    """As after a merge: one machine had it in headers, the other in the path."""
+    await counter.guard("plain/TOKEN", hosts=["api.example.com"])
+    session = counter.begin(hosts=["plain/TOKEN=path@api.example.com"])
+    for place in ("header", "path"):
+        assert not (await counter.use(session, "plain/TOKEN", host="api.example.com", **{"in": [place]}))["ok"]
+
+
+@pytest.mark.parametrize(
+    "host", ["cookie@api.example.com", "header@api.example.com", "@api.example.com", "path@", "path@path@a.b"]
+)
+async def test_places_that_are_none(counter: Counter, host: str) -> None:
+    with pytest.raises(avault.Usage):
+        await counter.guard("plain/TOKEN", hosts=[host])
+
+
+async def test_what_renews_a_token_is_in_no_request(counter: Counter) -> None:
+    await counter.guard("plain/TOKEN", hosts=["refresh@api.example.com"])
+    assert counter.begin().placeholders.keys() == {"openai/API_KEY"}
+    assert counter.begin(groups=["plain", "openai"]).rest == []
+    with pytest.raises(avault.Denied):
+        counter.begin(hosts=["plain/TOKEN=body@api.example.com"])
+    session = counter.begin()
+    session.placeholders["plain/TOKEN"] = "x" * 24
+    for place in ("refresh", "body", "header"):
+        assert not (await counter.use(session, "plain/TOKEN", host="api.example.com", **{"in": [place]}))["ok"]

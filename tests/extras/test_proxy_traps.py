@@ -29,7 +29,7 @@ from api_server import Api
 
 proxy_broker = avault.load_extra("proxy_broker", "proxy")
 engine, gate_of = proxy_broker.proxy_engine, proxy_broker.proxy_gate
-scrub, headers = gate_of.proxy_scrub, gate_of.proxy_headers
+scrub, headers = gate_of.proxy_filling.proxy_scrub, gate_of.proxy_headers
 
 VALUE, OTHER = "sk-proj-Abcdefghijklmnopqrst0123456789", "the-other-value-0123456789"
 KEY, AWAY = avault.make_placeholder(VALUE), avault.make_placeholder(OTHER)
@@ -41,26 +41,29 @@ BEARER = f"Authorization: Bearer {KEY}".encode()
 class Running:
     """A session of the proxy in a thread, with a real API behind it."""
 
-    def __init__(self, top: Path, api: Api, egress: str = "rules") -> None:
+    def __init__(self, top: Path, api: Api, egress: str = "rules", places: tuple[str, ...] = ("",)) -> None:
         self.api, self.port, self.bundle = api, 0, top / "bundle.pem"
         self.values: dict[str, Any] = {"openai/API_KEY": VALUE, "other/KEY": OTHER}
         self.asked: list[dict[str, Any]] = []
         self.refused: list[dict[str, Any]] = []
-        hosts = {
-            "openai/API_KEY": [[f"api.localhost:{api.port}", f"*.wild.localhost:{api.port}", f"127.0.0.1:{api.port}"]],
-            "other/KEY": [[f"other.localhost:{api.port}"]],
-        }
-        self.session = {
-            "secrets": [
-                {"name": name, "placeholder": {"openai/API_KEY": KEY, "other/KEY": AWAY}[name], "hosts": hosts[name]}
-                for name in hosts
-            ],
-            "egress": egress,
-        }
+        self.session = {"secrets": self.list_secrets(places), "egress": egress}
         self.top, self.ready = top, threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
         assert self.ready.wait(30)
+
+    def list_secrets(self, places: tuple[str, ...]) -> list[dict[str, Any]]:
+        """What the proxy is told of secrets."""
+        api = self.api
+        near = (f"api.localhost:{api.port}", f"*.wild.localhost:{api.port}", f"127.0.0.1:{api.port}")
+        hosts = {
+            "openai/API_KEY": [[place + each for each in near for place in places]],
+            "other/KEY": [[f"other.localhost:{api.port}"]],
+        }
+        return [
+            {"name": name, "placeholder": {"openai/API_KEY": KEY, "other/KEY": AWAY}[name], "hosts": hosts[name]}
+            for name in hosts
+        ]
 
     def run(self) -> None:
         self.loop = engine.Loop()
@@ -69,7 +72,7 @@ class Running:
 
     async def work(self) -> None:
         self.gate = gate_of.Gate(self.session, TOKEN, self.ask, self.refused.append)
-        names = [each.partition(":")[0] for one in self.session["secrets"] for each in one["hosts"][0]]
+        names = [avault.part_host(each)[1].partition(":")[0] for one in self.session["secrets"] for each in one["hosts"][0]]
         authority = engine.Authority(names)
         proxy_broker.write_bundle(str(self.bundle), str(self.api.roots), authority.to_pem())
         self.engine = engine.Engine(self.gate, authority, str(self.api.roots), self.loop)
@@ -212,7 +215,7 @@ def test_a_bearer(proxy: Running) -> None:
     assert f"Authorization: Bearer {VALUE}\r\n".encode() in proxy.api.heads[0]
     assert VALUE.encode() not in answer and KEY.encode() in answer
     said = {"host": "api.localhost", "port": proxy.api.port, "method": "GET", "path": "/echo"}
-    assert proxy.asked == [{"name": "openai/API_KEY", **said}]
+    assert proxy.asked == [{"name": "openai/API_KEY", **said, "in": ["header"]}]
 
 
 @pytest.mark.parametrize("header", ["x-api-key", "X-Goog-Api-Key", "PRIVATE-TOKEN", "Authorization"])
@@ -279,7 +282,8 @@ def test_no_path_and_no_query_takes_one(proxy: Running, path: str) -> None:
     percent = "".join(f"%{each:02x}" for each in KEY.encode())
     path = path.replace("PERCENT", percent).replace("TWICE", quote(percent)).replace("KEY", KEY)
     path = path.replace("BASE64", base64.urlsafe_b64encode(b"x" + KEY.encode()).decode())
-    refused(proxy, proxy.send(get(path)), "path or query")
+    words = ("path",) if "#" in path else ("openai/API_KEY", "of a request to api.localhost")
+    refused(proxy, proxy.send(get(path)), *words)
 
 
 @pytest.mark.parametrize(

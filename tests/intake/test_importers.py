@@ -74,6 +74,9 @@ BITWARDEN_JSON = json.dumps({"encrypted": False, "folders": [], "items": [
 ]})  # fmt: skip
 
 
+CLAIMS = base64.urlsafe_b64encode(b'{"exp": 1893456000, "iss": "https://auth.openai.com"}').decode().rstrip("=")
+
+
 @pytest.mark.parametrize(("form", "name", "text", "secrets", "left"), [
     ("aws", "credentials", AWS, {"aws": {"AWS_ACCESS_KEY_ID": "AKIA1", "AWS_SECRET_ACCESS_KEY": "s/1+"},
      "aws-prod-eu": {"AWS_ACCESS_KEY_ID": "AKIA2", "AWS_SECRET_ACCESS_KEY": "s2 = x", "AWS_SESSION_TOKEN": "t"}}, [(10, "region", avault.SETTING)]),
@@ -93,6 +96,13 @@ BITWARDEN_JSON = json.dumps({"encrypted": False, "folders": [], "items": [
     ("csv", "-", "\ufeff" + BROWSER.replace("\n", "\r\n"), {"u.example": {"USERNAME": "me", "PASSWORD": "pw"}}, []),
     ("bitwarden", "-", BITWARDEN_JSON, {"github": {"USERNAME": "u", "PASSWORD": "p", "ORG_ID": "7"}, "key": {"PRIVATE_KEY": "k", "KEY_FINGERPRINT": "f", "NOTES": "n"}}, []),
     ("bitwarden", "-", json.dumps(json.loads(BITWARDEN_JSON)["items"][:1]), {"github": {"USERNAME": "u", "PASSWORD": "p", "ORG_ID": "7"}}, []),
+    ("claude", ".credentials.json", json.dumps({"claudeAiOauth": {"accessToken": "sk-ant-oat01-a", "refreshToken": "sk-ant-ort01-r", "expiresAt": 1893456000123, "scopes": ["user:inference"],
+     "subscriptionType": "max"}}), {"claude": {"OAUTH_ACCESS_TOKEN": "sk-ant-oat01-a", "OAUTH_REFRESH_TOKEN": "sk-ant-ort01-r", "OAUTH_EXPIRES": "1893456000", **avault.CLAUDE}}, []),
+    ("claude", "-", json.dumps({"claudeAiOauth": {"accessToken": "sk-ant-oat01-a", "refreshToken": None, "expiresAt": None}}), {"claude": {"OAUTH_ACCESS_TOKEN": "sk-ant-oat01-a"}}, []),
+    ("codex", "auth.json", json.dumps({"OPENAI_API_KEY": None, "tokens": {"id_token": "a.b.c", "access_token": f"h.{CLAIMS}.s", "refresh_token": "rt_1", "account_id": "acc"}, "last_refresh": "2026-01-01T00:00:00Z"}),
+     {"codex": {"OAUTH_ACCESS_TOKEN": f"h.{CLAIMS}.s", "OAUTH_REFRESH_TOKEN": "rt_1", "OAUTH_EXPIRES": "1893456000", "OAUTH_ID_TOKEN": "a.b.c", "OAUTH_ACCOUNT_ID": "acc", **avault.CODEX}}, []),
+    ("codex", "-", json.dumps({"OPENAI_API_KEY": "sk-1", "tokens": {"id_token": None, "access_token": "no.token", "refresh_token": "rt_1"}}),
+     {"codex": {"OAUTH_ACCESS_TOKEN": "no.token", "OAUTH_REFRESH_TOKEN": "rt_1", **avault.CODEX}, "openai": {"OPENAI_API_KEY": "sk-1"}}, []),
 ])  # fmt: skip
 def test_what_is_taken_and_left(form: str, name: str, text: str, secrets: dict, left: list[tuple]) -> None:
     assert avault.form_of(name, text) == avault.form_of("-", text) or form == "pgpass"
@@ -243,7 +253,7 @@ def test_import_of_what_others_keep(opened: Machine, canary: Canary, allow: Call
     done = opened("import", "-", input='{"encrypted": true, "data": "2.x"}', code=2)
     assert "avault: error: it is an encrypted export, as Bitwarden makes them\navault: hint: bw export" in done.stderr
     assert (
-        "one of: dotenv, json, aws, netrc, pgpass, npmrc, k8s, csv, bitwarden"
+        "one of: dotenv, json, aws, netrc, pgpass, npmrc, k8s, csv, bitwarden, claude, codex"
         in opened("import", "-", "--format", "x", code=2).stderr
     )
     opened("has", "h-d", code=4)

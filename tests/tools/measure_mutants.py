@@ -53,6 +53,16 @@ MEMORY = 4 << 30  # bytes that one may take
 
 # What would lose or leak a secret, or take what must be refused: the code, what is put in its place, and who notices.
 DANGEROUS = [
+    (
+        "if place not in (None, where):",
+        "if not where:",
+        "daemon/test_proxy_keyholder.py::test_where_it_may_be_is_said_with_the_host",
+    ),
+    (
+        "        return place == wanted and is_below\n",
+        "        return is_below\n",
+        "vault/test_guards.py::test_a_place_in_requests_is_no_other",
+    ),
     ("if size > self.limit:", "if size < 0:", "daemon/test_wire_alone.py::test_the_longest_frame_and_one_byte_more"),
     (" and split_vault(vault) == parts", "", "vault/test_seal.py::test_parts_of_other_vaults_generations_and_agents"),
     (" and vault.agent == agent", "", "vault/test_seal.py::test_the_agent_named_inside_must_be_the_one_that_opens_it"),

@@ -594,6 +594,13 @@ def test_many_names_with_many_guards_are_seen_through_at_once() -> None:
     assert asked == [*avault.SETS], "each set once"
 
 
+def test_a_place_in_requests_is_no_other() -> None:
+    """A wildcard for the query holds no host for headers, nor the other way."""
+    for wide, narrow in (("*.a.com", "query@x.a.com"), ("query@*.a.com", "x.a.com"), ("query@*.a.com", "body@x.a.com")):
+        assert not avault.Rules(hosts=[narrow]).asks_at_least(avault.Rules(hosts=[wide]))
+    assert avault.Rules(hosts=["query@x.a.com"]).asks_at_least(avault.Rules(hosts=["query@*.a.com"]))
+
+
 # What a change of a guard comes to
 
 
@@ -610,6 +617,15 @@ def test_many_names_with_many_guards_are_seen_through_at_once() -> None:
         ([{"only": ["proxy"], "hosts": ["*.a.com"]}], {"only": ["proxy"], "hosts": ["x.a.com"]}, False, "only proxy, to x.a.com"),
         ([{"only": ["proxy"], "hosts": ["a.b"]}], {"only": ["proxy"], "methods": ["GET"]}, False, "only proxy, to a.b, by GET"),
         ([{"only": ["proxy"], "hosts": ["a.com"]}], {"only": ["proxy"], "hosts": ["b.com"]}, True, "only proxy, to b.com"),
+        ([{"only": ["proxy"], "hosts": ["a.com"]}], {"only": ["proxy"], "hosts": ["path@a.com"]}, True,
+         "only proxy, to a.com (in the path)"),
+        ([{"only": ["proxy"], "hosts": ["a.com"]}], {"only": ["proxy"], "hosts": ["a.com", "body@a.com"]}, True,
+         "only proxy, to a.com or a.com (in the body)"),
+        ([{"only": ["proxy"], "hosts": ["a.com", "query@*.a.com"]}], {"only": ["proxy"], "hosts": ["query@x.a.com"]}, False,
+         "only proxy, to x.a.com (in the query)"),
+        ([{"only": ["proxy"], "hosts": ["*.a.com"]}], {"only": ["proxy"], "hosts": ["query@x.a.com"]}, True,
+         "only proxy, to x.a.com (in the query)"),
+        ([], {"only": ["proxy"], "hosts": ["websocket@a.com"]}, False, "only proxy, to a.com (in the websocket)"),
         ([{"only": ["proxy"], "hosts": ["a.com"], "times": 2}], {"only": ["run"]}, True, "only run, 2 more times"),
         ([{"until": 9}, {"until": 7}], {"until": 8}, True, "until 1970-01-01T00:00:08Z"),
         ([{"until": 9}], {"until": 8}, False, "until 1970-01-01T00:00:08Z"),

@@ -15,7 +15,7 @@ from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import confirm, put, put_table, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration, split_name
-from avault.vault.rule_members import WAYS
+from avault.vault.rule_members import HEADER, PLACES, RENEWAL, WAYS, describe_host
 from avault.vault.services import SERVICES, find_service
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     option("--ask", is_flag=False, flag_value="each"),
     option("--only", multiple=True),
     option("--host", "hosts", multiple=True),
+    option("--in", "places", multiple=True),
     option("--method", "methods", multiple=True),
     option("--path", "paths", multiple=True),
     option("--server", "servers", multiple=True),
@@ -43,7 +44,8 @@ def cmd_guard(
     terminal: Terminal, group: str | None, ask: str | None, yes: bool, **options: Any
 ) -> int:
     """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign]…
-                          [--host HOST]… [--method METHOD]… [--path GLOB]…
+                          [--host HOST]… [--in header|path|query|body|websocket|refresh]…
+                          [--method METHOD]… [--path GLOB]…
                           [--preset SERVICE] [--server SERVER]… [--user USER]…
                           [--namespace NS]… [--kinds K,…] [--ciphers C,…]
                           [--peer NPUB|any]… [--until T] [--times N] [--yes] [--json]
@@ -66,6 +68,9 @@ def cmd_guard(
     avault ssh, avault bunker.
     --host, --method and --path (with * in it) are for the proxy: it alone may use
     the secret, for requests like that. --preset names a usual service's hosts.
+    --in says where in a request it may be: in a header if nothing is said, else in
+    these places and no other. In a query or a body, others may come to read it.
+    refresh is for what renews a token: no command can send it anywhere.
     --server, --user, --namespace, --kinds, --ciphers and --peer are for keys that
     sign: see avault key generate --help.
     --until is a duration, a date or a time (2030-01-31, 2030-01-31T12:00:00Z).
@@ -75,6 +80,7 @@ def cmd_guard(
       avault guard stripe/SECRET_KEY --ask
       avault guard openai/API_KEY --only run
       avault guard stripe --preset stripe --method GET
+      avault guard telegram/TOKEN --host api.telegram.org --in path
       avault guard deploy/TOKEN --times 3 --until 8h
     """
     if ask is not None and group is None:  # as in: guard --ask GROUP/KEY
@@ -168,6 +174,7 @@ def read_options(
     ask: str | None,
     only: tuple[str, ...],
     hosts: tuple[str, ...],
+    places: tuple[str, ...],
     methods: tuple[str, ...],
     paths: tuple[str, ...],
     preset: str | None,
@@ -182,7 +189,7 @@ def read_options(
         hosts = (*find_service(preset)[0], *hosts)
     rules: dict[str, Any] = {
         "only": list(only),
-        "hosts": [each.lower() for each in hosts],
+        "hosts": place_hosts([each.lower() for each in hosts], places),
         "methods": [each.upper() for each in methods],
         "paths": list(paths),
     }
@@ -195,6 +202,19 @@ def read_options(
             raise Usage("--times takes a number from 1")
         rules["times"] = int(times)
     return {name: value for name, value in rules.items() if value != []} | name_all_uses(**uses)
+
+
+def place_hosts(hosts: list[str], places: tuple[str, ...]) -> list[str]:
+    """Hosts with the places in requests to them, as a guard has them; raises Usage."""
+    if wrong := next((each for each in places if each not in (HEADER, *PLACES, RENEWAL)), None):
+        known = ", ".join((HEADER, *PLACES, RENEWAL))
+        raise Usage(f"no place in a request: {printable(wrong)}", f"one of: {known}")
+    if places and not hosts:
+        raise Usage("--in is about requests to a host", "name it, too: --host HOST")
+    before = ["" if each == HEADER else f"{each}@" for each in places] or [""]
+    return [
+        host if "@" in host else place + host for host in hosts for place in dict.fromkeys(before)
+    ]
 
 
 def parse_time(text: str) -> int:
@@ -240,7 +260,7 @@ def show_preset(terminal: Terminal, name: str) -> int:
     if terminal.want_json:
         about = {"preset": name, "hosts": list(hosts), "header": header, "form": form or None}
         return show(terminal, about)
-    put(f"hosts   {' '.join(hosts)}\nheader  {header}\n")
+    put(f"hosts   {' '.join(map(describe_host, hosts))}\nheader  {header}\n")
     put(f"keys    {' '.join(form.split())}\n" if form else "")
     say(f"to have it: avault guard GROUP/KEY --preset {name}; all there are: {', '.join(SERVICES)}")
     return 0

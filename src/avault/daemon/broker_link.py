@@ -99,6 +99,8 @@ class Brokers:
         self.links: dict[str, BrokerLink] = {}
         self.through: dict[str, Grant | None] = {}  # those there are, or are to be: by which grant
         self.standing: dict[Grant, Any] = {}  # those that stay; None for one that starts
+        self.turns: dict[str, asyncio.Lock] = {}  # of who has a group's token renewed
+        self.renewed: dict[str, float] = {}  # when that was, by time.monotonic
 
     def take(self, message: Message, fd: int | None) -> None:
         """The supervisor has started one: its pid, and the door to it; or says why not."""
@@ -139,7 +141,8 @@ class Brokers:
         wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self.START_TIME):
-                self.control.send({"broker": number, "grant_of": place})
+                told = {"broker": number, "grant_of": place, "stays": "refresh" in session}
+                self.control.send(told)
                 pid, door = await wanted
                 with door:
                     door.setblocking(False)

@@ -69,9 +69,11 @@ async def make_place(directory: str) -> None:
 async def run_broker(child: Child, places: Places, wish: Message) -> None:
     """Start one, give the keyholder the door to it, and see it end.
 
-    It ends with the keyholder: see `Child.bury`; or when that says so: see `end_broker`.
+    It ends with the keyholder: see `Child.bury`; or when that says so: see `end_broker`. One that
+    `stays` ends by itself, as it may have what nobody else has yet.
     """
     control, number, directory = child.control, str(wish["broker"]), ""
+    stays = bool(wish.get("stays"))
     try:
         directory, mode = place_of_session(places, wish.get("grant_of"))
         await make_place(directory)
@@ -84,7 +86,8 @@ async def run_broker(child: Child, places: Places, wish: Message) -> None:
             told = {"do": "broker", "number": number, "failed": complain(error).to_dict()["error"]}
             control.send(told)
         return
-    child.brokers[number] = process
+    if not stays:
+        child.brokers[number] = process
     try:
         with door:
             told = {"do": "broker", "number": number, "pid": process.pid}

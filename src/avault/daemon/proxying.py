@@ -6,7 +6,6 @@ request, by the guards as they are then.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import time
@@ -16,22 +15,19 @@ from avault.daemon.gate import Passage, check, take_out
 from avault.daemon.grant import ASK_MAKER
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.proxy_consent import ProxyConsent
+from avault.daemon.refreshing import renew_token
 from avault.daemon.wire import Session
-from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage, complain, printable
-from avault.protocol import refuse_unknown
+from avault.errors import AvaultError, Denied, Usage, complain, printable
 from avault.vault.choosing import check_names, choose
 from avault.vault.guards import Guards
 from avault.vault.placeholders import make_placeholder
 from avault.vault.proxy_rules import canonical_host, find_proxy_fault
 from avault.vault.records import Vault
-from avault.vault.rule_members import EXAMPLES, is_host
+from avault.vault.rule_members import EXAMPLES, HEADER, PLACES, RENEWAL, is_host, part_host
 from avault.vault.rules import MOST, is_place, join_rules
 from avault.vault.secret import is_sealed
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from avault.daemon.broker_link import BrokerLink
     from avault.protocol import Message
     from avault.vault.proxy_rules import Hosts
 
@@ -39,7 +35,6 @@ if TYPE_CHECKING:
 PROXY_CHOICE = frozenset(
     {"groups", "only", "as", "prefix", "allow", "also", "everything", "hosts", "egress", "ask"}
 )
-PROXY_FIELDS = PROXY_CHOICE | {"tcp"}
 EGRESS = ("rules", "open")
 SHORTEST_PROXIED = 8  # bytes of a value: a shorter one cannot be told from other text
 CONTROLS = "[\x00-\x1f\x7f]"
@@ -100,6 +95,7 @@ class ProxiedUses:
         self.variables: dict[str, str] = {}  # places, by variable
         self.rest: list[str] = []  # places that were asked for, and go to no host
         names = self.choose(vault, guards, request)
+        names = {each: name for each, name in names.items() if not renews(guards, name)}
         for place in [*names.values(), *check_names(request, "also"), *self.given]:
             vault.secrets(*place.split("/", 1))
             self.offer(vault, guards, place)
@@ -134,7 +130,7 @@ class ProxiedUses:
         """
         rules = guards.rules_of(guards.of(name))
         sets = rules.sets("proxy", "hosts")
-        if not all(sets):
+        if renews(guards, name) or not all(sets):
             return []
         return sets + ([self.given[name]] if name in self.given else [])
 
@@ -207,6 +203,9 @@ class ProxiedUses:
             if grant:
                 grant.use("proxy")
             passage = self.admit(message, name)  # what has changed while the phone was asked
+            is_refused = message.get("refused") is True
+            if await renew_token(self.keyholder, self.session, name, is_refused):
+                passage = self.admit(message, name)
             if passage.asked:
                 end = await self.consent.open(
                     self.session, noted, lambda: self.admit(message, name)
@@ -255,6 +254,7 @@ class ProxiedUses:
             self.hosts(guards, name),
             rules.methods,
             rules.paths,
+            read_places(message),
         )
         if said:
             raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
@@ -276,6 +276,12 @@ class ProxiedUses:
             pass  # nothing was released
 
 
+def renews(guards: Guards, name: str) -> bool:
+    """Whether a guard has a secret renew tokens alone: no command sends it anywhere."""
+    sets = guards.rules_of(guards.of(name)).hosts
+    return any(all(part_host(each)[0] == RENEWAL for each in one) for one in sets)
+
+
 def read_asked(message: Message) -> Message:
     """What a request asks for, as the log and the rules have it; raises Usage."""
     port = message.get("port")
@@ -291,58 +297,10 @@ def read_asked(message: Message) -> Message:
     }
 
 
-async def serve_proxy(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """A session of the proxy, for as long as the connection is there.
-
-    Once it is there, the client is told in a frame that is `ready`; no answer comes after that.
-    """
-    refuse_unknown(request, PROXY_FIELDS)
-    grant = session.grant
-    try:
-        proxied = ProxiedUses(keyholder, session, request, is_owner=not grant)
-        need_something(proxied)
-    except AvaultError as error:
-        keyholder.release(session, {"op": "proxy"}, error.code)
-        raise
-    session.caller = session.caller or keyholder.identify(session)
-    told, tcp = proxied.note_refused, bool(request.get("tcp"))
-    # who is in a container has another network: the port is there, and a token needed in any case
-    wish = {**proxied.to_broker(tcp and not grant), "login": tcp and bool(grant)}
-    number, link, place = await keyholder.brokers.start(wish, proxied.use, told, grant)
-    try:
-        await hold_session(session, link, {**describe_session(proxied), **place})
-    finally:
-        keyholder.brokers.end(number)
-        proxied.consent.end()
-    return {}
-
-
-def need_something(proxied: ProxiedUses) -> None:
-    """Raise NotFound where nothing would go through a session."""
-    if not proxied.placeholders and proxied.egress != "open":
-        raise NotFound(
-            "none of these keys goes to a host, so there is nothing to send through the proxy",
-            "avault guard GROUP/KEY --host HOST, or avault run --proxy --host GROUP/KEY=HOST",
-        )
-
-
-async def hold_session(session: Session, link: BrokerLink, told: Message) -> None:
-    """Wait until the client or the process is gone; raises Unavailable for the second."""
-    client = asyncio.ensure_future(session.frame(**told))
-    try:
-        ends: list[asyncio.Future[Any]] = [client, link.ended]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        client.cancel()
-    if link.ended.done():
-        raise Unavailable(link.ended.result() or "the proxy's process has ended", "start it again")
-
-
-def describe_session(proxied: ProxiedUses) -> Message:
-    """What the client is told of a session: placeholders, and no value."""
-    return {
-        "names": proxied.variables,
-        "placeholders": proxied.placeholders,
-        "others": proxied.others,
-        "rest": proxied.rest,
-    }
+def read_places(message: Message) -> list[str]:
+    """Where in a request a value is to be, a header if nothing is said; raises Usage."""
+    places = message.get("in", [HEADER])
+    known = (HEADER, *PLACES)
+    if not isinstance(places, list) or not places or any(each not in known for each in places):
+        raise Usage("not a request of the proxy")
+    return places

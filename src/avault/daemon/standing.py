@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING
 from avault.daemon.grant import GRANT_USES, Grant, check_grant_name
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.proxy_consent import ProxyCaller
-from avault.daemon.proxying import (
-    PROXY_CHOICE,
-    ProxiedUses,
-    describe_session,
-    need_something,
-    serve_proxy,
-)
+from avault.daemon.proxy_sessions import describe_session, need_something, serve_proxy
+from avault.daemon.proxying import PROXY_CHOICE, ProxiedUses
 from avault.daemon.wire import Session
 from avault.errors import Denied, NotFound, Usage
 from avault.protocol import refuse_unknown

@@ -13,6 +13,7 @@ from avault.intake.files import read_aws, read_netrc, read_npmrc, read_pgpass
 from avault.intake.kubernetes import read_kubernetes
 from avault.intake.logins import FileSecrets
 from avault.intake.managers import find_columns, find_items, read_bitwarden, read_csv
+from avault.intake.token_files import find_token_form, read_claude, read_codex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 FORM_READERS: dict[str, Callable[[str], FileSecrets]] = {
     "aws": read_aws, "netrc": read_netrc, "pgpass": read_pgpass, "npmrc": read_npmrc,
-    "k8s": read_kubernetes, "csv": read_csv, "bitwarden": read_bitwarden,
+    "k8s": read_kubernetes, "csv": read_csv, "bitwarden": read_bitwarden, "claude": read_claude,
+    "codex": read_codex,
 }  # fmt: skip
 IMPORT_FORMS = ("dotenv", "json", *FORM_READERS)
 OF_NAMES = {"netrc": "netrc", "pgpass": "pgpass", "npmrc": "npmrc", "csv": "csv", "env": "dotenv"}
@@ -70,7 +72,7 @@ def form_of(file: str, text: str) -> str:
 
 def form_of_json(text: str) -> str:
     """Which of FORMS a JSON text is."""
-    if not re.search(r'"(items|login|kind)"\s*:', text):
+    if not re.search(r'"(items|login|kind|claudeAiOauth|tokens)"\s*:', text):
         return "json"
     try:
         content = json.loads(text)
@@ -83,4 +85,6 @@ def form_of_json(text: str) -> str:
         "SecretList",
     ):
         return "k8s"
+    if tokens := find_token_form(content):
+        return tokens
     return "bitwarden" if find_items(content) else "json"

@@ -90,7 +90,8 @@ def cmd_import(
     group G, or `env`. Also AWS credentials, .netrc, .pgpass, .npmrc, a Secret of
     Kubernetes, and what password managers and browsers export: CSV, and JSON of
     Bitwarden; a group for each login, G-NAME with G. Which it is shows; --format
-    insists: dotenv, json, aws, netrc, pgpass, npmrc, k8s, csv or bitwarden.
+    insists: dotenv, json, aws, netrc, pgpass, npmrc, k8s, csv, bitwarden, claude
+    or codex (the tokens that these two keep, with what renews them).
     Prints what is new, the same, or replaced.
 
     All of it or nothing: all bad lines are named, never what they say, and what

@@ -7,9 +7,12 @@ import re
 from typing import TYPE_CHECKING
 
 from avault.vault.names import DIGITS, LETTERS
+from avault.vault.rule_members import HEADER, part_host
 from avault.vault.services import SERVICES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     Hosts = list[frozenset[str]]
 
 
@@ -71,11 +74,15 @@ def is_near(host: str) -> bool:
     ) or host.endswith(".home.arpa")  # fmt: skip
 
 
-def fits_host(host: str, port: int, pattern: str) -> bool:
+def fits_host(host: str, port: int, pattern: str, place: str | None = None) -> bool:
     """Whether a host as it is compared is what HOST, *.HOST (of one label), or either :PORT names.
 
-    A resolver's odd forms of addresses fit nothing but themselves.
+    A resolver's odd forms of addresses fit nothing but themselves. `place` is where in a request,
+    None for anywhere.
     """
+    where, pattern = part_host(pattern)
+    if place not in (None, where):
+        return False
     name, _, number = pattern.partition(":")
     if port != int(number or HTTPS):
         return False
@@ -87,13 +94,16 @@ def fits_host(host: str, port: int, pattern: str) -> bool:
 
 def is_host_within(narrow: str, wide: str) -> bool:
     """Whether a host of a guard, perhaps with a * or a port, is among what another one names."""
-    name, _, number = narrow.partition(":")
-    return fits_host(name, int(number or HTTPS), wide)
+    place, host = part_host(narrow)
+    name, _, number = host.partition(":")
+    return fits_host(name, int(number or HTTPS), wide, place)
 
 
-def fits_hosts(host: str, port: int, sets: Hosts) -> bool:
-    """Whether a host is in each of these sets, of which there has to be one."""
-    return bool(sets) and all(any(fits_host(host, port, each) for each in one) for one in sets)
+def fits_hosts(host: str, port: int, sets: Hosts, place: str | None = None) -> bool:
+    """Whether a host is in each of these sets, of which there has to be one; for that place."""
+    return bool(sets) and all(
+        any(fits_host(host, port, each, place) for each in one) for one in sets
+    )
 
 
 def fits_path(path: str, glob: str) -> bool:
@@ -122,13 +132,17 @@ def find_proxy_fault(
     hosts: Hosts,
     methods: list[frozenset[str]],
     paths: list[frozenset[str]],
+    places: Iterable[str] = (HEADER,),
 ) -> str | None:
     """Why a request may not have a secret, in words; None where it may.
 
-    `host` is as it is compared, `path` without a query.
+    `host` is as it is compared, `path` without a query, `places` are all that it is to be in.
     """
     if not fits_hosts(host, port, hosts):
         return f"go to {host}" + (f":{port}" if port != HTTPS else "")
+    for place in places:
+        if not fits_hosts(host, port, hosts, place):
+            return f"be in the {place} of a request to {host}"
     if any(method not in each for each in methods):
         return f"be used by {method}"
     if paths and not is_plain_path(path):

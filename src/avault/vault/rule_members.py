@@ -13,6 +13,9 @@ from avault.vault.ssh_rules import (
 )
 
 WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
+PLACES = ("path", "query", "body", "websocket")  # of a request, besides its headers
+HEADER = "header"
+RENEWAL = "refresh"  # in no request of anybody's, but of who renews a token by it
 PROXY_SETS = ("hosts", "methods", "paths")
 SSH_SETS = ("servers", "users", "namespaces")
 NOSTR_SETS = ("kinds", "ciphers", "peers")
@@ -30,8 +33,25 @@ HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
 PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
 
 
+def part_host(text: str) -> tuple[str, str]:
+    """Of a member of `hosts`, the place in a request that it is about, and the host.
+
+    PLACE@HOST, or HOST for headers: so that a place that a key may be in is never without a host,
+    and of two guards which both count the one for headers alone leaves nothing else.
+    """
+    place, at, host = text.rpartition("@")
+    return (place if at else HEADER), host
+
+
 def is_host(text: str) -> bool:
-    """Whether it is a host, perhaps with a port: api.example.com, *.example.com, localhost:8080."""
+    """Whether it is a host, perhaps with a port: api.example.com, *.example.com, localhost:8080.
+
+    A place in requests may stand before it: path@api.example.com.
+    """
+    place, host = part_host(text)
+    if "@" in text and place not in (*PLACES, RENEWAL):
+        return False
+    text = host
     name, colon, port = text.removeprefix("*.").partition(":")
     labels = name.split(".")
     return (
@@ -73,7 +93,7 @@ MEMBERS = {
 }
 EXAMPLES = {
     "only": f"one of: {', '.join(WAYS)}",
-    "hosts": "as in api.example.com, *.example.com or localhost:8080",
+    "hosts": "as in api.example.com, *.example.com, localhost:8080 or path@api.example.com",
     "methods": "as in GET or POST",
     "paths": "as in /v1/charges or /v1/*, without a query",
     "servers": f"NAME=SHA256:… of a host key, or one of: {', '.join(WORDS_FOR_SERVERS)}",
@@ -107,4 +127,14 @@ def describe_members(name: str, members: frozenset[str]) -> str:
         return describe_servers(members)
     if name == "peers":
         return describe_peers(members)
+    if name == "hosts":
+        return " or ".join(map(describe_host, sorted(members)))
     return " or ".join(sorted(members, key=int if name == "kinds" else None))
+
+
+def describe_host(text: str) -> str:
+    """A host in words, with the place if it is another than a header."""
+    place, host = part_host(text)
+    if place == RENEWAL:
+        return f"{host} (to renew a token)"
+    return host if place == HEADER else f"{host} (in the {place})"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from avault.errors import Usage
 
-# hosts, header, and the form of a key as a pattern (in verbose syntax), "" for one without a mark
+# hosts as a guard has them, header, and the form of a key as a pattern (in verbose syntax), ""
+# for one without a mark
 SERVICES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "openai": (
         ("api.openai.com",),
@@ -82,7 +83,11 @@ SERVICES: dict[str, tuple[tuple[str, ...], str, str]] = {
         "Authorization: Bearer KEY",
         r"xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,}",
     ),
-    "telegram": (("api.telegram.org",), "the path: /botKEY/…", r"[0-9]{8,10}:[A-Za-z0-9_-]{35}"),
+    "telegram": (
+        ("path@api.telegram.org",),
+        "the path: /botKEY/…",
+        r"[0-9]{8,10}:[A-Za-z0-9_-]{35}",
+    ),
     "discord": (("discord.com",), "Authorization: Bot KEY", ""),
     "notion": (("api.notion.com",), "Authorization: Bearer KEY", r"ntn_[A-Za-z0-9]{40,}"),
     "linear": (("api.linear.app",), "Authorization: KEY", r"lin_api_[A-Za-z0-9]{30,}"),

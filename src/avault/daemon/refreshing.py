@@ -1,0 +1,169 @@
+"""Has an access token renewed that goes by the proxy, before it is used; one at a time.
+
+A process of its own asks the server. What that answers is sealed to the agent on the disk, before
+anybody hears of it: the token that was used for it is worth nothing from then on. From there it is
+written into the vault, and only then used; also after a crash, by who comes next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+from avault.daemon.gate import check
+from avault.daemon.keyholder import Keyholder
+from avault.daemon.wire import Session
+from avault.errors import AvaultError, Denied
+from avault.nostr import public_hex
+from avault.places import sha256
+from avault.vault.locks import open_value
+from avault.vault.proxy_rules import canonical_host, find_proxy_fault
+from avault.vault.rule_members import RENEWAL
+from avault.vault.tokens import (
+    ACCESS_TOKEN,
+    CLIENT_SECRET,
+    EXPIRES_AT,
+    REFRESH_TOKEN,
+    Tokens,
+    is_renewable,
+)
+
+if TYPE_CHECKING:
+    from avault.protocol import Message
+    from avault.vault.records import Vault
+
+REFUSED_PAUSE = 60.0  # seconds after which one that is refused again is renewed again
+LONGEST_ANSWER_KEPT = 1 << 20  # bytes of a sealed answer
+
+
+async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refused: bool) -> bool:
+    """Have the token GROUP/KEY renewed if it is due; whether the vault has another one now.
+
+    `is_refused` says that a server did not take it. Raises what keeps it from that, unless the
+    token may be good for a while yet.
+    """
+    if not is_renewable(keyholder.open_store().vault, name):
+        return False
+    group = name.partition("/")[0]
+    turn = keyholder.brokers.turns.setdefault(group, asyncio.Lock())
+    async with turn:
+        found = await take_back(keyholder, group)
+        tokens = Tokens(keyholder.open_store().vault, group)
+        last = keyholder.brokers.renewed.get(group)
+        is_refused = is_refused and (last is None or time.monotonic() - last >= REFUSED_PAUSE)
+        if not is_refused and not tokens.is_due(time.time()):
+            return True  # perhaps who was before us has done it
+        try:
+            await ask_server(keyholder, session, tokens)
+            keyholder.brokers.renewed[group] = time.monotonic()
+            return await take_back(keyholder, group)
+        except AvaultError:
+            if tokens.is_over(time.time()):
+                raise
+            return found
+
+
+async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> None:
+    """Have the server asked, by a process of its own that has nothing else; raises AvaultError."""
+    host, port, path = tokens.where()
+    store = keyholder.open_store()
+    refuse_elsewhere(keyholder, tokens, canonical_host(host), port, path)
+    asked = {"host": host, "port": port, "method": "POST", "path": path}
+    noted: Message = {"op": "proxy", "group": tokens.group, "key": REFRESH_TOKEN, **asked}
+    keyholder.release(session, noted)
+    job = {
+        **asked,
+        "fields": tokens.fields(),
+        "json": tokens.is_json,
+        "was": tokens.print,
+        "to": public_hex(store.keys),
+        "kept": find_answer(keyholder, tokens.group),
+    }
+    number = ""
+    try:
+        number, _, _ = await keyholder.brokers.start({"refresh": job}, use_nothing, note_nothing)
+    finally:
+        keyholder.brokers.end(number)
+
+
+def refuse_elsewhere(keyholder: Keyholder, tokens: Tokens, host: str, port: int, path: str) -> None:
+    """Raise Denied where a guard does not have what renews a token go to that server.
+
+    Who may set the server's address could have it sent anywhere; who may move it, have what it
+    gives put where no guard is. What nobody guards, anybody gets.
+    """
+    vault = keyholder.open_store().vault
+    guards = keyholder.gate.look(vault)
+    for key in (REFRESH_TOKEN, *([CLIENT_SECRET] if tokens.secret else [])):
+        name = f"{tokens.group}/{key}"
+        rules = guards.rules_of(guards.of(name))
+        if rules.ways() is None and rules.ask is None and rules.times is None:
+            check(guards, name, "run", time.time())
+            continue
+        if len(guards.names_of(name)) > 1:  # what it gives would come under another name, unguarded
+            raise Denied(
+                f"{name} has, or had, another name: what is guarded renews a token under its own",
+                f"set it anew, and: avault unguard {name}",
+            )
+        if rules.times is not None:
+            raise Denied(f"{name} has a number of uses, so it renews nothing")
+        check(guards, name, "proxy", time.time())
+        said = find_proxy_fault(
+            host, port, "POST", path, rules.hosts, rules.methods, rules.paths, [RENEWAL]
+        )
+        if said:
+            hint = f"if that is its server: avault guard {name} --host {host} --in {RENEWAL}"
+            raise Denied(f"{name} may not {said}", hint)
+
+
+def find_answer(keyholder: Keyholder, group: str) -> str:
+    """Where a server's answer lies until it is in the vault."""
+    return keyholder.places.own(f"token-{sha256(group.encode()).hex()[:16]}.sealed")
+
+
+async def take_back(keyholder: Keyholder, group: str) -> bool:
+    """Write into the vault what a server has answered; whether there was something.
+
+    It counts only for the token that it was asked with, which nobody else knows: so nobody else can
+    have written it, and an older one is none.
+    """
+    path, store = find_answer(keyholder, group), keyholder.open_store()
+    try:
+        with open(path, encoding="ascii") as file:
+            sealed = file.read(LONGEST_ANSWER_KEPT)
+    except (OSError, ValueError):
+        return False
+    is_taken = False
+    with contextlib.suppress(AvaultError, ValueError, KeyError, TypeError):
+        answer = json.loads(open_value(store.keys, sealed))
+        tokens = Tokens(store.vault, group)
+        if answer["was"] == tokens.print:
+            values = {ACCESS_TOKEN: str(answer["access"])}
+            values |= {REFRESH_TOKEN: str(answer["refresh"] or tokens.refresh)}
+            if answer["expires"]:
+                values |= {EXPIRES_AT: str(int(answer["expires"]))}
+            is_taken = True
+    if is_taken:
+        machine = store.machine
+
+        def put(vault: Vault) -> None:
+            for key, value in values.items():
+                vault.put(group, key, value, int(time.time()), machine)
+
+        await keyholder.change(put)  # if it raises, the file stays
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    return is_taken
+
+
+async def use_nothing(message: Message) -> Message:
+    """A process that renews a token is given nothing besides."""
+    return Denied("not here").to_dict()
+
+
+def note_nothing(message: Message) -> None:
+    """Nor has it anything to say."""

@@ -1,0 +1,154 @@
+"""Asks a server for a new token, in a process that has nothing else, and seals what it answers.
+
+From the moment that it asks, the process ends only when the answer is on the disk, or the time is
+over: whoever else ends meanwhile, the old token may be worth nothing already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import ssl
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from avault import Denied, Unavailable, seal_value, write_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ASK_TIME = 15.0  # seconds for the server
+LOOK = 0.1  # seconds between two looks at whether it is our turn
+LONGEST_ANSWER = 256 << 10  # bytes
+LATEST = 10 * 365 * 86_400  # seconds for which a token may be good
+STAYS = threading.Event()  # this process is not to end
+
+
+async def ask_for_token(job: dict[str, Any], find_roots: Callable[[], str]) -> None:
+    """Have the answer to a job in its file; raises AvaultError. See `ask_server` in the daemon.
+
+    Who asks while another one does, as after a crash of the keyholder, waits for that one's answer:
+    a token that a server sees twice is taken for stolen.
+    """
+    turn = await take_turn(f"{job['kept']}.lock")
+    if os.path.exists(job["kept"]):
+        return
+    STAYS.set()
+    try:
+        outlive_others()
+        async with asyncio.timeout(ASK_TIME):
+            status, body = await post(job, find_roots())
+        write_answer(job, read_answer(job["host"], status, body))
+    except TimeoutError:
+        raise Unavailable(f"{job['host']} does not answer", "try again") from None
+    except OSError as error:
+        said = "its certificate is not trusted" if isinstance(error, ssl.SSLError) else "no answer"
+        raise Unavailable(f"{job['host']} gives no new token: {said}", "try again") from None
+    finally:
+        STAYS.clear()
+        os.close(turn)
+
+
+async def take_turn(path: str) -> int:
+    """A descriptor with the lock on a file, which ends with the process; raises Unavailable."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    for _ in range(int(2 * ASK_TIME / LOOK)):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            await asyncio.sleep(LOOK)
+    raise Unavailable("another process asks for that token, and does not end", "try again")
+
+
+def outlive_others() -> None:
+    """Stay when the daemon is stopped: for the seconds that this takes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+async def post(job: dict[str, Any], roots: str) -> tuple[int, bytes]:
+    """Status and body of the server's answer; raises OSError, TimeoutError."""
+    if job["json"]:
+        kind, body = "application/json", json.dumps(job["fields"]).encode()
+    else:
+        kind, body = "application/x-www-form-urlencoded", urlencode(job["fields"]).encode()
+    host = job["host"] if job["port"] == 443 else f"{job['host']}:{job['port']}"
+    head = (
+        f"POST {job['path']} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
+    )
+    context = ssl.create_default_context(cafile=roots)
+    reader, writer = await asyncio.open_connection(job["host"], job["port"], ssl=context)
+    try:
+        writer.write(head.encode("ascii") + body)
+        await writer.drain()
+        data = b""
+        while len(data) < LONGEST_ANSWER and (piece := await reader.read(1 << 16)):
+            data += piece
+    finally:
+        writer.close()
+    try:
+        response = http.client.HTTPResponse(Came(data))  # type: ignore[arg-type]
+        response.begin()
+        return response.status, response.read()
+    except http.client.HTTPException:
+        raise ConnectionError from None
+
+
+class Came:
+    """What has come by a connection, as `http.client` reads it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        """As of a socket."""
+        return io.BytesIO(self.data)
+
+
+def read_answer(host: str, status: int, body: bytes) -> dict[str, Any]:
+    """The tokens that a server gives (RFC 6749, 5.1); raises Denied for what it refuses (5.2)."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        found = None
+    found = found if isinstance(found, dict) else {}
+    if status != 200:
+        said = found.get("error")
+        why = said if isinstance(said, str) and re.fullmatch("[a-z_]{1,40}", said) else "no reason"
+        if 400 <= status < 500 and status != 429:
+            hint = "log in anew with the program whose tokens these are, and: avault import FILE"
+            raise Denied(f"{host} gives no new token ({status}: {why})", hint)
+        raise Unavailable(f"{host} gives no new token ({status})", "try again")
+    access, refresh, seconds = (
+        found.get(each) for each in ("access_token", "refresh_token", "expires_in")
+    )
+    if not is_token(access) or not (refresh is None or is_token(refresh)):
+        raise Unavailable(f"{host} answers, and gives no token")
+    expires = 0
+    if isinstance(seconds, int | float) and 0 < seconds < LATEST:
+        expires = int(time.time() + seconds)
+    return {"access": access, "refresh": refresh, "expires": expires}
+
+
+def is_token(found: Any) -> bool:
+    """Whether it is a token, as they are written (RFC 6749, A.12)."""
+    return isinstance(found, str) and re.fullmatch("[\x20-\x7e]{1,65536}", found) is not None
+
+
+def write_answer(job: dict[str, Any], answer: dict[str, Any]) -> None:
+    """Have it on the disk, sealed to the agent; raises AvaultError."""
+    sealed = seal_value(job["to"], json.dumps({**answer, "was": job["was"]}))
+    write_file(str(job["kept"]), sealed.encode())
