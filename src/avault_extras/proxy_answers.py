@@ -63,7 +63,10 @@ class Answers:
         if transfer not in ("", "chunked"):  # it may be compressed for the way (RFC 9112, 7)
             encoding = transfer
         if encoding in PLAIN_ENCODINGS:
-            response.stream = proxy_scrub.Scrubber(needles)
+            length = response.headers.get("content-length", "")
+            response.stream = proxy_scrub.Scrubber(
+                needles, int(length) if length.isdigit() else None
+            )
             is_same = all(len(needle) == len(instead) for needle, instead in needles)
         else:
             said = f"the answer comes in {encoding[:20]}, where none was to be: not passed unseen"

@@ -22,6 +22,11 @@ from avault import AvaultError, Unavailable, is_near
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+try:
+    proxy_streams = avault.load_extra("proxy_streams", "proxy")
+except AvaultError:
+    raise
+
 
 def import_lightly() -> None:
     """Keep mitmproxy.addons from importing each of its addons, with Flask and tornado."""
@@ -48,12 +53,8 @@ from mitmproxy.proxy import mode_servers  # noqa: E402
 from mitmproxy.proxy.layers import websocket  # noqa: E402
 from mitmproxy.proxy.layers.http import _http1, _http2  # noqa: E402
 
-try:
-    proxy_sockets = avault.load_extra("proxy_sockets", "proxy")
-except AvaultError:
-    raise
+proxy_sockets = avault.load_extra("proxy_sockets", "proxy")
 
-LONGEST_EARLY = 1 << 16  # bytes that a client may send before it is let through to a host
 LIFE = datetime.timedelta(days=90)  # of the authority, which ends with the process long before
 ROOTS = (  # where systems keep the authorities that they trust, as one file
     "/etc/ssl/certs/ca-certificates.crt",
@@ -231,24 +232,6 @@ def send_with_end(self: Any, event: Any) -> Any:
 SEND = _http1.Http1Client.send
 
 
-class Early:
-    """A client's stream, until it `is_known`: what comes before that is no more than a head."""
-
-    def __init__(self, reader: asyncio.StreamReader, is_known: Callable[[], bool]) -> None:
-        self.reader, self.is_known, self.left = reader, is_known, LONGEST_EARLY
-
-    async def read(self, size: int) -> bytes:
-        """As of a stream; its end, where too much came."""
-        if self.is_known():
-            return await self.reader.read(size)
-        data = await self.reader.read(min(size, self.left)) if self.left else b""
-        self.left -= len(data)
-        return data
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.reader, name)
-
-
 class Peer:
     """A stream's writer that says who the client is, where the socket has no address to tell.
 
@@ -290,12 +273,14 @@ class Engine:
         loop.is_let = gate.is_ruled
         self.master = Master(options.Options(), loop)
         self.proxies = Proxyserver()
+        streams = proxy_streams.Streams(self.proxies, gate)
         self.master.addons.add(
             Core(),
             gate,
             gate.answers,
             gate.talks,
             self.proxies,
+            streams,
             DisableH2C(),
             NextLayer(),
             Greeter(authority, gate),
@@ -305,7 +290,7 @@ class Engine:
         self.master.options.update(**{name: wanted[name] for name in wanted if name in known})
         self.instance = mode_servers.ServerInstance.make("regular", self.proxies)
         self.count = 0
-        gate.cut, gate.limit, gate.has_left = self.cut, self.limit, self.has_left
+        gate.cut, gate.limit, gate.has_left = self.cut, streams.limit, self.has_left
         self.gate = gate
 
     def cut(self, client: Any) -> None:
@@ -314,12 +299,6 @@ class Engine:
         found = handler.transports.get(client) if handler else None
         if found and found.writer:
             found.writer.transport.abort()
-
-    def limit(self, client: Any) -> None:
-        """Have no more read of a client than a head, until it is let through to a host."""
-        handler = self.proxies.connections.get(client.id)
-        if found := handler.transports.get(client) if handler else None:
-            found.reader = Early(found.reader, lambda: client.id in self.gate.targets)
 
     def has_left(self, client: Any) -> bool:
         """Whether a client has said its last."""

@@ -40,6 +40,8 @@ def list_readings(data: bytes) -> list[bytes]:
 
 def find_placeholders(data: bytes, placeholders: dict[bytes, str]) -> list[str]:
     """The names of secrets whose placeholders are in some bytes, in whatever form."""
+    if len(data) < min(map(len, placeholders), default=0):
+        return []  # no form of one is shorter
     readings = [each.lower() for each in list_readings(data)]  # by h2, names are in lower case
     return [
         name

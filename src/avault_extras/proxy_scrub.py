@@ -53,11 +53,12 @@ class Scrubber:
     """A body that comes in pieces; called with b"" at its end, as mitmproxy does.
 
     What is held back of a piece is what follows its last control character, and no more than may
-    begin a needle. So events, and lines, go on at once.
+    begin a needle. So events, and lines, go on at once. `length` is that of the whole body, if it
+    is known: its last piece is not held back, and goes out in one with what is before.
     """
 
-    def __init__(self, needles: list[tuple[bytes, bytes]]) -> None:
-        self.needles = needles
+    def __init__(self, needles: list[tuple[bytes, bytes]], length: int | None = None) -> None:
+        self.needles, self.left = needles, length
         self.most = max((len(needle) for needle, _ in needles), default=1) - 1
         self.rest = b""
 
@@ -66,6 +67,11 @@ class Scrubber:
         if not piece:
             self.rest = b""
             return [data] if data else []
+        if self.left is not None:
+            self.left -= len(piece)
+            if self.left == 0:
+                self.rest = b""
+                return [data]
         found = FREE.search(data, max(0, len(data) - self.most))
         cut = found.start() if found else len(data)
         self.rest = data[cut:]

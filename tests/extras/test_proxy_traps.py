@@ -704,6 +704,52 @@ def count_telling(scrubber: Any, end: str) -> int:
     return told
 
 
+@pytest.mark.parametrize("size", [1, 3, 7, 50])
+def test_of_a_body_whose_length_is_known_the_last_piece_goes_on_at_once(size: int) -> None:
+    """All else is held back as before, and the value is found however the body is cut."""
+    body = f"<{VALUE}> and {VALUE}".encode()
+    known = scrub.Scrubber(scrub.list_needles(VALUE, KEY), len(body))
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    came = [b"".join(known(piece)) for piece in pieces]
+    assert b"".join(came) == f"<{KEY}> and {KEY}".encode() and known(b"") == []
+    assert came[-1] and len(came[-1]) >= min(len(body), len(KEY))
+
+
+async def test_what_is_written_in_one_turn_is_sent_at_once() -> None:
+    """And before the end of the stream, and before anybody waits for it to be sent."""
+    sent: list[bytes] = []
+
+    class Writer:
+        closed = False
+
+        def write(self, data: bytes) -> None:
+            sent.append(data)
+
+        def is_closing(self) -> bool:
+            return self.closed
+
+        def close(self) -> None:
+            self.closed = True
+
+        async def drain(self) -> None:
+            sent.append(b"drained")
+
+    writer = engine.proxy_streams.Gathered(Writer())
+    writer.write(b"head")
+    writer.write(b"body")
+    assert sent == []
+    await asyncio.sleep(0)
+    assert sent == [b"headbody"]
+    writer.write(b"more")
+    await writer.drain()
+    assert sent[1:] == [b"more", b"drained"]
+    writer.write(b"end")
+    writer.close()
+    writer.write(b"too late")
+    await asyncio.sleep(0)
+    assert sent[3:] == [b"end"]
+
+
 @pytest.mark.parametrize("end", ["", "\n", " "])
 def test_how_long_bytes_are_held_back_tells_nothing_of_a_value(end: str) -> None:
     """Letter by letter nothing shows."""

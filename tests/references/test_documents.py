@@ -189,6 +189,27 @@ def test_bench_block_is_a_table() -> None:
     assert len(blocks) == 1 and blocks[0].count("\n|") > 8, "python tests/tools/documents.py --write --bench"
 
 
+def test_figures_of_the_proxy() -> None:
+    """A row for each way and each protocol."""
+    [block] = [match[3] for match in d.BLOCK.finditer(d.read("references/performance.md")) if match[2] == "proxy"]
+    rows = re.findall(r"^\| HTTP/(1\.1|2), (.*?) \|", block, re.MULTILINE)
+    assert len(rows) == 8 and {protocol for protocol, _ in rows} == {"1.1", "2"}, "python tests/tools/bench_proxy.py --write"
+
+
+TESTS = {path.relative_to(d.ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (d.ROOT / "tests").rglob("test_*.py")}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_tests_that_a_document_names(document: str) -> None:
+    """Each that is said to show something is there."""
+    text = d.read(document)
+    there = {name for content in TESTS.values() for name in re.findall(r"^(?:async )?def (test_\w+)\(", content, re.MULTILINE)}
+    assert not set(re.findall(r"`(test_\w+)`", text)) - there
+    assert not [path for path in re.findall(r"`(tests/[\w/]+\.py)`", text) if not (d.ROOT / path).exists()]
+    ends = re.findall(r"`…(_\w+)`", text)
+    assert all(any(name.endswith(end) for name in there) for end in ends)
+
+
 def test_tables_of_custodians() -> None:
     """A row for each kind: what it is worth, and how long it takes, or why that was not measured."""
     text, kinds = d.read("references/custody.md"), {*avault.KINDS, *avault.EXTRA_KINDS}

@@ -6,6 +6,7 @@
     python tests/tools/documents.py --write --bench    and the benchmark's table into  <!-- bench -->…<!-- /bench -->
     python tests/tools/bench_custody.py --write        the table of custodians into  <!-- custodians -->…<!-- /custodians -->
     python tests/tools/bench_replica.py --write        the table of relays into  <!-- replica -->…<!-- /replica -->
+    python tests/tools/bench_proxy.py --write          the proxy's figures into  <!-- proxy -->…<!-- /proxy -->
 
 Without --write it says which blocks are stale, and ends with 1 if any is.
 """
@@ -209,7 +210,7 @@ def messages(text: str) -> list[str]:
 
 # The blocks that are written
 
-BLOCKS = "bench|rooms|custodians|replica|presets"
+BLOCKS = "bench|rooms|custodians|replica|presets|proxy"
 BLOCK = re.compile(rf"(<!-- (help: avault ?[a-z ]*|{BLOCKS}) -->\n)(.*?)(<!-- /(?:help|{BLOCKS}) -->)", re.DOTALL)
 
 
@@ -242,13 +243,13 @@ def presets_block() -> str:
     return "| service | hosts | header |\n|---|---|---|\n" + "".join(rows)
 
 
-def refresh(text: str, bench: str | None = None, custodians: str | None = None, replica: str | None = None) -> str:
+def refresh(text: str, bench: str | None = None, **tables: str) -> str:
     """A document with its blocks as they should be; the benchmarks' only if their table is given."""
-    tables = {"bench": bench, "custodians": custodians, "replica": replica}
+    measured = {"bench": bench, "custodians": None, "replica": None, "proxy": None, **tables}
 
     def replace(match: re.Match[str]) -> str:
-        if match[2] in tables:
-            table = tables[match[2]]
+        if match[2] in measured:
+            table = measured[match[2]]
             inner = match[3] if table is None else table.strip() + "\n"
         elif match[2] == "rooms":
             inner = rooms_block()

@@ -1,0 +1,94 @@
+"""The streams of a proxy's connections: how much is read of whom, and how what is written goes out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LONGEST_EARLY = 1 << 16  # bytes that a client may send before it is let through to a host
+
+
+class Early:
+    """A client's stream, until it `is_known`: what comes before that is no more than a head."""
+
+    def __init__(self, reader: asyncio.StreamReader, is_known: Callable[[], bool]) -> None:
+        self.reader, self.is_known, self.left = reader, is_known, LONGEST_EARLY
+
+    async def read(self, size: int) -> bytes:
+        """As of a stream; its end, where too much came."""
+        if self.is_known():
+            return await self.reader.read(size)
+        data = await self.reader.read(min(size, self.left)) if self.left else b""
+        self.left -= len(data)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reader, name)
+
+
+class Gathered:
+    """A stream's writer that sends at once what is written in one turn of the event loop.
+
+    mitmproxy writes an answer's head, its body and its end one by one; each that is sent by itself
+    wakes up who reads.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """As of a stream's writer."""
+        if not self.pieces:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self.pieces.append(data)
+
+    def flush(self) -> None:
+        """Send what is there."""
+        pieces, self.pieces = self.pieces, []
+        if pieces and not self.writer.is_closing():
+            self.writer.write(b"".join(pieces))
+
+    async def drain(self) -> None:
+        """As of a stream's writer."""
+        self.flush()
+        await self.writer.drain()
+
+    def write_eof(self) -> None:
+        """As of a stream's writer."""
+        self.flush()
+        self.writer.write_eof()
+
+    def close(self) -> None:
+        """As of a stream's writer."""
+        self.flush()
+        self.writer.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.writer, name)
+
+
+class Streams:
+    """An addon of mitmproxy: it has both ends of each connection write as `Gathered` does."""
+
+    def __init__(self, proxies: Any, gate: Any) -> None:
+        self.proxies, self.gate = proxies, gate
+
+    def limit(self, client: Any) -> None:
+        """Have no more read of a client than a head, until it is let through to a host."""
+        if found := self.find(client, client):
+            found.reader = Early(found.reader, lambda: client.id in self.gate.targets)
+            found.writer = Gathered(found.writer)
+
+    def server_connected(self, data: Any) -> None:
+        """We are connected to an upstream."""
+        if found := self.find(data.client, data.server):
+            found.writer = Gathered(found.writer)
+
+    def find(self, client: Any, connection: Any) -> Any:
+        """What mitmproxy has of a connection: its reader and writer; None where it has ended."""
+        handler = self.proxies.connections.get(client.id)
+        return handler.transports.get(connection) if handler else None
