@@ -378,7 +378,8 @@ def copy_vault(machine: Machine, other: Machine) -> Any:
         ("rate-limited: slow down there", "rate-limited"),
         ("blocked: you are not admitted", "refused (blocked: you are not admitted)"),
         ("invalid: event is too large", "too large for it"),
-        ("auth-required: we know only friends", "wants to know who writes"),
+        ("restricted: we know only friends", "wants to know who writes"),
+        ("auth-required: and it never asks who we are", "no answer"),  # NIP-42 has it send a challenge
         ("pow: difficulty 25", "refused (pow: difficulty 25)"),
     ],
 )

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None:
     """Open the vault on the disk with what a custodian answered; raises AvaultError.
 
-    `which` says what it has: "", or what a "candidate" has, of which no vault knows yet, or one that
-    is "taken" in, which it has to know; or what is "staged" for a rotation.
+    `which` says what it has: "", or what a "candidate" has, which no vault knows yet, or one that
+    is "taken" in, which the vault has to know; or what is "staged" for a rotation.
     """
     if which == "staged":
         places = Stage(places)
