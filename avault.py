@@ -85,6 +85,7 @@ The rooms, in order; each calls only what stands above it:
     vault/rotation            A rotation on the disk: files under the new key are staged, count at once, are put in place
     vault/tokens              Access tokens that expire, and what renews them: keys of one group (RFC 6749, 6)
     signer/pairing            What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
+    signer/network            Whether this machine is in another network than before, or has slept
     signer/relays             The relay client: connections to relays, what they are sent, and what they send to us
     signer/bunker             A NIP-46 remote signer ("bunker"), and the operator's key that it works with
     signer/qr                 A pairing code as a picture made of letters
@@ -98,6 +99,7 @@ The rooms, in order; each calls only what stands above it:
     custody/tools             Programs that a custodian runs: looked at before each use, bounded in time and output
     custody/command           Any program that encrypts as a custodian: age, gpg, pass, sops, a KMS's own command, a TPM
     custody/custodians        The custodians of this machine's vault: in which order they are tried, and what each has
+    custody/desk              A desk as a custodian: it opens many machines together, by one approval of its operator's phone
     custody/keychain          The keychain as a custodian: the platform's own, or none
     custody/passphrase        A passphrase as a custodian: the unlock key as ncryptsec (NIP-49), in the vault's own file
     custody/phone             Another operator's phone as a custodian: an envelope that only it opens (NIP-46)
@@ -186,6 +188,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/recorder           Having git told of what was written
     daemon/replicator         Having relays given what was written, and other machines' work fetched from them
     daemon/companions         The programs that run beside the daemon, as the supervisor has them. None is given a secret
+    daemon/desks              A desk that opens many machines together, as one of these has it: let in, used, its key turned
     daemon/listing            The custodians as `custody list` shows them
     daemon/loosening          Guards that are taken away or weakened, as the supervisor has it done
     daemon/removing           Custodians that are taken away, as the supervisor does it: never the last that works
@@ -198,6 +201,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
     daemon/grant_requests     What a client may ask about grants: to make one, to see them, to end them. Never through one
     daemon/guard_requests     What a client may ask about guards: to see them, to set one, to make one stricter
+    daemon/introducing        Who asks a relay that wants to know it (NIP-42): signed for that relay and its challenge
     daemon/opener             The process that asks the phone for a secret, opens it, and ends: `avault.py opener`
     daemon/key_opener         The process that opens a key which signs, when the phone has agreed, signs with it, and ends
     daemon/key_requests       Keys that sign, as a client has them made or taken in: guarded from the first
@@ -240,6 +244,7 @@ The rooms, in order; each calls only what stands above it:
     git/publishing            Where the vault's branch is published, and the push of what is ours
     git/record                avault git record: what happens by itself after every write
     git/sync                  avault sync: fetch, merge and push
+    replica/introducing       Who gives relays the copies, and reads them there: what relays are told that want to know it
     replica/progress          What this machine has put on relays, and what it has yet to: in its state directory
     replica/reading           What relays have of the vault: the heads of all, and the parts that a head names, from any
     replica/roots             What relays have in the places of roots, where a machine without the vault begins
@@ -326,9 +331,12 @@ The rooms, in order; each calls only what stands above it:
     fleet/reaching            How a host is reached: by OpenSSH, with a deadline of our own, a few at once through one door
     fleet/outcomes            What came of a host: the word that people are told, the exit code, and how many they were
     fleet/board               The table of hosts: it fills as answers come, what went wrong stands last, and it fits
+    fleet/desk_file           What a desk remembers: how it reaches its operator's phone, and the keys of its groups, sealed
     fleet/looking             What a host says of its vault: its state, its health and its log
     fleet/giving              A value for hosts: sent on stdin, kept there, compared again; and what runs there restarted
     fleet/rounds              A round through the fleet: which hosts, how many at once, and what is said at the end
+    fleet/together            One approval for many machines: a key of the fleet, and from it one for each machine
+    fleet/opening             A group of machines opened together: by one approval for each of their keys, which turns then
     completion/words          Commands as they are typed, for whatever shell: their options, arguments, and what follows those
     completion/bash           The completion script for bash, 3.2 (macOS) or later
     completion/fish           The completion script for fish, 3.0 or later
@@ -343,10 +351,12 @@ The rooms, in order; each calls only what stands above it:
     cli/completion            avault completion: what a shell needs to complete avault's commands, options and names
     cli/daemon                avault daemon start, daemon stop, unlock, lock, version
     cli/demo                  avault demo: the whole story in a minute, in a temporary directory, with a phone of its own
+    cli/desk                  avault desk: what a desk has this machine do that opens many together; it comes over ssh
     cli/edit                  avault edit: a secret in the operator's editor, by way of a file that is only in memory
     cli/log                   avault log: who got what, and when; and what was refused
     cli/status                avault status: what the daemon does, and what it waits for
     cli/fleet                 avault fleet: many machines, over OpenSSH: the list of hosts, and how they are
+    cli/fleet_together        avault fleet enroll, unlock --together, leave: one approval of the phone for many machines
     cli/secrets               set, get, has, list, mv, delete, export, wait
     cli/fleet_acts            avault fleet: what is done on many machines: lock, unlock, set, rotate, run
     cli/keychain              avault keychain: the custodian that most have at hand, by a shorter name
@@ -477,6 +487,7 @@ if TYPE_CHECKING:
     Facts = dict[str, list[Any]]
     HostWork = Callable[["Crew", "Host"], Awaitable["Outcome"]]
     Hosts = list[frozenset[str]]
+    Introduce: TypeAlias = Callable[[str, str], Awaitable[dict[str, Any] | None]]
     KeyPlace = tuple[object, ...]
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
@@ -1235,7 +1246,7 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
-    audit bunker custody daemon delete doctor drill edit export forget get git grant grants
+    audit bunker custody daemon delete desk doctor drill edit export forget get git grant grants
     guard has history import init inject key keychain list lock log machine mcp message migrate
     mv openclaw openclaw-provider operator pair proxy recover replica restore revoke rotate run scan
     service set sign ssh status sync unguard unlock wait
@@ -1631,7 +1642,7 @@ VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
     "guard", "guards", "key", "keys", "sign", "bunker", "word", "grant", "grants", "revoke",
-    "proxy", "proxy_start", "proxies", "proxy_stop",
+    "proxy", "proxy_start", "proxies", "proxy_stop", "desk",
 }  # fmt: skip
 GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
     "get", "has", "list", "export", "reveal", "provide", "keys", "sign", "proxy",
@@ -2323,6 +2334,16 @@ def open_message(keys: Keys, event: str) -> tuple[str, int, str]:
     except nostr_sdk.NostrSdkError:
         pass
     raise ValueError("no private message to these keys")
+
+
+AUTH_KIND = 22_242  # who asks a relay (NIP-42)
+
+
+def sign_auth(keys: Keys, url: str, challenge: str) -> str:
+    """Who asks a relay, as it wants to know (NIP-42), as JSON: for it and this challenge alone."""
+    tags = [nostr_sdk.Tag.parse(tag) for tag in (["relay", url], ["challenge", challenge])]
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(AUTH_KIND), "").tags(tags)
+    return str(builder.finalize(keys).as_json())
 
 
 def sign_inbox(keys: Keys, urls: list[str]) -> str:
@@ -5168,6 +5189,7 @@ REPAIRS = {
     "pin": "git pull, avault unlock",
     "custodians": "avault custody list",
     "messages": "avault message on",
+    "desk": "avault fleet enroll",
 }
 SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
 FIELDS: dict[str, dict[str, Any]] = {
@@ -5192,6 +5214,10 @@ FIELDS: dict[str, dict[str, Any]] = {
         "signed": str,
     },
     "custodians": {"order": list, "opened": dict},
+    "desk": {
+        "client_key": str, "signer": str, "operator": str, "relays": list, "label": str,
+        "groups": dict,
+    },
     "machine": {"id": str, "host": str},
     "offered": {"count": int},
     "log": {"ledgers": dict, "mac": str},
@@ -8865,6 +8891,32 @@ def old_form() -> AvaultError:
     )
 
 
+# -------------------------------------------------------- signer/network ----
+# Whether this machine is in another network than before, or has slept.
+
+
+def network() -> tuple[object, ...]:
+    """What is another when the machine has moved to another network, or slept.
+
+    Its addresses towards the world.
+    """
+    addresses: list[object] = []
+    # for documentation: RFC 5737, 3849
+    for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((address, 9))  # which sends nothing
+                addresses.append(probe.getsockname()[0])
+        except OSError:
+            addresses.append(None)
+    slept = (
+        time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+        if hasattr(time, "CLOCK_BOOTTIME")
+        else 0.0
+    )
+    return *addresses, round(slept)
+
+
 # --------------------------------------------------------- signer/relays ----
 # The relay client: connections to relays, what they are sent, and what they send to us.
 
@@ -8879,6 +8931,7 @@ class Relays:
 
     `hear` is given each event that they send, `changed` is called when `shown`, which is what
     `status` shows of them, says something new. `wanted` are events of NIP-46 to the key, or others.
+    Relays that want to know who asks are told of the key, or what `introduce` says.
     """
 
     def __init__(
@@ -8888,8 +8941,10 @@ class Relays:
         hear: Callable[[Event], None],
         changed: Callable[[], None],
         wanted: nostr_sdk.Filter | None = None,
+        introduce: Introduce | None = None,
     ) -> None:
         self.keys, self.hear, self.changed = keys, hear, changed
+        self.authenticator = make_authenticator(keys, introduce)
         self.wanted = wanted or wanted_answers(public_hex(keys))
         self.shown: dict[str, dict[str, Any]] = {
             url: {"url": url, "connected": False, "said": None} for url in urls
@@ -8920,11 +8975,7 @@ class Relays:
         nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
         # a client for each: the library drops what it cannot hand on, and one may flood us
         for url in self.shown:
-            client = (
-                nostr_sdk.ClientBuilder()
-                .authenticator(nostr_sdk.SignerAuthenticator(self.keys))
-                .build()
-            )
+            client = nostr_sdk.ClientBuilder().authenticator(self.authenticator).build()
             self.clients.append(client)
             await client.add_relay(address := nostr_sdk.RelayUrl.parse(url), opts=options)
             self.pool[url] = await client.relay(address)
@@ -9030,6 +9081,31 @@ class Relays:
         await asyncio.gather(*(self.send(url, event) for url in self.pool))
 
 
+def make_authenticator(keys: Keys, introduce: Introduce | None = None) -> nostr_sdk.Authenticator:
+    """What answers relays that want to know who asks (NIP-42): as the owner of the keys.
+
+    Or by the event that `introduce` gives for a relay's URL and its challenge, or by none; no
+    more than one a second for each, however many challenges a relay sends.
+    """
+    if not introduce:
+        return nostr_sdk.SignerAuthenticator(keys)
+    answered: dict[str, float] = {}
+    say = introduce
+
+    class Introduction(nostr_sdk.Authenticator):  # type: ignore[misc]
+        async def make_auth_event(
+            self, relay_url: nostr_sdk.RelayUrl, challenge: str
+        ) -> nostr_sdk.Event | None:
+            url, now = str(relay_url), time.monotonic()
+            if now < answered.get(url, 0.0) + 1.0:
+                return None
+            answered[url] = now
+            event = await say(url, challenge)
+            return nostr_sdk.Event.from_json(json.dumps(event)) if event else None
+
+    return Introduction()
+
+
 def wanted_answers(public: str) -> nostr_sdk.Filter:
     """The events of NIP-46 to a public key (hex).
 
@@ -9044,28 +9120,6 @@ def wanted_messages(public: str, since: int) -> nostr_sdk.Filter:
     wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(WRAP_KIND))
     wanted = wanted.pubkey(nostr_sdk.PublicKey.parse(public))
     return wanted.since(nostr_sdk.Timestamp.from_secs(since))
-
-
-def network() -> tuple[object, ...]:
-    """What is another when the machine has moved to another network, or slept.
-
-    Its addresses towards the world.
-    """
-    addresses: list[object] = []
-    # for documentation: RFC 5737, 3849
-    for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((address, 9))  # which sends nothing
-                addresses.append(probe.getsockname()[0])
-        except OSError:
-            addresses.append(None)
-    slept = (
-        time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-        if hasattr(time, "CLOCK_BOOTTIME")
-        else 0.0
-    )
-    return *addresses, round(slept)
 
 
 def compose_event(keys: Keys, peer: str, text: str) -> Event:
@@ -10063,7 +10117,7 @@ class RemoteSigner:
 # --------------------------------------------------------- signer/stored ----
 # Events that relays keep (NIP-01, addressable): made, put on a relay, fetched, looked at.
 #
-# A relay is reached under no key, and no key is needed to look at what it has.
+# A relay is reached under a key of the moment, unless it is told of another.
 
 
 STORED_KIND = 30_078  # of applications, each with data of its own (NIP-78)
@@ -10112,16 +10166,20 @@ def read_stored(event: object, author: str) -> StoredEvent:
 class StoringRelay:
     """A relay as a place that keeps events, connected for the length of an `async with`.
 
-    Raises Unavailable where it is not there.
+    One that wants to know who asks (NIP-42) is told of a key of the moment, which tells it
+    nothing, or what `introduce` says. Raises Unavailable where it is not there.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, introduce: Introduce | None = None) -> None:
+        self.url, self.introduce = url, introduce
+        self.closed = ""  # why a subscription was, until it is known who asks
 
     async def __aenter__(self) -> Self:
         from datetime import timedelta
 
-        self.client = nostr_sdk.ClientBuilder().build()
+        nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
+        authenticator = make_authenticator(make_keys(), self.introduce)
+        self.client = nostr_sdk.ClientBuilder().authenticator(authenticator).build()
         try:
             await self.client.add_relay(address := nostr_sdk.RelayUrl.parse(self.url))
             self.relay = await self.client.relay(address)
@@ -10239,7 +10297,7 @@ class StoringRelay:
 
         What `take` raises ValueError for is left out.
         """
-        name = secrets.token_hex(8)
+        name, self.closed = secrets.token_hex(8), ""
         try:
             async with asyncio.timeout(PATIENCE) as limit:
                 end = asyncio.get_running_loop().time() + MOST_PATIENCE
@@ -10251,13 +10309,17 @@ class StoringRelay:
                             take(event)
                 await self.relay.unsubscribe(name)
         except TimeoutError:
-            raise Unavailable(f"{self.url} does not say what it has") from None
+            why = f": {printable(self.closed)}" if self.closed else ""
+            raise Unavailable(f"{self.url} does not say what it has{why}") from None
         except nostr_sdk.NostrSdkError as error:
             said = printable(str(error).strip(RELAY_QUOTES))
             raise Unavailable(f"{self.url} does not say what it has: {said}") from None
 
     async def hear(self, name: str) -> AsyncIterator[nostr_sdk.Event]:
-        """What comes of a subscription, to the end of what is stored; raises Unavailable."""
+        """What comes of a subscription, to the end of what is stored; raises Unavailable.
+
+        One that is closed until the relay knows who asks is opened again by the library.
+        """
         while notification := await self.stream.next():
             message = notification.message.as_enum() if notification.is_MESSAGE() else None
             if not message or getattr(message, "subscription_id", None) != name:
@@ -10267,6 +10329,9 @@ class StoringRelay:
             elif message.is_END_OF_STORED_EVENTS():
                 return
             elif message.is_CLOSED():
+                if message.message.startswith("auth-required:") and not self.closed:
+                    self.closed = message.message
+                    continue
                 said = printable(message.message)
                 raise Unavailable(f"{self.url} does not say what it has: {said}")
         raise Unavailable(f"{self.url} does not say what it has")
@@ -11141,6 +11206,42 @@ class Custodians:
         self.drop(name)
 
 
+# ---------------------------------------------------------- custody/desk ----
+# A desk as a custodian: it opens many machines together, by one approval of its operator's phone.
+#
+# The helper has no part in it: the desk's key comes over ssh, and goes to the keyholder alone (see
+# `avault.daemon.desks`). So this kind only says what it is, and what to type.
+
+
+class DeskCustodian:
+    """A machine from which the operator opens this one and others: `avault fleet enroll`."""
+
+    needs_person: ClassVar[bool] = True
+    SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {}
+
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
+
+    def settle(self) -> NoReturn:
+        """A desk adds itself, to one machine alone; raises Usage."""
+        raise Usage("a desk adds itself, over ssh", "at the desk: avault fleet enroll")
+
+    def probe(self) -> str:
+        """What is known without it: nothing but that."""
+        return "its desk opens it, with others"
+
+    def set(self, secret: str) -> NoReturn:
+        """As `settle`."""
+        self.settle()
+
+    def get(self) -> NoReturn:
+        """Nobody but the desk has its key; raises Unavailable."""
+        raise Unavailable("only its desk opens it", "at the desk: avault fleet unlock --together")
+
+    def delete(self) -> None:
+        """Nothing: it goes with the vault's own file."""
+
+
 # ------------------------------------------------------ custody/keychain ----
 # The keychain as a custodian: the platform's own, or none.
 #
@@ -11808,6 +11909,7 @@ KINDS: dict[str, type[Custodian]] = {
     "command": Command,
     "program": Program,
     "phone": OperatorPhone,
+    "desk": DeskCustodian,
 }
 # their rooms are avault_extras/custody_KIND.py, with a class Custodian
 EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2", "paper", "quorum")
@@ -22692,6 +22794,136 @@ class Companions:
         self.fronts.end_carrier()
 
 
+# ---------------------------------------------------------- daemon/desks ----
+# A desk that opens many machines together, as one of these has it: let in, used, its key turned.
+#
+# The desk has a key for each machine, of one that its operator's phone opens. Here is the public
+# half of this machine's, and an unlock key that is encrypted to it: that opens one sealed copy of the
+# agent's key and nothing else, as with every custodian. So the machine can seal anew for the next key
+# without ever knowing one.
+
+
+DESK = "desk"  # the kind of custodian
+
+
+def wrap_for_desk(public: str, unlock: str) -> str:
+    """An unlock key, as only who has the secret key of `public` (hex) reads it."""
+    once = make_keys()
+    return json.dumps({"from": public_hex(once), "sealed": encrypt(once, public, unlock)})
+
+
+def find_desk(places: Places, name: str) -> dict[str, Any]:
+    """The file of a desk; raises NotFound, Usage, Tampered."""
+    content = Custodians(places).load(name)
+    if content["kind"] != DESK:
+        raise Usage(f"{name} is no desk", "see: avault custody list")
+    return content
+
+
+def open_with_desk(places: Places, name: str, secret: str) -> KeptKey:
+    """The way in by a desk's secret key for this machine; raises Denied where that is another."""
+    content, keys = find_desk(places, name), parse_keys(secret)
+    try:
+        kept = json.loads(content["kept"])
+        unlock = decrypt(keys, kept["from"], kept["sealed"])
+    except (ValueError, TypeError, KeyError):
+        said = f"the desk {name} has another key than the one that opens this machine"
+        raise Denied(said, "at the desk: avault fleet doctor") from None
+    return KeptKey(name, content, render_answer("ok", unlock), False)
+
+
+def seal_for_desk(
+    holding: Holding, name: str, settings: dict[str, str], replaces: dict[str, Any] | None
+) -> None:
+    """Write a desk's file, with a fresh unlock key for the key in `settings`; raises AvaultError.
+
+    Until then what the one before opens stays, and after that it opens nothing on this disk.
+    """
+    store = holding.store
+    if not store:
+        raise Denied("only an open vault can be entrusted", "open it: avault unlock")
+    vault, phoneless = store.vault, holding.consent.phoneless
+    names = vault.identity, vault.operator, vault.name, name
+    unlock, sealed = seal_keys(store.keys, *names, phoneless)
+    about = {"custodian": name, "kind": DESK, "account": name, "asks": True, "settings": settings}
+    agreed = mark_agreed(store.keys, {**about, "shared": False})
+    kept = wrap_for_desk(settings["key"], unlock)
+    custodians = Custodians(holding.places)
+    custodians.save({**about, **sealed, "kept": kept, "agreed": agreed})
+    if not replaces:
+        custodians.write([*(each for each in custodians.order() if each != name), name])
+
+
+async def let_desk_in(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Have a desk open this vault from now on, if the operator agrees on this machine's phone.
+
+    Its secret key comes too, once, and is not kept: it shows that the desk has it.
+    """
+    holding, store = keyholder.holding, keyholder.open_store()
+    name, label = check_custodian(str(request.get("name"))), check_name(str(request.get("label")))
+    is_there = Custodians(keyholder.places).is_there(name)
+    replaces = find_desk(keyholder.places, name) if is_there else None
+    keys = parse_keys(str((await session.frame()).get("key")))
+    settings = {"key": public_hex(keys), "label": label}
+    keyholder.release(session, {"op": "custody", "for": f"add {name}, {DESK}"})
+    sentence = (
+        f"avault: let the desk {label} open {store.vault.name} on {holding.host} TOGETHER with"
+        " other machines, by ONE approval there"
+    )
+    title = f"the desk {label} for {store.vault.name}"
+
+    def tell(code: str) -> None:
+        session.send({"progress": "asking", "code": code})
+
+    try:
+        await ask_operator(holding, store, {"ticket": ""}, title, sentence, tell)
+    except TimeoutError as error:
+        raise explain_change(error) from None
+    seal_for_desk(holding, name, settings, replaces)
+    await open_with_desk(keyholder.places, name, keys.secret_key().to_hex()).obtain(
+        holding.ratchet.content  # what was written opens, with that key
+    )
+    keyholder.reporter.report()
+    return {"ok": True, "name": name, "key": settings["key"]}
+
+
+async def turn_desk(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Seal anew for the desk's next key, which its present one has signed; no phone is asked.
+
+    Raises Denied for what that key has not signed, Tampered for a file that was not agreed to.
+    """
+    store, name = keyholder.open_store(), check_custodian(str(request.get("name")))
+    content = find_desk(keyholder.places, name)
+    if not hmac.compare_digest(
+        content["agreed"], mark_agreed(store.keys, {**content, "shared": False})
+    ):
+        raise Tampered(f"the desk {name} is not as it was agreed to", "enroll it anew at the desk")
+    try:
+        author, text = read_signed(str((await session.frame()).get("statement")))
+        said = json.loads(text)
+        following = parse_npub(said["next"])
+        is_right = (said["agent"], said["desk"]) == (store.vault.agent, name)
+    except (ValueError, TypeError, KeyError, Usage, RecursionError):
+        author, following, is_right = "", "", False
+    if not is_right or author != content["settings"]["key"]:
+        raise Denied(
+            "the desk's present key has not signed that", "at the desk: avault fleet doctor"
+        )
+    keyholder.release(session, {"op": "custody", "for": f"turn {name}, {DESK}"})
+    seal_for_desk(keyholder.holding, name, {**content["settings"], "key": following}, content)
+    return {"ok": True, "name": name, "key": following}
+
+
+async def serve_desk(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """What a desk has an open vault do; raises Usage."""
+    refuse_unknown(request, frozenset({"action", "name", "label"}))
+    if request.get("action") == "join":
+        return await let_desk_in(keyholder, session, request)
+    if request.get("action") == "turn":
+        return await turn_desk(keyholder, session, request)
+    raise Usage("no such action", "join, or turn")
+
+
 # -------------------------------------------------------- daemon/listing ----
 # The custodians as `custody list` shows them.
 
@@ -23957,6 +24189,27 @@ def warn_of_many(names: list[str], place: str) -> str:
         f"that asks for {many} secrets, each by itself: opening all takes {many} approvals, and one"
         f" more for every {SHOWN_NAMES} of them"
     )
+
+
+# ---------------------------------------------------- daemon/introducing ----
+# Who asks a relay that wants to know it (NIP-42): signed for that relay and its challenge.
+
+
+LONGEST_CHALLENGE = 256  # characters
+
+
+def introduce_to_relay(keys: Keys, request: Message, urls: Collection[str]) -> Message:
+    """The event for the `relay` of a request, which is one of `urls`, and its `challenge`.
+
+    Nobody else can use it, and it says nothing but who is there. Raises Denied, Usage.
+    """
+    challenge = request.get("challenge")
+    if not isinstance(challenge, str) or not 0 < len(challenge) <= LONGEST_CHALLENGE:
+        raise Usage(f"challenge is a text of at most {LONGEST_CHALLENGE} characters")
+    url = normalise_relay(request.get("relay")).rstrip("/")  # as the library has it
+    if url not in {each.rstrip("/") for each in urls}:
+        raise Denied(f"{url} is no relay that this key is used at", "see: avault status")
+    return {"ok": True, "event": json.loads(sign_auth(keys, url, challenge))}
 
 
 # --------------------------------------------------------- daemon/opener ----
@@ -25453,8 +25706,15 @@ def read_count(request: Message, field: str, most: int) -> int:
     return value
 
 
+async def introduce_copies(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Who gives a relay the copies, where it wants to know that (NIP-42); only to one of ours."""
+    store = keyholder.open_store()
+    return introduce_to_relay(replica_keys(store.keys), request, list_relays(store.vault))
+
+
 REPLICATE: dict[str, Replicate] = {
     "about": tell_about,
+    "auth": introduce_copies,
     "add": change_relays,
     "remove": change_relays,
     "copy": sign_copy,
@@ -25700,11 +25960,16 @@ async def serve_word(keyholder: Keyholder, session: Session, request: Message) -
 
     Of what does not count nothing is told: who asks could be anybody who has read an event.
     """
-    refuse_unknown(request, frozenset({"action", "event", "after", "relays"}))
+    fields = {"action", "event", "after", "relays", "relay", "challenge"}
+    refuse_unknown(request, frozenset(fields))
     if request.get("action") == "inbox":
         return announce_inbox(keyholder, session, request)
+    if request.get("action") == "auth":
+        settings = MessageSettings.load(keyholder.places)
+        heard = settings.relays if settings.lock else []
+        return introduce_to_relay(keyholder.open_store().keys, request, heard)
     if request.get("action") != "read":
-        raise Usage("no such action", "inbox, or read")
+        raise Usage("no such action", "auth, inbox, or read")
     event, after = request.get("event"), request.get("after", 0)
     if not isinstance(event, dict) or len(text := json.dumps(event)) > LONGEST_WORD:
         raise Usage(f"event is an object of at most {LONGEST_WORD} characters")
@@ -25900,6 +26165,7 @@ REQUESTS: dict[str, Serve] = {
     "exposed": shown(show_exposed),
     "set": serve_set,
     "delete": serve_delete,
+    "desk": serve_desk,
     "move": serve_move,
     "import": serve_import,
     "merge": serve_merge,
@@ -26255,9 +26521,17 @@ async def talk_recover(
 async def talk_open(
     keyholder: Keyholder, session: Session, request: Message, private: Message
 ) -> Message:
-    """Open the vault with NOSTR_NSEC, or with the operator's own key."""
+    """Open the vault with NOSTR_NSEC, with the operator's own key, or with a desk's."""
     ticket = None
-    if not keyholder.holding.store:
+    if private.get("desk") and not keyholder.holding.store:
+        name = str(private["desk"])
+        desk = open_with_desk(keyholder.places, name, str(private.get("key")))
+        await keyholder.unlocking.open(desk)
+        Custodians(keyholder.places).note_opened(name)
+        said = "opened this vault together with others, by one approval there"
+        keyholder.reporter.warnings["custody"] = f"the desk {name} {said}"
+        keyholder.reporter.report()
+    elif not keyholder.holding.store:
         operator = private.get("operator_nsec")
         way = OperatorKey(str(operator)) if operator else GivenKey(str(private.get("nsec")))
         await keyholder.unlocking.open(way, bool(request.get("accept_rollback")))
@@ -27174,6 +27448,7 @@ this machine
 many machines, over ssh
   fleet add|remove|status              the hosts, and how their vaults are
   fleet lock|unlock|set|rotate|run     what is done on all of them
+  fleet enroll|leave                   one approval that opens many, and no more
   fleet doctor|log                     what is wrong there, and who got what
 
 openclaw and other agents
@@ -29622,6 +29897,27 @@ def served_conflicts(terminal: Terminal) -> list[str]:
     ]
 
 
+# --------------------------------------------------- replica/introducing ----
+# Who gives relays the copies, and reads them there: what relays are told that want to know it.
+
+
+def introduce_by(places: Places) -> Introduce:
+    """Have the keyholder say it (NIP-42): the key under which the copies are, never the agent's.
+
+    A relay that gets copies learns of that key anyway. Of a locked vault nothing is said, as that
+    key is away then. Roots come and go without it: it is not to be linked to the agent.
+    """
+
+    async def introduce(url: str, challenge: str) -> dict[str, Any] | None:
+        asked = {"action": "auth", "relay": url, "challenge": challenge}
+        with contextlib.suppress(AvaultError):
+            answer = await asyncio.to_thread(ask_daemon, places, "replica", **asked)
+            return dict(answer["event"])
+        return None
+
+    return introduce
+
+
 # ------------------------------------------------------ replica/progress ----
 # What this machine has put on relays, and what it has yet to: in its state directory.
 
@@ -29828,10 +30124,13 @@ PATIENCE_FOR_PARTS = 60.0  # seconds without another part of a copy
 
 
 class Readers:
-    """Relays that are read, for the length of an `async with`; `silent` are those that are away."""
+    """Relays that are read, for the length of an `async with`; `silent` are those that are away.
 
-    def __init__(self, urls: list[str]) -> None:
-        self.urls = list(dict.fromkeys(urls))
+    Those that want to know who reads are told what `introduce` says (see StoringRelay).
+    """
+
+    def __init__(self, urls: list[str], introduce: Introduce | None = None) -> None:
+        self.urls, self.introduce = list(dict.fromkeys(urls)), introduce
         self.relays: list[StoringRelay] = []
         self.silent: list[str] = []
         self.stack = contextlib.AsyncExitStack()
@@ -29839,7 +30138,9 @@ class Readers:
     async def __aenter__(self) -> Self:
         async def open_one(url: str) -> None:
             try:
-                self.relays.append(await self.stack.enter_async_context(StoringRelay(url)))
+                self.relays.append(
+                    await self.stack.enter_async_context(StoringRelay(url, self.introduce))
+                )
             except Unavailable:
                 self.silent.append(url)
 
@@ -30131,7 +30432,7 @@ class Delivery:
         before = len(self.about["sent"])
         try:
             async with asyncio.timeout(BUDGET):
-                async with StoringRelay(self.url) as relay:
+                async with StoringRelay(self.url, introduce_by(self.places)) as relay:
                     await self.send_copy(relay)
                 async with StoringRelay(self.url) as relay:  # another: that they belong together
                     await self.send_roots(relay)  # is not said by this
@@ -30458,7 +30759,7 @@ async def take_in(places: Places, about: dict[str, Any], told: dict[str, Any]) -
 
     Those whose parts did not come the last time are the last. Raises Locked where the vault is.
     """
-    async with Readers(about["relays"]) as readers:
+    async with Readers(about["relays"], introduce_by(places)) as readers:
         answers = await readers.find_heads(about["author"], about["heads"])
         events = {each.id: each.event for found in answers.values() for each in found}
         heads = ask_of_heads(places, answers)
@@ -30738,7 +31039,18 @@ class Listening:
         self.vault, self.ear, self.is_answering = VaultLink(places), Ear(), False
         wanted = wanted_messages(agent, int(time.time()) - BACK)
         heard = self.settings.relays, self.ear.hear, self.report
-        self.relays = Relays(make_keys(), *heard, wanted)
+        self.relays = Relays(make_keys(), *heard, wanted, self.introduce)
+
+    async def introduce(self, url: str, challenge: str) -> dict[str, Any] | None:
+        """What a relay is told that gives messages to their receiver alone (NIP-42): it is here.
+
+        The keyholder signs that, for relays at which the word is heard. What asks here holds no
+        key.
+        """
+        asked = {"action": "auth", "relay": url, "challenge": challenge}
+        with contextlib.suppress(AvaultError):
+            return dict((await self.vault.ask("word", **asked))["event"])
+        return None
 
     def report(self) -> None:
         """Tell the daemon how the relays are: a line of JSON."""
@@ -42405,6 +42717,7 @@ NEXT = {  # what to do about a word
     "unpaired": "pair it there: avault pair",
     "tampered": "look there: avault doctor",
     "unknown": "the same command again looks first",
+    "not enrolled": "avault fleet enroll --only HOST",
 }
 
 
@@ -42688,6 +43001,118 @@ class Board:
         return [self.outcomes[host.label()] for host in self.hosts if host.label() in self.outcomes]
 
 
+# ------------------------------------------------------- fleet/desk_file ----
+# What a desk remembers: how it reaches its operator's phone, and the keys of its groups, sealed.
+#
+# desk.json, in the directory of states. Each key of a group is in an envelope that only the phone
+# opens; beside it stand the machines that it may open, and the public half of each one's own key.
+
+
+MOST_TOGETHER = 20  # machines that one approval opens
+PAIR_DESK = "avault fleet enroll"
+
+
+class DeskFile:
+    """desk.json: the NIP-46 client `keys`, the `signer` and the `operator` (hex), and `groups`.
+
+    Of a group a list, the latest key first: {"peer", "envelope", "hosts"}, and of the hosts that
+    may be on it, by label, {"agent", "key"}. `label` is the desk's own name, as phones show it.
+    """
+
+    def __init__(
+        self, keys: Keys, signer: str, operator: str, relays: list[str], label: str
+    ) -> None:
+        self.keys, self.signer, self.operator = keys, signer, operator
+        self.relays, self.label = relays, label
+        self.groups: dict[str, list[dict[str, Any]]] = {}
+
+    @staticmethod
+    def path() -> str:
+        """Where it lies."""
+        return os.path.join(state_home(), "desk", "desk.json")
+
+    @staticmethod
+    def load() -> DeskFile | None:
+        """This user's desk; None where there is none. Raises Tampered."""
+        path = DeskFile.path()
+        if not os.path.lexists(path):
+            return None
+        content = decode_file("desk", read_file(path), path)
+        try:
+            signer, operator = parse_npub(content["signer"]), parse_npub(content["operator"])
+            relays = [check_relay(url) for url in content["relays"]]
+            keys, label = read_keys(content["client_key"]), check_name(content["label"])
+            desk = DeskFile(keys, signer, operator, relays, label)
+            desk.groups = {
+                name: [*map(read_group_key, each)] for name, each in content["groups"].items()
+            }
+        except (Usage, ValueError, TypeError, KeyError, AttributeError):
+            raise Tampered(f"{path} is damaged", f"move it away, then: {PAIR_DESK}") from None
+        return desk
+
+    @staticmethod
+    def need() -> DeskFile:
+        """This user's desk; raises NotFound, Tampered."""
+        if desk := DeskFile.load():
+            return desk
+        raise NotFound("no machine has let this desk open it", PAIR_DESK)
+
+    def save(self) -> None:
+        """Write it; keys that may open nothing any more are forgotten."""
+        self.groups = {
+            name: kept
+            for name, each in self.groups.items()
+            if (kept := [one for one in each if one["hosts"]])
+        }
+        content = {
+            "client_key": self.keys.secret_key().to_hex(),
+            "signer": to_npub(self.signer), "operator": to_npub(self.operator),
+            "relays": self.relays, "label": self.label, "groups": self.groups,
+        }  # fmt: skip
+        make_private_directory(os.path.dirname(DeskFile.path()))
+        write_file(DeskFile.path(), encode_file("desk", content))
+
+    def keys_of(self, group: str) -> list[dict[str, Any]]:
+        """The keys of a group, the latest first; raises NotFound."""
+        if not (found := self.groups.get(group)):
+            known = ", ".join(sorted(self.groups)) or "none"
+            raise NotFound(f"there is no group {printable(group)}; there are: {known}", PAIR_DESK)
+        return found
+
+    def members(self, group: str) -> set[str]:
+        """The labels of the hosts of a group."""
+        return {label for key in self.groups.get(group, []) for label in key["hosts"]}
+
+    def group_of(self, label: str) -> str | None:
+        """The group that a host is in."""
+        return next((name for name in self.groups if label in self.members(name)), None)
+
+    def laggards(self) -> dict[str, str]:
+        """Hosts that an older key of their group may open: the label, and the group."""
+        return {
+            label: name
+            for name, keys in self.groups.items()
+            for key in keys[1:]
+            for label in key["hosts"]
+        }
+
+    def forget(self, label: str, but: dict[str, Any] | None = None) -> None:
+        """Note that none of the keys opens a host, or none `but` one."""
+        for keys in self.groups.values():
+            for key in keys:
+                if key is not but:
+                    key["hosts"].pop(label, None)
+
+
+def read_group_key(found: Any) -> dict[str, Any]:
+    """A key of a group, as the file has it; raises Usage, TypeError, KeyError."""
+    hosts = {
+        str(label): {"agent": parse_npub(each["agent"]), "key": parse_npub(each["key"])}
+        for label, each in found["hosts"].items()
+    }
+    return {"peer": parse_npub(found["peer"]), "envelope": str(found["envelope"]), "hosts": hosts}
+
+
 # --------------------------------------------------------- fleet/looking ----
 # What a host says of its vault: its state, its health and its log.
 
@@ -42723,7 +43148,7 @@ def read_state(ended: Ended, has_written: bool = False) -> Outcome:
 
 TOLD = (  # of a status, in --json
     "state", "since", "until", "name", "agent_npub", "secrets", "version", "proven",
-    "waiting", "git", "replica", "warnings", "dir",
+    "waiting", "git", "replica", "warnings", "dir", "signer_npub", "custodian",
 )  # fmt: skip
 
 
@@ -43114,6 +43539,259 @@ def conclude(terminal: Terminal, board: Board, code: int | None = None, **more: 
         if word in NEXT:
             say(f"hint: {word}: {NEXT[word]}")
     return code
+
+
+# -------------------------------------------------------- fleet/together ----
+# One approval for many machines: a key of the fleet, and from it one for each machine.
+#
+# The fleet's key is in an envelope that the operator's phone opens. It is in the memory of one
+# process, which is hardened and ends with the command; each machine gets its own on ssh's stdin. From
+# it nobody comes to the fleet's, nor to another machine's (HMAC-SHA256).
+
+
+FLEET_CONTEXT = b"avault fleet\0"
+
+
+def derive_key(fleet: str, agent: str) -> Keys:
+    """The key for one machine, by its agent's public key (hex), from a fleet's key (hex)."""
+    message = FLEET_CONTEXT + bytes.fromhex(agent)
+    return read_keys(hmac.digest(bytes.fromhex(fleet), message, "sha256").hex())
+
+
+def make_fleet_key(
+    desk: DeskFile, group: str, agents: dict[str, str]
+) -> tuple[str, dict[str, Any], str]:
+    """A new key for hosts, by label their agents (hex): itself (hex), what is kept, the code."""
+    fleet, peer = secrets.token_hex(32), make_keys()
+    count = f"{len(agents)} machine{'' if len(agents) == 1 else 's'}"
+    code = request_code(public_hex(peer))
+    title = f"unlock {count} of {group} from {desk.label}, code {code}"
+    said = f"avault: {title}. ONE approval opens all of them. Approve only if you expect it."
+    envelope = make_envelope(peer, desk.operator, title, said, fleet)
+    hosts = {
+        label: {"agent": agent, "key": public_hex(derive_key(fleet, agent))}
+        for label, agent in agents.items()
+    }
+    return fleet, {"peer": public_hex(peer), "envelope": envelope, "hosts": hosts}, code
+
+
+def accept_fleet_key(kept: dict[str, Any], result: str) -> str:
+    """The fleet's key (hex) out of the phone's answer; raises Tampered where it is another."""
+    try:
+        fleet = str(json.loads(result)["avault"])
+        mine = {
+            public_hex(derive_key(fleet, each["agent"])): each for each in kept["hosts"].values()
+        }
+        if all(each["key"] == public for public, each in mine.items()):
+            return fleet
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise Tampered("the signer answered with something else")
+
+
+class DeskSigner:
+    """The operator's signer, connected for the length of an `async with`; `limit` in seconds."""
+
+    def __init__(self, desk: DeskFile, limit: float) -> None:
+        self.desk, self.limit = desk, limit
+        self.remote = RemoteSigner(desk.keys, desk.relays, desk.signer, lambda: None)
+
+    async def __aenter__(self) -> Self:
+        await self.remote.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.remote.close()
+
+    async def ask(self, peer: str, envelope: str, accept: Any) -> Any:
+        """What the phone's answer gives; raises Denied, TimedOut."""
+        try:
+            async with asyncio.timeout(self.limit):
+                return await self.remote.request("nip44_decrypt", [peer, envelope], accept)
+        except TimeoutError:
+            raise TimedOut("nobody approved in time", "is the signer app open?") from None
+
+    async def open_key(self, kept: dict[str, Any]) -> str:
+        """The fleet's key (hex), which the operator gives by one approval."""
+        accept = lambda result: accept_fleet_key(kept, result)  # noqa: E731
+        return str(await self.ask(kept["peer"], kept["envelope"], accept))
+
+    async def drill(self) -> bool:
+        """Whether the operator can refuse: one approval of an app that asks nobody opens all."""
+        token, peer = secrets.token_hex(32), make_keys()
+        said = "avault: this is a drill. REJECT this one."
+        title = "a drill: REJECT this one"
+        envelope = make_envelope(peer, self.desk.operator, title, said, token)
+        try:
+            await self.ask(public_hex(peer), envelope, accept_token(token))
+        except Denied:
+            return True
+        return False
+
+
+async def look_at_host(crew: Crew, host: Host, desk: str) -> Outcome:
+    """The state of a host, and in `fields` the public `key` (hex) of the desk that opens it."""
+    show = command_line(host, "desk", "show", desk)
+    ended = await crew.reach(host, f"{show}; {command_line(host, 'status', '--json')}")
+    state = read_state(ended)
+    objects = find_objects(ended.out)
+    shown = next((each for each in objects if each.get("desk") == desk), {})
+    return Outcome(state.word, state.code, state.note, {**state.fields, "key": shown.get("key")})
+
+
+async def let_in(crew: Crew, host: Host, desk: str, label: str, keys: Keys, hear: Any) -> Outcome:
+    """Have a host let the desk in, if the phone agrees: it is given its key on stdin."""
+    line = command_line(host, "desk", "join", desk, "--label", label, "--json")
+    data = f"{keys.secret_key().to_hex()}\n".encode()
+    ended = await crew.reach(host, line, data, None, hear, is_once=True)
+    if failed := judge_answer(ended, has_written=True):
+        return failed
+    keys_told = [each.get("key") for each in find_objects(ended.out)]
+    return Outcome("enrolled") if public_hex(keys) in keys_told else strange(ended)
+
+
+async def open_host(crew: Crew, host: Host, desk: str, keys: Keys) -> Outcome:
+    """Open a host's vault with its own key, on stdin; its state afterwards, or why it is not."""
+    line = command_line(host, "desk", "open", desk, "--json")
+    line = f"{line}; {command_line(host, 'status', '--json')}"
+    ended = await crew.reach(host, line, f"{keys.secret_key().to_hex()}\n".encode())
+    state = read_state(ended, has_written=True)
+    error = find_error(find_objects(ended.out))
+    return judge_error(error) if error and state.word != "unlocked" else state
+
+
+def sign_next(keys: Keys, agent: str, desk: str, following: str) -> str:
+    """That a machine's key from now on is another one (hex), signed by its present one."""
+    return sign_text(keys, json.dumps({"agent": agent, "desk": desk, "next": following}))
+
+
+async def turn_host(crew: Crew, host: Host, desk: str, statement: str, following: str) -> Outcome:
+    """Have a host seal anew for its next key (hex)."""
+    line = command_line(host, "desk", "turn", desk, "--json")
+    ended = await crew.reach(host, line, f"{statement}\n".encode())
+    if failed := judge_answer(ended, has_written=True):
+        return failed
+    is_turned = any(each.get("key") == following for each in find_objects(ended.out))
+    return Outcome("turned") if is_turned else strange(ended)
+
+
+# --------------------------------------------------------- fleet/opening ----
+# A group of machines opened together: by one approval for each of their keys, which turns then.
+
+
+LOCKED_STATES = ("locked", "waiting", "stopped", "starting", "unpaired")
+
+
+def name_desk(group: str) -> str:
+    """What a machine calls the custodian that a desk is to it."""
+    return f"desk-{group}"
+
+
+class Together:
+    """One unlocking of a group: looked at, asked for, opened, and its key turned."""
+
+    def __init__(
+        self, desk: DeskFile, chosen: Round, board: Board, group: str, limit: float
+    ) -> None:
+        self.desk, self.chosen, self.board = desk, chosen, board
+        self.group, self.name, self.limit = group, name_desk(group), limit
+        self.opened: dict[str, tuple[dict[str, Any], str]] = {}  # by label: which key, and itself
+
+    async def run(self) -> None:
+        """See the class."""
+        crew = self.chosen.crew()
+        first = Board(self.chosen.hosts, is_shown=False)
+
+        async def look(crew: Crew, host: Host) -> Outcome:
+            return await look_at_host(crew, host, self.name)
+
+        await ask_all(crew, self.chosen.hosts, first, look)
+        self.open_hosts: list[Host] = []
+        waiting: dict[int, list[Host]] = {}
+        for host in self.chosen.hosts:
+            state = first.outcomes[host.label()]
+            number = self.find_key(host, state.fields.get("key"))
+            if state.word not in (*LOCKED_STATES, "unlocked"):
+                self.board.show(host, state)
+            elif number is None:
+                note = "this desk has not the key that opens it: avault fleet enroll --only it"
+                self.board.show(host, Outcome("not enrolled", 5, note))
+            elif state.word == "unlocked":
+                self.board.show(host, state)
+                self.open_hosts.append(host)
+            else:
+                waiting.setdefault(number, []).append(host)
+        kept = [*self.desk.keys_of(self.group)]
+        for number in sorted(waiting):
+            if not await self.open_with(crew, kept[number], waiting[number]):
+                for later in [each for each in sorted(waiting) if each > number]:
+                    for host in waiting[later]:
+                        self.board.show(host, Outcome("locked", 3, "not asked after that"))
+                break
+        await self.turn(crew)
+
+    def find_key(self, host: Host, public: object) -> int | None:
+        """Which of the group's keys opens a host, by what it says of itself; that is noted."""
+        for number, key in enumerate(self.desk.keys_of(self.group)):
+            mine = key["hosts"].get(host.label())
+            if mine and mine["key"] == public:
+                self.desk.forget(host.label(), key)
+                return number
+        return None
+
+    async def open_with(self, crew: Crew, kept: dict[str, Any], hosts: list[Host]) -> bool:
+        """Ask the phone for a key, and open hosts with it; False where it was not given."""
+        self.board.clear()
+        code = request_code(kept["peer"])
+        say(f"approve {len(hosts)} of {self.group} on the phone, ONE approval, code {code}")
+        try:
+            async with DeskSigner(self.desk, self.limit) as signer:
+                fleet = await signer.open_key(kept)
+        except AvaultError as error:
+            told = error.to_dict()["error"]
+            outcome = judge_error(
+                {name: told.get(name) or "" for name in ("code", "message", "hint")}
+            )
+            for host in hosts:
+                self.board.show(host, outcome)
+            return False
+
+        async def open_it(crew: Crew, host: Host) -> Outcome:
+            agent = kept["hosts"][host.label()]["agent"]
+            return await open_host(crew, host, self.name, derive_key(fleet, agent))
+
+        await ask_all(crew, hosts, self.board, open_it)
+        for host in [*hosts, *self.open_hosts]:
+            found = self.board.outcomes.get(host.label())
+            if found and found.word == "unlocked" and host.label() in kept["hosts"]:
+                self.opened[host.label()] = kept, fleet
+        return True
+
+    async def turn(self, crew: Crew) -> None:
+        """Give all that are open, and whose key is here, the next key; others keep theirs."""
+        if not self.opened:
+            self.desk.save()
+            return
+        agents = {label: kept["hosts"][label]["agent"] for label, (kept, _) in self.opened.items()}
+        _, following, _ = make_fleet_key(self.desk, self.group, agents)
+        self.desk.groups[self.group] = [following, *self.desk.groups[self.group]]
+        self.desk.save()  # before a machine knows it: each may be on either, from now on
+        failed = Board(self.chosen.hosts, is_shown=False)
+
+        async def turn_it(crew: Crew, host: Host) -> Outcome:
+            label, (_, fleet) = host.label(), self.opened[host.label()]
+            agent, public = agents[label], following["hosts"][label]["key"]
+            statement = sign_next(derive_key(fleet, agent), agent, self.name, public)
+            return await turn_host(crew, host, self.name, statement, public)
+
+        hosts = [host for host in self.chosen.hosts if host.label() in self.opened]
+        await ask_all(crew, hosts, failed, turn_it)
+        for label, outcome in failed.outcomes.items():
+            if not outcome.code:
+                self.desk.forget(label, following)
+            elif outcome.word != "unknown":
+                following["hosts"].pop(label, None)
+        self.desk.save()
 
 
 # ------------------------------------------------------ completion/words ----
@@ -45242,6 +45920,76 @@ def tell_story(demo: Demo) -> int:
     return 0 if worked else 1
 
 
+# -------------------------------------------------------------- cli/desk ----
+# avault desk: what a desk has this machine do that opens many together; it comes over ssh.
+#
+# Keys and statements come on stdin, in a process that is hardened before, and go to the keyholder.
+
+
+def read_for_desk() -> str:
+    """The one line of stdin, for a process that others cannot look into; raises Usage."""
+    harden("avault-desk")
+    if sys.stdin.isatty():
+        raise Usage("a desk does this, over ssh", "at the desk: avault fleet enroll --help")
+    return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
+
+
+def answer_desk(found: dict[str, Any]) -> int:
+    """Say as JSON what the desk is to know; the exit code of success."""
+    put(json.dumps(found) + "\n")
+    return 0
+
+
+@command("desk show", argument("name"))
+def cmd_desk_show(terminal: Terminal, name: str) -> int:
+    """usage: avault desk show NAME
+
+    Which key of a desk opens this machine, as JSON: the public half.
+    """
+    need_vault(terminal.places)
+    if not Custodians(terminal.places).is_there(name):
+        return answer_desk({"ok": True, "desk": name, "key": None})
+    content = find_desk(terminal.places, name)
+    return answer_desk({"ok": True, "desk": name, "key": content["settings"].get("key")})
+
+
+@command("desk join", argument("name"), option("--label", required=True))
+def cmd_desk_join(terminal: Terminal, name: str, label: str) -> int:
+    """usage: avault desk join NAME --label DESK < KEY
+
+    Lets a desk open this vault together with others, if the phone agrees. `avault
+    fleet enroll` runs this, with the desk's key for this machine on stdin.
+    """
+    value = {"key": read_for_desk()}
+    return answer_desk(terminal.ask("desk", action="join", name=name, label=label, value=value))
+
+
+@command("desk open", argument("name"))
+def cmd_desk_open(terminal: Terminal, name: str) -> int:
+    """usage: avault desk open NAME < KEY
+
+    Opens this vault with a desk's key for it. A desk runs this, where it opens a
+    group together.
+    """
+    value = {"desk": name, "key": read_for_desk()}
+    need_vault(terminal.places)
+    terminal.need_daemon()
+    terminal.ask("open", value=value, private=True)
+    return answer_desk({"ok": True, "desk": name})
+
+
+@command("desk turn", argument("name"))
+def cmd_desk_turn(terminal: Terminal, name: str) -> int:
+    """usage: avault desk turn NAME < STATEMENT
+
+    Seals anew for the key that the desk has from now on, which its present one has
+    signed: what the phone answered last opens nothing here any more. A desk runs
+    this, after it has opened a group together.
+    """
+    value = {"statement": read_for_desk()}
+    return answer_desk(terminal.ask("desk", action="turn", name=name, value=value))
+
+
 # -------------------------------------------------------------- cli/edit ----
 # avault edit: a secret in the operator's editor, by way of a file that is only in memory.
 
@@ -45966,10 +46714,16 @@ def status_board(terminal: Terminal, hosts: list[Host]) -> Board:
 def cmd_fleet_remove(terminal: Terminal, host: tuple[str, ...], file: str | None) -> int:
     """usage: avault fleet remove HOST… [--hosts FILE]
 
-    Takes hosts out of the list of the fleet. Nothing is done there.
+    Takes hosts out of the list of the fleet. Nothing is done there. One that this
+    desk may open (avault fleet enroll) has to leave first: avault fleet leave.
 
       avault fleet remove web2
     """
+    desk = DeskFile.load()
+    for name in host:
+        if desk and (group := desk.group_of(name)):
+            leave = f"avault fleet leave --group {group} --only {name}"
+            raise Denied(f"this desk may open {name}, which is in the group {group}", leave)
     gone = remove_hosts(file, list(host))
     say(f"{len(gone)} removed from the list; what is there stays as it is, open or locked")
     return 0
@@ -46062,7 +46816,22 @@ def cmd_fleet_doctor(terminal: Terminal, **which: Any) -> int:
     }
     if len(versions) > 1:
         say(f"warning: {len(versions)} versions: {', '.join(map(as_text, sorted(versions)))}")
+    for label, group in sorted(find_laggards().items()):
+        say(
+            f"warning: an older key of this desk may open {label}: avault fleet unlock --together"
+            f" --group {group}, once it is locked"
+        )
     return code
+
+
+def find_laggards() -> dict[str, str]:
+    """Hosts that an older key of this desk may open, by their group; none of a damaged file."""
+    try:
+        desk = DeskFile.load()
+    except AvaultError as error:
+        say(f"warning: {error.message}")
+        return {}
+    return desk.laggards() if desk else {}
 
 
 @command("fleet log", *WHICH, option("--since", default="1d"))
@@ -46103,6 +46872,225 @@ def cmd_fleet_log(terminal: Terminal, since: str, **which: Any) -> int:
         outcome = board.outcomes[host.label()]
         if outcome.word != "whole":
             say(f"{host.label()}: {outcome.word}: {outcome.note}")
+    return conclude(terminal, board)
+
+
+# ---------------------------------------------------- cli/fleet_together ----
+# avault fleet enroll, unlock --together, leave: one approval of the phone for many machines.
+
+
+MEANING_OF_TOGETHER = """\
+  ONE approval on the phone then opens all machines of the group, from this desk.
+    One careless tap opens them all.
+    What runs on this desk as you at that moment gets the key of each; it has your ssh, and so
+    their disks, already.
+    This desk asks the phone by a key of its own, which lies on its disk: keep its disk encrypted.
+  Each machine's phone is asked now, once, whether that is meant. At most 20 machines are a group.
+"""
+DESK_LIMIT = 120.0  # seconds for an approval
+
+
+def hear_code(line: str) -> None:
+    """Show the code of what a host says that it asks, and nothing else of what it says."""
+    code = line.partition("asking the phone, code ")[2][:4]
+    if len(code) == 4 and {*code} <= {*CODE_LETTERS}:
+        say(f"the phone shows the code {code}")
+
+
+async def pair_desk(uri: str, label: str) -> DeskFile:
+    """Connect this desk with the operator's signer, by a bunker URI; raises AvaultError."""
+    signer, relays, secret = parse_bunker(uri)
+    keys = make_keys()
+    remote = RemoteSigner(keys, relays, signer, lambda: None)
+    await remote.open()
+    try:
+        async with asyncio.timeout(DESK_LIMIT):
+            await remote.relays.wait_ready(15.0)
+
+            told = [signer, secret, "get_public_key", json.dumps(introduce(f"desk {label}"))]
+            await remote.request("connect", told, accept_connect(secret), False)
+            operator = await remote.request("get_public_key", [], parse_npub, False)
+    except TimeoutError:
+        raise TimedOut("the signer did not answer in time", "is the signer app open?") from None
+    finally:
+        await remote.close()
+    return DeskFile(keys, signer, operator, relays, label)
+
+
+def find_desk_file(bunker: str | None, label: str | None, is_drilled: bool) -> DeskFile:
+    """This desk, paired now if it is not yet; raises AvaultError."""
+    desk = DeskFile.load()
+    if desk and bunker is None:
+        return desk
+    if bunker is None:
+        raise Usage(
+            "this desk is not paired with the operator's signer",
+            "show a bunker:// URI in the signer, then: avault fleet enroll --bunker -",
+        )
+    if desk and desk.groups:
+        raise Usage("this desk is paired already", "first: avault fleet leave")
+    name = check_name(label or socket.gethostname().split(".")[0])
+    desk = asyncio.run(pair_desk(str(read_bunker(bunker)), name))
+
+    async def drill(paired: DeskFile) -> bool:
+        async with DeskSigner(paired, DESK_LIMIT) as signer:
+            return await signer.drill()
+
+    if is_drilled:
+        say("a drill: REJECT the next request on the phone, without remembering it")
+        if not asyncio.run(drill(desk)):
+            raise Denied(
+                "the request to reject was approved: that signer would open all machines by itself",
+                "have it ask for every request, then the same again",
+            )
+    desk.save()
+    return desk
+
+
+@command(
+    "fleet enroll", *WHICH, option("--group", default="fleet"), option("--bunker"),
+    option("--label"), option("--no-drill", is_flag=True), option("--yes", is_flag=True),
+)  # fmt: skip
+def cmd_fleet_enroll(
+    terminal: Terminal,
+    group: str,
+    bunker: str | None,
+    label: str | None,
+    no_drill: bool,
+    yes: bool,
+    **which: Any,
+) -> int:
+    """usage: avault fleet enroll [--group NAME] [--bunker URI|-] [--label NAME] [--no-drill]
+                           [--yes] [--hosts FILE] [--only PATTERN]… [--local] [--jobs N]
+                           [--deadline D]
+
+    Lets this desk open the hosts of a group together, by one approval: see avault
+    fleet unlock. It says what that means, and asks (--yes does not).
+    Each host has to be open, and its phone agrees once, one after another; each
+    has --deadline for that (2m). The desk is paired with the signer first, by a
+    bunker:// URI (- reads it from stdin); then a drill follows: you reject a
+    request. --label is how the phone names the desk. A group has at most 20.
+
+      avault fleet enroll --bunker - --only 'web*'
+    """
+    harden("avault-desk")
+    name = name_desk(check_operator(group))
+    chosen = Round(True, **which, usual=DESK_LIMIT)
+    for line in MEANING_OF_TOGETHER.splitlines():
+        say(line)
+    if not yes and not confirm(f"avault: let this desk open {len(chosen.hosts)} together?"):
+        raise Denied("not confirmed; nothing was changed", "avault fleet enroll --yes")
+    desk = find_desk_file(bunker, label, not no_drill)
+    members = {*desk.members(group), *(host.label() for host in chosen.hosts)}
+    if len(members) > MOST_TOGETHER:
+        raise Usage(
+            f"{len(members)} machines; a group has at most {MOST_TOGETHER}",
+            "another group: --group NAME --only PATTERN",
+        )
+    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+    run_shown(board, enroll_all(desk, chosen, board, group, name))
+    return conclude(terminal, board)
+
+
+async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, name: str) -> None:
+    """Have each host let the desk in; what is not done stays as it was."""
+    crew, first = chosen.crew(), Board(chosen.hosts, is_shown=False)
+    await ask_all(crew, chosen.hosts, first, see_state)
+    ready: dict[Host, str] = {}
+    for host in chosen.hosts:
+        state = first.outcomes[host.label()]
+        if problem := refuse_member(desk, host, state, group):
+            board.show(host, problem)
+        else:
+            ready[host] = parse_npub(str(state.fields["agent_npub"]))
+    if not ready:
+        return
+    fleet, kept, _ = make_fleet_key(desk, group, {host.label(): ready[host] for host in ready})
+    desk.groups[group] = [kept, *desk.groups.get(group, [])]
+    desk.save()  # before a machine knows it: what is on no machine is forgotten later
+    for number, (host, agent) in enumerate(ready.items(), 1):
+        board.clear()
+        say(f"{number} of {len(ready)}: approve {printable(host.label())} on the phone")
+        keys = derive_key(fleet, agent)
+
+        async def join(crew: Crew, host: Host, keys: Any = keys) -> Outcome:
+            return await let_in(crew, host, name, desk.label, keys, hear_code)
+
+        outcome = await try_host(crew, host, join)
+        if not outcome.code:
+            desk.forget(host.label(), kept)
+        elif outcome.word != "unknown":
+            kept["hosts"].pop(host.label())
+        desk.save()
+        board.show(host, outcome)
+
+
+def refuse_member(desk: DeskFile, host: Host, state: Outcome, group: str) -> Outcome | None:
+    """Why a host cannot be let in; None where it can."""
+    if state.code:
+        return state
+    if desk.group_of(host.label()) not in (None, group):
+        said = f"it is in the group {desk.group_of(host.label())}: avault fleet leave"
+        return Outcome("refused", 5, said)
+    try:
+        operator = parse_npub(str(state.fields.get("signer_npub")))
+        parse_npub(str(state.fields.get("agent_npub")))
+    except Usage:
+        return Outcome("no sense", 1, "it does not say whose it is")
+    if operator != desk.operator:
+        return Outcome("refused", 5, "its operator is another than this desk's")
+    return None
+
+
+def unlock_together(terminal: Terminal, chosen: Round, group: str, limit: float) -> int:
+    """Open the locked machines of a group, by one approval for each key; the exit code."""
+    harden("avault-desk")
+    desk = DeskFile.need()
+    desk.keys_of(group)
+    members = desk.members(group)
+    chosen.hosts = [host for host in chosen.hosts if host.label() in members]
+    if not chosen.hosts:
+        raise NotFound(f"no host of the list is in the group {group}", "avault fleet enroll")
+    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+    run_shown(board, Together(desk, chosen, board, group, limit).run())
+    left = desk.laggards().keys() & members
+    if left:
+        shown = ", ".join(sorted(map(printable, left)))
+        say(f"an older key opens {len(left)} of them, for which it asks separately: {shown}")
+    return conclude(terminal, board)
+
+
+@command("fleet leave", *WHICH, option("--group", default="fleet"), option("--yes", is_flag=True))
+def cmd_fleet_leave(terminal: Terminal, group: str, yes: bool, **which: Any) -> int:
+    """usage: avault fleet leave [--group NAME] [--yes] [--hosts FILE] [--only PATTERN]…
+                          [--local] [--jobs N] [--deadline D]
+
+    Has the hosts of a group not be opened by this desk any more: what its key
+    opens is taken away there, and this desk forgets them. A host that is not
+    reached stays in the group. --yes does not ask.
+
+      avault fleet leave --only web2
+    """
+    desk = DeskFile.need()
+    desk.keys_of(group)
+    chosen, members = Round(True, **which), desk.members(group)
+    chosen.hosts = [host for host in chosen.hosts if host.label() in members]
+    if not chosen.hosts:
+        raise NotFound(f"no host of the list is in the group {group}", "avault fleet status")
+    if not yes and not confirm(f"avault: take this desk's key away on {len(chosen.hosts)}?"):
+        raise Denied("not confirmed; nothing was changed", "avault fleet leave --yes")
+    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+
+    async def leave(crew: Crew, host: Host) -> Outcome:
+        line = command_line(host, "custody", "remove", name_desk(group), "--yes", "--json")
+        failed = judge_answer(await crew.reach(host, line), has_written=True)
+        is_gone = failed is None or (failed.fields.get("error") or {}).get("code") == "not_found"
+        if is_gone:
+            desk.forget(host.label())
+        return Outcome("left") if is_gone or not failed else failed
+
+    run_shown(board, ask_all(chosen.crew(), chosen.hosts, board, leave))
+    desk.save()
     return conclude(terminal, board)
 
 
@@ -46387,10 +47375,15 @@ def cmd_fleet_lock(terminal: Terminal, **which: Any) -> int:
     return conclude(terminal, board)
 
 
-@command("fleet unlock", *WHICH, option("--timeout", default="2m"))
-def cmd_fleet_unlock(terminal: Terminal, timeout: str, **which: Any) -> int:
-    """usage: avault fleet unlock [--timeout D] [--hosts FILE] [--only PATTERN]… [--local]
-                           [--jobs N] [--deadline D]
+@command(
+    "fleet unlock", *WHICH, option("--timeout", default="2m"),
+    option("--together", is_flag=True), option("--group", default="fleet"),
+)  # fmt: skip
+def cmd_fleet_unlock(
+    terminal: Terminal, timeout: str, together: bool, group: str, **which: Any
+) -> int:
+    """usage: avault fleet unlock [--timeout D] [--together [--group NAME]] [--hosts FILE]
+                           [--only PATTERN]… [--local] [--jobs N] [--deadline D]
 
     Has the locked vaults of the fleet ask the phone, strictly one after another,
     so that it never shows two questions at once. Each host waits for --timeout
@@ -46398,12 +47391,19 @@ def cmd_fleet_unlock(terminal: Terminal, timeout: str, **which: Any) -> int:
     asking, and a host that is asking then asks until its time is over. --deadline
     is for the look at all hosts before.
 
+    --together opens the hosts of a group by ONE approval, which this desk asks
+    for: see avault fleet enroll. Then each gets the desk's next key; one that is
+    not reached stays with the one before, and is asked for separately.
+
       avault fleet unlock --only 'web*'
+      avault fleet unlock --together
     """
     limit = parse_duration(timeout)
     if not limit:
         raise Usage("--timeout takes more than nothing", "--timeout 2m")
     chosen = Round(True, **which)
+    if together:
+        return unlock_together(terminal, chosen, group, limit)
     board = Board(chosen.hosts, is_shown=not terminal.want_json)
 
     async def run() -> None:
@@ -47501,7 +48501,8 @@ def cmd_mcp(terminal: Terminal, no_run: bool) -> int:
 MEANING_OF_WORD = """\
   The word is `lock`, alone in a private message (NIP-17) to the agent's npub, from the key of an
   operator. It locks, and is answered. No other word is obeyed, and none opens anything.
-  Relays keep, for all to read, that this agent's npub takes messages, and where.
+  Relays keep, for all to read, that this agent's npub takes messages, and where. One that gives
+  them to their receiver alone (NIP-42) has it signed that the agent is there, and sees where from.
   It is no safety net: nothing promises that a message arrives before its time is over (10
   minutes). The answer is the proof. What is sure: avault lock, over SSH.
 """
@@ -47561,7 +48562,7 @@ def announce(
     if not urls and not known:
         raise Usage(
             "no relay says where the agent takes private messages",
-            "name one that takes them (kind 1059) without login: --relay wss://…",
+            "name one that takes them (kind 1059): --relay wss://…",
         )
     for line in MEANING_OF_WORD.splitlines():
         say(line)

@@ -157,6 +157,8 @@ def place(request: pytest.FixtureRequest, book: Book, monkeypatch: pytest.Monkey
     monkeypatch.setattr("tempfile.tempdir", None)  # else it remembers
     monkeypatch.setattr("canary.transcript", place.top / "transcript")
     monkeypatch.setattr("figures.book", book)
+    if library := sys.modules.get("nostr_sdk"):
+        library.uniffi_set_event_loop(None)  # of a test before, in the same process
     return place
 
 

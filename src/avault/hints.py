@@ -35,7 +35,7 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
-    audit bunker custody daemon delete doctor drill edit export forget get git grant grants
+    audit bunker custody daemon delete desk doctor drill edit export forget get git grant grants
     guard has history import init inject key keychain list lock log machine mcp message migrate
     mv openclaw openclaw-provider operator pair proxy recover replica restore revoke rotate run scan
     service set sign ssh status sync unguard unlock wait

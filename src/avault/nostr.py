@@ -154,6 +154,16 @@ def open_message(keys: Keys, event: str) -> tuple[str, int, str]:
     raise ValueError("no private message to these keys")
 
 
+AUTH_KIND = 22_242  # who asks a relay (NIP-42)
+
+
+def sign_auth(keys: Keys, url: str, challenge: str) -> str:
+    """Who asks a relay, as it wants to know (NIP-42), as JSON: for it and this challenge alone."""
+    tags = [nostr_sdk.Tag.parse(tag) for tag in (["relay", url], ["challenge", challenge])]
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(AUTH_KIND), "").tags(tags)
+    return str(builder.finalize(keys).as_json())
+
+
 def sign_inbox(keys: Keys, urls: list[str]) -> str:
     """The event that says by which relays a key takes private messages (NIP-17), as JSON."""
     tags = [nostr_sdk.Tag.parse(["relay", url]) for url in urls]

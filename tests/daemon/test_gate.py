@@ -90,9 +90,14 @@ def asks(op: str, name: str) -> list[dict[str, Any]]:
         "grants": [{}, {"format": "names"}],
         "revoke": [{"name": name}, {}],
         "delete": [key],
+        "desk": [{"action": action, "name": "desk-x", "label": "x"} for action in ("join", "turn", None)],
         "key": [{**key, "action": "generate", "kind": "ed25519"}, {**key, "action": "import"}],
         "keys": [{"as": "ssh"}, {}],
-        "word": [{"action": "read", "event": {}}, {"action": "inbox", "relays": ["wss://relay.example"]}],
+        "word": [
+            {"action": "read", "event": {}},
+            {"action": "inbox", "relays": ["wss://relay.example"]},
+            {"action": "auth", "relay": "wss://relay.example", "challenge": "x"},
+        ],
         "sign": [
             *({**key, "as": what, "payload": "AAAA"} for what in ("ssh", "sshsig", "raw")),
             *({**key, "as": what, "payload": "AAAA", "peer": "00" * 32} for what in avault.NOSTR_USES),

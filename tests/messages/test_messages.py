@@ -12,6 +12,7 @@ from typing import Any
 import nostr_sdk
 import peers
 import pytest
+from fickle import Event, Fickle
 from harness import Machine, wait_until
 from peers import Relay
 from test_supervisor_alone import Desk, desk  # noqa: F401
@@ -36,9 +37,12 @@ def relay() -> Iterator[Relay]:
 def read_messages(relay: Relay, keys: nostr_sdk.Keys) -> list[tuple[str, str]]:
     """Who wrote to these keys, and what, as far as the relay has it."""
 
+    async def introduce(url: str, challenge: str) -> dict[str, Any]:
+        return dict(json.loads(avault.sign_auth(keys, url, challenge)))
+
     async def read() -> list[tuple[str, str]]:
         found: list[nostr_sdk.Event] = []
-        async with avault.StoringRelay(relay.url) as storing:
+        async with avault.StoringRelay(relay.url, introduce) as storing:
             await storing.collect(avault.wanted_messages(avault.public_hex(keys), 0), found.append)
         opened = [avault.open_message(keys, event.as_json()) for event in found]
         return [(author, text) for author, _, text in opened]
@@ -107,6 +111,59 @@ def test_the_word_out_of_an_app_locks_and_is_answered(machine: Machine, relay: R
     write(relay, machine, "lock")
     wait_until_locked(machine)
     assert len(wait_until(lambda: len(found := read_messages(relay, operator)) > 1 and found, what="the second answer")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forks")
+def test_a_relay_that_gives_messages_to_their_receiver_alone(machine: Machine) -> None:
+    """NIP-42: as strfry does by its usual settings. The agent's key says who is there, and a stranger's gets nothing."""
+    with peers.local_relay(rate_limit=GENEROUS, auth_dm=True) as relay:
+        machine.init_proven()
+        turn_on(machine, relay)
+        agent = agent_of(machine)
+        write(relay, machine, "lock")
+        wait_until_locked(machine)
+        [(author, text)] = wait_until(lambda: read_messages(relay, machine.operator), what="the answer")
+        assert author == agent and "locks, " in text
+
+        async def read_as_a_stranger() -> list[nostr_sdk.Event]:
+            found: list[nostr_sdk.Event] = []
+            async with avault.StoringRelay(relay.url) as storing:
+                await storing.collect(avault.wanted_messages(agent, 0), found.append)
+            return found
+
+        with pytest.raises(avault.Unavailable, match="another user's gift wrap"):
+            asyncio.run(read_as_a_stranger())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forks")
+def test_a_relay_is_told_only_who_is_there_and_only_one_that_is_listened_to(machine: Machine) -> None:
+    machine.init_proven()
+    with Fickle() as fickle, Fickle() as quiet:
+        fickle.challenge = "c1"
+        machine("message", "on", "--lock", "--relay", f"{fickle.url}/", "--yes")
+        agent = agent_of(machine)
+
+        def of_agent() -> list[Event]:
+            return [event for told in fickle.introduced for event in told if event["pubkey"] == agent]
+
+        [event] = wait_until(of_agent, what="the agent is there")
+        assert nostr_sdk.Event.from_json(json.dumps(event)).verify() and event["kind"] == 22_242
+        assert event["tags"] == [["relay", fickle.url], ["challenge", "c1"]] and event["content"] == ""
+        assert quiet.introduced == []
+        places, asked = avault.Places(str(machine.vault)), {"action": "auth", "challenge": "c"}
+        places.socket = machine.status()["socket"]
+        for given, error in (
+            ({"relay": quiet.url}, avault.Denied),
+            ({"relay": "x"}, avault.Usage),
+            ({"challenge": ""}, avault.Usage),
+        ):
+            with pytest.raises(error):
+                avault.ask_daemon(places, "word", **{"relay": fickle.url, **asked, **given})
+        machine("message", "off")
+        with pytest.raises(avault.Denied):
+            avault.ask_daemon(places, "word", relay=fickle.url, **asked)
 
 
 @pytest.mark.slow

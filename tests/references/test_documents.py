@@ -30,7 +30,10 @@ def check_calls(text: str) -> list[str]:
     for name, options in d.calls(text):
         if name in d.INTERNAL:
             continue
-        if any(each.startswith(f"{name} ") for each in d.commands()) and not options - d.EVERYWHERE:
+        group = any(each.startswith(f"{name} ") for each in (*d.commands(), *d.INTERNAL))
+        if name in {each.split()[0] for each in d.INTERNAL} - {each.split()[0] for each in d.commands()}:
+            continue
+        if group and not options - d.EVERYWHERE:
             continue
         if name and name not in d.commands():
             wrong.append(f"no command: avault {name}")

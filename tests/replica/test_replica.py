@@ -16,7 +16,7 @@ import peers
 import pytest
 from canary import Canary
 from fickle import Event, Fickle
-from git_helpers import AGENT, NSEC, clone, commits, get, git, lock, make, put, share, start, stop, values
+from git_helpers import AGENT, NSEC, clone, commits, get, git, lock, make, put, share, start, stop, unlock, values
 from harness import Machine, wait_until
 
 import avault
@@ -333,6 +333,36 @@ def test_what_is_laid_ready_is_sent_without_a_key(open_vault: Machine) -> None:
         assert kept(relay.url) == {"written meanwhile"}
 
 
+def test_a_relay_of_npm_that_answers_from_a_cache(open_vault: Machine, canary: Canary) -> None:
+    """@nostr-relay: 100 answers to a REQ, each kept for a second, and OK to what it drops. Slots come from our own state."""
+
+    def has(value: str) -> bool:
+        try:
+            return value in kept(relay.url)
+        except ValueError:  # of a head from its cache, whose parts are gone
+            return False
+
+    with peers.npm_relay() as relay, peers.nostr_relay() as other:
+        open_vault("import", "-", "--format", "json", input=large(canary, 24))
+        add(open_vault, relay.url, other.url)
+        for value in ("one", "two", "three", "four"):  # within a second: what it says is stale
+            put(open_vault, "a/B", value)
+            told = push(open_vault)
+            assert told[relay.url]["kept"] and told[other.url]["kept"]
+        wait_until(lambda: has("four"), what="its cache is over")
+        relay.stop()
+        relay.start()
+        assert {"four"} < kept(relay.url)
+        put(open_vault, "a/B", "five")
+        assert push(open_vault)[relay.url]["kept"]
+        relay.stop()  # cut off: the other has it, and this one gets it when it is back
+        put(open_vault, "a/B", "six")
+        assert "does not answer" in push(open_vault, code=6)[relay.url]["said"]
+        relay.start()
+        assert push(open_vault)[relay.url]["kept"]
+        wait_until(lambda: has("six"), what="its cache is over")
+
+
 def test_status_says_how_relays_are(open_vault: Machine, fickle: Fickle) -> None:
     add(open_vault, fickle.url, peers.closed(), code=6)
     text = wait_until(lambda: (said := open_vault("status").stdout) and "Replica: 1 of 2 relays" in said and said)
@@ -401,6 +431,40 @@ def test_a_refusal_is_said_and_tried_again_later(open_vault: Machine, fickle: Fi
         assert len(fickle.received) == begun, "its time has not come"
         fickle.reset()
         assert push(open_vault)[fickle.url]["kept"]
+
+
+def test_a_relay_that_wants_to_know_who_asks(open_vault: Machine, fickle: Fickle) -> None:
+    """NIP-42: it is told of the key under which the copies are, and with roots of one that is never seen again."""
+    put(open_vault, "a/B", "kept")
+    fickle.challenge = "who"
+    add(open_vault, fickle.url)
+    assert push(open_vault)[fickle.url]["kept"]
+    told = [[event["pubkey"] for event in told] for told in fickle.introduced]
+    assert all(len(keys) == 1 for keys in told), "once a connection"
+    keys = [key for [key] in told]
+    others = [key for key in keys if key != AUTHOR]
+    assert AUTHOR in keys and AGENT_HEX not in keys and len({*others}) == len(others) > 0
+    for event in [event for told in fickle.introduced for event in told]:
+        assert sorted(event["tags"]) == [["challenge", "who"], ["relay", fickle.url]] and event["content"] == ""
+    # of a locked vault nothing is said: the key is away; what was laid ready waits for the next unlock
+    put(open_vault, "a/B", "later")
+    lock(open_vault)
+    fickle.introduced.clear()
+    assert "does not say what it has: auth-required: who are you?" in push(open_vault, code=6)[fickle.url]["said"]
+    assert AUTHOR not in {event["pubkey"] for told in fickle.introduced for event in told}
+    unlock(open_vault)
+    assert push(open_vault)[fickle.url]["kept"]
+    fickle.challenge = ""
+    assert kept(fickle.url) == {"later"}
+
+
+@pytest.mark.parametrize("mode", ["read", "write", "both"])
+def test_a_relay_of_the_library_that_wants_to_know_it(open_vault: Machine, mode: str) -> None:
+    with peers.local_relay(nip42=mode, rate_limit={"max_reqs": 1000, "notes_per_minute": 10_000}) as relay:
+        put(open_vault, "a/B", "kept")
+        add(open_vault, relay.url)
+        assert push(open_vault)[relay.url]["kept"]
+        assert kept(relay.url) == {"kept"}
 
 
 def test_a_write_waits_for_no_relay(open_vault: Machine) -> None:

@@ -108,6 +108,12 @@ def passphrase(top: Path) -> Iterator[Part]:
 
 
 @contextlib.contextmanager
+def desk(top: Path) -> Iterator[Part]:
+    raise Missing("a person taps, and what is between is ssh")
+    yield
+
+
+@contextlib.contextmanager
 def phone(top: Path) -> Iterator[Part]:
     raise Missing("a person taps, and what is between is a relay")
     yield
@@ -237,6 +243,7 @@ ROWS: tuple[tuple[str, str, str, str, Callable[[Path], contextlib.AbstractContex
     ("keychain", "gnome-keyring", "", "", keychain),
     ("passphrase", "scrypt, `log-n=17`", "encrypted file", "on purpose, so that a guess is, too", passphrase),
     ("phone", "another operator's app", "", "", phone),
+    ("desk", "of a fleet", "", "", desk),
     ("systemd", "the host's key", "encrypted file", "`systemd-creds` is started", systemd),
     ("systemd", "a unit's credential", "encrypted file", "", credential),
     ("command", "age", "encrypted file", "age is started", age),

@@ -7,6 +7,7 @@
     python tests/tools/bench_custody.py --write        the table of custodians into  <!-- custodians -->…<!-- /custodians -->
     python tests/tools/bench_replica.py --write        the table of relays into  <!-- replica -->…<!-- /replica -->
     python tests/tools/bench_proxy.py --write          the proxy's figures into  <!-- proxy -->…<!-- /proxy -->
+    python tests/tools/bench_reboot.py --write         the table of a common reboot into  <!-- reboot -->…<!-- /reboot -->
 
 Without --write it says which blocks are stale, and ends with 1 if any is.
 """
@@ -80,6 +81,7 @@ def links(text: str) -> list[str]:
 INTERNAL = {  # run by avault itself, or by git: nothing to type
     "git record", "git merge", "git diff", "replica keep", "message listen", "message notice",
     "keychain get", "keychain set", "keychain delete", "keychain look",
+    "desk show", "desk join", "desk open", "desk turn",
 }  # fmt: skip
 
 
@@ -210,7 +212,7 @@ def messages(text: str) -> list[str]:
 
 # The blocks that are written
 
-BLOCKS = "bench|rooms|custodians|replica|presets|proxy"
+BLOCKS = "bench|rooms|custodians|replica|reboot|presets|proxy"
 BLOCK = re.compile(rf"(<!-- (help: avault ?[a-z ]*|{BLOCKS}) -->\n)(.*?)(<!-- /(?:help|{BLOCKS}) -->)", re.DOTALL)
 
 
@@ -245,7 +247,7 @@ def presets_block() -> str:
 
 def refresh(text: str, bench: str | None = None, **tables: str) -> str:
     """A document with its blocks as they should be; the benchmarks' only if their table is given."""
-    measured = {"bench": bench, "custodians": None, "replica": None, "proxy": None, **tables}
+    measured = {"bench": bench, "custodians": None, "replica": None, "reboot": None, "proxy": None, **tables}
 
     def replace(match: re.Match[str]) -> str:
         if match[2] in measured:

@@ -7,7 +7,7 @@
 `drop`: accepted, and not kept. `refuse`: {number: what it says}. `cut`: it hangs up in place of an answer; `keep_cut`: it
 keeps the event, and hangs up. `silent`: no answer. Numbers count from when the fault is set. `answer` changes what a REQ is
 answered with, and where it does not `ends`, nothing says that this was all; `on_event` is called for each event, before
-anything else.
+anything else. With a `challenge` it wants to know who asks (NIP-42): `introduced` is what it was told, by connection.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Fickle:
         self.ends = True
         self.on_event: Callable[[Event], None] = lambda event: None
         self.answer: Callable[[list[Event]], list[Event]] = lambda events: events
+        self.challenge = ""
+        self.introduced: list[list[Event]] = []
         self.lock = threading.Lock()
         self.server = serve(self.talk, "127.0.0.1", 0, max_size=1 << 20)
         self.url = f"ws://127.0.0.1:{self.server.socket.getsockname()[1]}"
@@ -63,10 +65,21 @@ class Fickle:
         self.fault, self.count = fault, 0
 
     def talk(self, connection: ServerConnection) -> None:
+        told: list[Event] = []
         try:
+            if self.challenge:
+                self.introduced.append(told)
+                connection.send(json.dumps(["AUTH", self.challenge]))
             for text in connection:
                 kind, *rest = json.loads(text)
-                if kind == "EVENT":
+                if kind == "AUTH":
+                    told.append(rest[0])
+                    connection.send(json.dumps(["OK", rest[0]["id"], True, ""]))
+                elif self.challenge and not told and kind == "EVENT":
+                    connection.send(json.dumps(["OK", rest[0]["id"], False, "auth-required: who are you?"]))
+                elif self.challenge and not told and kind == "REQ":
+                    connection.send(json.dumps(["CLOSED", rest[0], "auth-required: who are you?"]))
+                elif kind == "EVENT":
                     if not self.take(connection, rest[0]):
                         return
                 elif kind == "REQ":

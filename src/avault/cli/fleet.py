@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from avault.cli.log import render_line
 from avault.cli.status import render_age
-from avault.errors import Usage
+from avault.errors import AvaultError, Denied, Usage
 from avault.fleet.board import Board, stdout_height
+from avault.fleet.desk_file import DeskFile
 from avault.fleet.hosts import Host, add_hosts, check_host, fleet_file, parse_host, remove_hosts
 from avault.fleet.looking import as_text, examine_host, read_log, render_clock, see_state
 from avault.fleet.outcomes import Outcome
@@ -95,10 +96,16 @@ def status_board(terminal: Terminal, hosts: list[Host]) -> Board:
 def cmd_fleet_remove(terminal: Terminal, host: tuple[str, ...], file: str | None) -> int:
     """usage: avault fleet remove HOST… [--hosts FILE]
 
-    Takes hosts out of the list of the fleet. Nothing is done there.
+    Takes hosts out of the list of the fleet. Nothing is done there. One that this
+    desk may open (avault fleet enroll) has to leave first: avault fleet leave.
 
       avault fleet remove web2
     """
+    desk = DeskFile.load()
+    for name in host:
+        if desk and (group := desk.group_of(name)):
+            leave = f"avault fleet leave --group {group} --only {name}"
+            raise Denied(f"this desk may open {name}, which is in the group {group}", leave)
     gone = remove_hosts(file, list(host))
     say(f"{len(gone)} removed from the list; what is there stays as it is, open or locked")
     return 0
@@ -191,7 +198,22 @@ def cmd_fleet_doctor(terminal: Terminal, **which: Any) -> int:
     }
     if len(versions) > 1:
         say(f"warning: {len(versions)} versions: {', '.join(map(as_text, sorted(versions)))}")
+    for label, group in sorted(find_laggards().items()):
+        say(
+            f"warning: an older key of this desk may open {label}: avault fleet unlock --together"
+            f" --group {group}, once it is locked"
+        )
     return code
+
+
+def find_laggards() -> dict[str, str]:
+    """Hosts that an older key of this desk may open, by their group; none of a damaged file."""
+    try:
+        desk = DeskFile.load()
+    except AvaultError as error:
+        say(f"warning: {error.message}")
+        return {}
+    return desk.laggards() if desk else {}
 
 
 @command("fleet log", *WHICH, option("--since", default="1d"))

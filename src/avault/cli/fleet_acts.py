@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from avault.cli.fleet_together import unlock_together
 from avault.cli.secrets import read_value
 from avault.errors import Denied, NotFound, Usage, printable
 from avault.fleet.board import Board
@@ -53,10 +54,15 @@ def cmd_fleet_lock(terminal: Terminal, **which: Any) -> int:
     return conclude(terminal, board)
 
 
-@command("fleet unlock", *WHICH, option("--timeout", default="2m"))
-def cmd_fleet_unlock(terminal: Terminal, timeout: str, **which: Any) -> int:
-    """usage: avault fleet unlock [--timeout D] [--hosts FILE] [--only PATTERN]… [--local]
-                           [--jobs N] [--deadline D]
+@command(
+    "fleet unlock", *WHICH, option("--timeout", default="2m"),
+    option("--together", is_flag=True), option("--group", default="fleet"),
+)  # fmt: skip
+def cmd_fleet_unlock(
+    terminal: Terminal, timeout: str, together: bool, group: str, **which: Any
+) -> int:
+    """usage: avault fleet unlock [--timeout D] [--together [--group NAME]] [--hosts FILE]
+                           [--only PATTERN]… [--local] [--jobs N] [--deadline D]
 
     Has the locked vaults of the fleet ask the phone, strictly one after another,
     so that it never shows two questions at once. Each host waits for --timeout
@@ -64,12 +70,19 @@ def cmd_fleet_unlock(terminal: Terminal, timeout: str, **which: Any) -> int:
     asking, and a host that is asking then asks until its time is over. --deadline
     is for the look at all hosts before.
 
+    --together opens the hosts of a group by ONE approval, which this desk asks
+    for: see avault fleet enroll. Then each gets the desk's next key; one that is
+    not reached stays with the one before, and is asked for separately.
+
       avault fleet unlock --only 'web*'
+      avault fleet unlock --together
     """
     limit = parse_duration(timeout)
     if not limit:
         raise Usage("--timeout takes more than nothing", "--timeout 2m")
     chosen = Round(True, **which)
+    if together:
+        return unlock_together(terminal, chosen, group, limit)
     board = Board(chosen.hosts, is_shown=not terminal.want_json)
 
     async def run() -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 MEANING_OF_WORD = """\
   The word is `lock`, alone in a private message (NIP-17) to the agent's npub, from the key of an
   operator. It locks, and is answered. No other word is obeyed, and none opens anything.
-  Relays keep, for all to read, that this agent's npub takes messages, and where.
+  Relays keep, for all to read, that this agent's npub takes messages, and where. One that gives
+  them to their receiver alone (NIP-42) has it signed that the agent is there, and sees where from.
   It is no safety net: nothing promises that a message arrives before its time is over (10
   minutes). The answer is the proof. What is sure: avault lock, over SSH.
 """
@@ -83,7 +84,7 @@ def announce(
     if not urls and not known:
         raise Usage(
             "no relay says where the agent takes private messages",
-            "name one that takes them (kind 1059) without login: --relay wss://…",
+            "name one that takes them (kind 1059): --relay wss://…",
         )
     for line in MEANING_OF_WORD.splitlines():
         say(line)

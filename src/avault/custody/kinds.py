@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.custody.command import Command
+from avault.custody.desk import DeskCustodian
 from avault.custody.keychain import Keychain
 from avault.custody.passphrase import Passphrase
 from avault.custody.phone import OperatorPhone
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Custodian]] = {
     "command": Command,
     "program": Program,
     "phone": OperatorPhone,
+    "desk": DeskCustodian,
 }
 # their rooms are avault_extras/custody_KIND.py, with a class Custodian
 EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2", "paper", "quorum")

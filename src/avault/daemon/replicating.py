@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.changes import write
+from avault.daemon.introducing import introduce_to_relay
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
@@ -231,8 +232,15 @@ def read_count(request: Message, field: str, most: int) -> int:
     return value
 
 
+async def introduce_copies(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Who gives a relay the copies, where it wants to know that (NIP-42); only to one of ours."""
+    store = keyholder.open_store()
+    return introduce_to_relay(replica_keys(store.keys), request, list_relays(store.vault))
+
+
 REPLICATE: dict[str, Replicate] = {
     "about": tell_about,
+    "auth": introduce_copies,
     "add": change_relays,
     "remove": change_relays,
     "copy": sign_copy,

@@ -19,6 +19,7 @@ from avault.daemon.changes import (
     serve_restore,
     serve_set,
 )
+from avault.daemon.desks import serve_desk
 from avault.daemon.gate import Passage
 from avault.daemon.grant_requests import serve_grant, serve_grants, serve_revoke
 from avault.daemon.guard_requests import serve_guard, serve_guards
@@ -191,6 +192,7 @@ REQUESTS: dict[str, Serve] = {
     "exposed": shown(show_exposed),
     "set": serve_set,
     "delete": serve_delete,
+    "desk": serve_desk,
     "move": serve_move,
     "import": serve_import,
     "merge": serve_merge,

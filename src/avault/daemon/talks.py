@@ -8,7 +8,9 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+from avault.custody.custodians import Custodians
 from avault.custody.obtaining import GivenKey, OperatorKey
+from avault.daemon.desks import open_with_desk
 from avault.daemon.following import Following
 from avault.daemon.holding import Holding
 from avault.daemon.keyholder import Keyholder
@@ -231,9 +233,17 @@ async def talk_recover(
 async def talk_open(
     keyholder: Keyholder, session: Session, request: Message, private: Message
 ) -> Message:
-    """Open the vault with NOSTR_NSEC, or with the operator's own key."""
+    """Open the vault with NOSTR_NSEC, with the operator's own key, or with a desk's."""
     ticket = None
-    if not keyholder.holding.store:
+    if private.get("desk") and not keyholder.holding.store:
+        name = str(private["desk"])
+        desk = open_with_desk(keyholder.places, name, str(private.get("key")))
+        await keyholder.unlocking.open(desk)
+        Custodians(keyholder.places).note_opened(name)
+        said = "opened this vault together with others, by one approval there"
+        keyholder.reporter.warnings["custody"] = f"the desk {name} {said}"
+        keyholder.reporter.report()
+    elif not keyholder.holding.store:
         operator = private.get("operator_nsec")
         way = OperatorKey(str(operator)) if operator else GivenKey(str(private.get("nsec")))
         await keyholder.unlocking.open(way, bool(request.get("accept_rollback")))

@@ -12,11 +12,13 @@ import json
 import time
 from typing import TYPE_CHECKING
 
+from avault.daemon.introducing import introduce_to_relay
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Usage
 from avault.nostr import open_message, public_hex, sign_inbox, wrap_message
 from avault.protocol import refuse_unknown
+from avault.vault.messages import MessageSettings
 from avault.vault.own_files import normalise_relay
 
 if TYPE_CHECKING:
@@ -36,11 +38,16 @@ async def serve_word(keyholder: Keyholder, session: Session, request: Message) -
 
     Of what does not count nothing is told: who asks could be anybody who has read an event.
     """
-    refuse_unknown(request, frozenset({"action", "event", "after", "relays"}))
+    fields = {"action", "event", "after", "relays", "relay", "challenge"}
+    refuse_unknown(request, frozenset(fields))
     if request.get("action") == "inbox":
         return announce_inbox(keyholder, session, request)
+    if request.get("action") == "auth":
+        settings = MessageSettings.load(keyholder.places)
+        heard = settings.relays if settings.lock else []
+        return introduce_to_relay(keyholder.open_store().keys, request, heard)
     if request.get("action") != "read":
-        raise Usage("no such action", "inbox, or read")
+        raise Usage("no such action", "auth, inbox, or read")
     event, after = request.get("event"), request.get("after", 0)
     if not isinstance(event, dict) or len(text := json.dumps(event)) > LONGEST_WORD:
         raise Usage(f"event is an object of at most {LONGEST_WORD} characters")

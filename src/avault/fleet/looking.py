@@ -57,7 +57,7 @@ def read_state(ended: Ended, has_written: bool = False) -> Outcome:
 
 TOLD = (  # of a status, in --json
     "state", "since", "until", "name", "agent_npub", "secrets", "version", "proven",
-    "waiting", "git", "replica", "warnings", "dir",
+    "waiting", "git", "replica", "warnings", "dir", "signer_npub", "custodian",
 )  # fmt: skip
 
 

@@ -72,6 +72,7 @@ NEXT = {  # what to do about a word
     "unpaired": "pair it there: avault pair",
     "tampered": "look there: avault doctor",
     "unknown": "the same command again looks first",
+    "not enrolled": "avault fleet enroll --only HOST",
 }
 
 

@@ -76,7 +76,18 @@ class Listening:
         self.vault, self.ear, self.is_answering = VaultLink(places), Ear(), False
         wanted = wanted_messages(agent, int(time.time()) - BACK)
         heard = self.settings.relays, self.ear.hear, self.report
-        self.relays = Relays(make_keys(), *heard, wanted)
+        self.relays = Relays(make_keys(), *heard, wanted, self.introduce)
+
+    async def introduce(self, url: str, challenge: str) -> dict[str, Any] | None:
+        """What a relay is told that gives messages to their receiver alone (NIP-42): it is here.
+
+        The keyholder signs that, for relays at which the word is heard. What asks here holds no
+        key.
+        """
+        asked = {"action": "auth", "relay": url, "challenge": challenge}
+        with contextlib.suppress(AvaultError):
+            return dict((await self.vault.ask("word", **asked))["event"])
+        return None
 
     def report(self) -> None:
         """Tell the daemon how the relays are: a line of JSON."""

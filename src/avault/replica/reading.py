@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from avault.signer.relays import Introduce
+
 GRACE_OF_RELAYS = 10.0  # seconds that others are waited for, when one has answered
 PATIENCE_FOR_PARTS = 60.0  # seconds without another part of a copy
 
 
 class Readers:
-    """Relays that are read, for the length of an `async with`; `silent` are those that are away."""
+    """Relays that are read, for the length of an `async with`; `silent` are those that are away.
 
-    def __init__(self, urls: list[str]) -> None:
-        self.urls = list(dict.fromkeys(urls))
+    Those that want to know who reads are told what `introduce` says (see StoringRelay).
+    """
+
+    def __init__(self, urls: list[str], introduce: Introduce | None = None) -> None:
+        self.urls, self.introduce = list(dict.fromkeys(urls)), introduce
         self.relays: list[StoringRelay] = []
         self.silent: list[str] = []
         self.stack = contextlib.AsyncExitStack()
@@ -32,7 +37,9 @@ class Readers:
     async def __aenter__(self) -> Self:
         async def open_one(url: str) -> None:
             try:
-                self.relays.append(await self.stack.enter_async_context(StoringRelay(url)))
+                self.relays.append(
+                    await self.stack.enter_async_context(StoringRelay(url, self.introduce))
+                )
             except Unavailable:
                 self.silent.append(url)
 

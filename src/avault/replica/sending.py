@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Unavailable
 from avault.places import Places
+from avault.replica.introducing import introduce_by
 from avault.replica.progress import (
     Outbox,
     ReplicaProgress,
@@ -108,7 +109,7 @@ class Delivery:
         before = len(self.about["sent"])
         try:
             async with asyncio.timeout(BUDGET):
-                async with StoringRelay(self.url) as relay:
+                async with StoringRelay(self.url, introduce_by(self.places)) as relay:
                     await self.send_copy(relay)
                 async with StoringRelay(self.url) as relay:  # another: that they belong together
                     await self.send_roots(relay)  # is not said by this

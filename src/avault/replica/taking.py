@@ -9,6 +9,7 @@ from avault.client import ask_daemon
 from avault.errors import AvaultError, Locked, Tampered, Unavailable
 from avault.git.copies import copies, inspect
 from avault.places import Places
+from avault.replica.introducing import introduce_by
 from avault.replica.progress import Outbox, ReplicaProgress, change_progress, name_of
 from avault.replica.reading import Readers, find_latest, merge_found
 from avault.replica.roots import note_rotated
@@ -32,7 +33,7 @@ async def take_in(places: Places, about: dict[str, Any], told: dict[str, Any]) -
 
     Those whose parts did not come the last time are the last. Raises Locked where the vault is.
     """
-    async with Readers(about["relays"]) as readers:
+    async with Readers(about["relays"], introduce_by(places)) as readers:
         answers = await readers.find_heads(about["author"], about["heads"])
         events = {each.id: each.event for found in answers.values() for each in found}
         heads = ask_of_heads(places, answers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -13,13 +12,16 @@ import nostr_sdk
 
 from avault.errors import AvaultError, Unavailable, printable
 from avault.nostr import make_keys, public_hex
+from avault.signer.network import network
 from avault.tasks import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Awaitable, Callable
+    from typing import Any, TypeAlias
 
     from avault.nostr import Event, Keys
+
+    Introduce: TypeAlias = Callable[[str, str], Awaitable[dict[str, Any] | None]]
 
 
 RPC_KIND = 24_133
@@ -32,6 +34,7 @@ class Relays:
 
     `hear` is given each event that they send, `changed` is called when `shown`, which is what
     `status` shows of them, says something new. `wanted` are events of NIP-46 to the key, or others.
+    Relays that want to know who asks are told of the key, or what `introduce` says.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class Relays:
         hear: Callable[[Event], None],
         changed: Callable[[], None],
         wanted: nostr_sdk.Filter | None = None,
+        introduce: Introduce | None = None,
     ) -> None:
         self.keys, self.hear, self.changed = keys, hear, changed
+        self.authenticator = make_authenticator(keys, introduce)
         self.wanted = wanted or wanted_answers(public_hex(keys))
         self.shown: dict[str, dict[str, Any]] = {
             url: {"url": url, "connected": False, "said": None} for url in urls
@@ -73,11 +78,7 @@ class Relays:
         nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
         # a client for each: the library drops what it cannot hand on, and one may flood us
         for url in self.shown:
-            client = (
-                nostr_sdk.ClientBuilder()
-                .authenticator(nostr_sdk.SignerAuthenticator(self.keys))
-                .build()
-            )
+            client = nostr_sdk.ClientBuilder().authenticator(self.authenticator).build()
             self.clients.append(client)
             await client.add_relay(address := nostr_sdk.RelayUrl.parse(url), opts=options)
             self.pool[url] = await client.relay(address)
@@ -183,6 +184,31 @@ class Relays:
         await asyncio.gather(*(self.send(url, event) for url in self.pool))
 
 
+def make_authenticator(keys: Keys, introduce: Introduce | None = None) -> nostr_sdk.Authenticator:
+    """What answers relays that want to know who asks (NIP-42): as the owner of the keys.
+
+    Or by the event that `introduce` gives for a relay's URL and its challenge, or by none; no
+    more than one a second for each, however many challenges a relay sends.
+    """
+    if not introduce:
+        return nostr_sdk.SignerAuthenticator(keys)
+    answered: dict[str, float] = {}
+    say = introduce
+
+    class Introduction(nostr_sdk.Authenticator):  # type: ignore[misc]
+        async def make_auth_event(
+            self, relay_url: nostr_sdk.RelayUrl, challenge: str
+        ) -> nostr_sdk.Event | None:
+            url, now = str(relay_url), time.monotonic()
+            if now < answered.get(url, 0.0) + 1.0:
+                return None
+            answered[url] = now
+            event = await say(url, challenge)
+            return nostr_sdk.Event.from_json(json.dumps(event)) if event else None
+
+    return Introduction()
+
+
 def wanted_answers(public: str) -> nostr_sdk.Filter:
     """The events of NIP-46 to a public key (hex).
 
@@ -197,28 +223,6 @@ def wanted_messages(public: str, since: int) -> nostr_sdk.Filter:
     wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(WRAP_KIND))
     wanted = wanted.pubkey(nostr_sdk.PublicKey.parse(public))
     return wanted.since(nostr_sdk.Timestamp.from_secs(since))
-
-
-def network() -> tuple[object, ...]:
-    """What is another when the machine has moved to another network, or slept.
-
-    Its addresses towards the world.
-    """
-    addresses: list[object] = []
-    # for documentation: RFC 5737, 3849
-    for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((address, 9))  # which sends nothing
-                addresses.append(probe.getsockname()[0])
-        except OSError:
-            addresses.append(None)
-    slept = (
-        time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-        if hasattr(time, "CLOCK_BOOTTIME")
-        else 0.0
-    )
-    return *addresses, round(slept)
 
 
 def compose_event(keys: Keys, peer: str, text: str) -> Event:

@@ -1,6 +1,6 @@
 """Events that relays keep (NIP-01, addressable): made, put on a relay, fetched, looked at.
 
-A relay is reached under no key, and no key is needed to look at what it has.
+A relay is reached under a key of the moment, unless it is told of another.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import nostr_sdk
 
 from avault.errors import Unavailable, Usage, printable
 from avault.late import Fields
-from avault.nostr import INBOX_KIND
-from avault.signer.relays import RELAY_QUOTES
+from avault.nostr import INBOX_KIND, make_keys
+from avault.signer.relays import RELAY_QUOTES, make_authenticator
 from avault.vault.own_files import normalise_relay
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from avault.nostr import Keys
+    from avault.signer.relays import Introduce
 
 STORED_KIND = 30_078  # of applications, each with data of its own (NIP-78)
 MOST_EVENTS = 500  # that are taken of one answer of a relay
@@ -71,16 +72,20 @@ def read_stored(event: object, author: str) -> StoredEvent:
 class StoringRelay:
     """A relay as a place that keeps events, connected for the length of an `async with`.
 
-    Raises Unavailable where it is not there.
+    One that wants to know who asks (NIP-42) is told of a key of the moment, which tells it
+    nothing, or what `introduce` says. Raises Unavailable where it is not there.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, introduce: Introduce | None = None) -> None:
+        self.url, self.introduce = url, introduce
+        self.closed = ""  # why a subscription was, until it is known who asks
 
     async def __aenter__(self) -> Self:
         from datetime import timedelta
 
-        self.client = nostr_sdk.ClientBuilder().build()
+        nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
+        authenticator = make_authenticator(make_keys(), self.introduce)
+        self.client = nostr_sdk.ClientBuilder().authenticator(authenticator).build()
         try:
             await self.client.add_relay(address := nostr_sdk.RelayUrl.parse(self.url))
             self.relay = await self.client.relay(address)
@@ -198,7 +203,7 @@ class StoringRelay:
 
         What `take` raises ValueError for is left out.
         """
-        name = secrets.token_hex(8)
+        name, self.closed = secrets.token_hex(8), ""
         try:
             async with asyncio.timeout(PATIENCE) as limit:
                 end = asyncio.get_running_loop().time() + MOST_PATIENCE
@@ -210,13 +215,17 @@ class StoringRelay:
                             take(event)
                 await self.relay.unsubscribe(name)
         except TimeoutError:
-            raise Unavailable(f"{self.url} does not say what it has") from None
+            why = f": {printable(self.closed)}" if self.closed else ""
+            raise Unavailable(f"{self.url} does not say what it has{why}") from None
         except nostr_sdk.NostrSdkError as error:
             said = printable(str(error).strip(RELAY_QUOTES))
             raise Unavailable(f"{self.url} does not say what it has: {said}") from None
 
     async def hear(self, name: str) -> AsyncIterator[nostr_sdk.Event]:
-        """What comes of a subscription, to the end of what is stored; raises Unavailable."""
+        """What comes of a subscription, to the end of what is stored; raises Unavailable.
+
+        One that is closed until the relay knows who asks is opened again by the library.
+        """
         while notification := await self.stream.next():
             message = notification.message.as_enum() if notification.is_MESSAGE() else None
             if not message or getattr(message, "subscription_id", None) != name:
@@ -226,6 +235,9 @@ class StoringRelay:
             elif message.is_END_OF_STORED_EVENTS():
                 return
             elif message.is_CLOSED():
+                if message.message.startswith("auth-required:") and not self.closed:
+                    self.closed = message.message
+                    continue
                 said = printable(message.message)
                 raise Unavailable(f"{self.url} does not say what it has: {said}")
         raise Unavailable(f"{self.url} does not say what it has")

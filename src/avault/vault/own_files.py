@@ -26,6 +26,7 @@ REPAIRS = {
     "pin": "git pull, avault unlock",
     "custodians": "avault custody list",
     "messages": "avault message on",
+    "desk": "avault fleet enroll",
 }
 SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
 FIELDS: dict[str, dict[str, Any]] = {
@@ -50,6 +51,10 @@ FIELDS: dict[str, dict[str, Any]] = {
         "signed": str,
     },
     "custodians": {"order": list, "opened": dict},
+    "desk": {
+        "client_key": str, "signer": str, "operator": str, "relays": list, "label": str,
+        "groups": dict,
+    },
     "machine": {"id": str, "host": str},
     "offered": {"count": int},
     "log": {"ledgers": dict, "mac": str},

@@ -8,7 +8,7 @@
         signer.wait_for("answered", id=question["id"])
         signer.stop(); signer.start()                   # the phone is off, and on again: same keys, same clients
 
-Relays: `local_relay` (of nostr_sdk; keeps nothing), `nostr_relay` (another author's; stores everything), `hole` (never
+Relays: `local_relay` (of nostr_sdk; keeps nothing), `nostr_relay`, `npm_relay` (other authors'; store everything), `hole` (never
 answers), `closed` (refuses connections), `proxy` (in front of another: records, drops, repeats, forges).
 Clients of remote signers: `client`, of five libraries.
 Signers: `ndk` and `applesauce` (libraries of others, correct), `rogue` (ours, as wrong as you like; see misdeeds.py).
@@ -264,6 +264,15 @@ def nostr_relay(**config: Any) -> Relay:
     return relay
 
 
+def npm_relay(**config: Any) -> Relay:
+    """The relay of the npm packages @nostr-relay, with SQLite. It stores all events, and answers from a cache of a second."""
+    script = sqlite_modules().parent / "relay.mjs"
+    directory = tempfile.TemporaryDirectory(prefix="npm-relay-", ignore_cleanup_errors=True)
+    relay = Relay([*node(), script], file=os.path.join(directory.name, "relay.sqlite3"), **config)
+    relay.belongings = directory
+    return relay
+
+
 def hole(mode: str = "ws") -> Relay:
     """A relay that never answers: "tcp" opens connections and no websocket, "ws" swallows what it is sent."""
     return Relay(_python("hole"), mode=mode)
@@ -336,22 +345,35 @@ def npm(name: str = "npm") -> list[str]:
 
 @functools.cache
 def node_modules() -> Path:
-    """The npm packages that the signers need: installed once, whoever comes first, below a cache directory."""
-    lock = (HERE / "package-lock.json").read_bytes()
+    """The npm packages that the signers need."""
+    return install_packages(HERE)
+
+
+@functools.cache
+def sqlite_modules() -> Path:
+    """Those of the relay with SQLite, whose package brings it compiled."""
+    modules = install_packages(HERE / "sqlite")
+    (modules.parent / "lines.mjs").write_bytes((HERE / "lines.mjs").read_bytes())
+    return modules
+
+
+def install_packages(where: Path) -> Path:
+    """The npm packages of a directory: installed once, whoever comes first, below a cache directory."""
+    lock = (where / "package-lock.json").read_bytes()
     home = CACHE / hashlib.sha256(lock).hexdigest()[:16]
     home.mkdir(parents=True, exist_ok=True)
     with open(home / "lock", "w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         if not (home / "installed").exists():
             for name in ("package.json", "package-lock.json"):
-                shutil.copyfile(HERE / name, home / name)
+                shutil.copyfile(where / name, home / name)
             command = [*npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
             environ = {**ENVIRON, "npm_config_cache": str(CACHE / "npm")}
             done = subprocess.run(command, check=False, cwd=home, env=environ, capture_output=True, text=True)
             if done.returncode:
                 raise PeerError(f"npm ci failed\n{done.stdout}{done.stderr}")
             (home / "installed").touch()
-        for script in HERE.glob("*.mjs"):  # node looks for packages beside the script, not beside its link
+        for script in where.glob("*.mjs"):  # node looks for packages beside the script, not beside its link
             copy = home / script.name
             if not copy.exists() or copy.read_bytes() != script.read_bytes():
                 (home / f"{script.name}.new").write_bytes(script.read_bytes())

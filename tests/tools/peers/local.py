@@ -1,7 +1,7 @@
 """A relay: the one inside nostr_sdk. It keeps no event of kind 24133: who is not subscribed misses it.
 
 Configuration, all optional: port; rate_limit {max_reqs, notes_per_minute}; nip42 "read", "write" or "both";
-refuse, the text with which every event is refused; max_connections.
+auth_dm, to give private messages to their receivers alone; refuse, the text with which every event is refused; max_connections.
 """
 
 import asyncio
@@ -28,6 +28,8 @@ async def main(config: dict[str, Any]) -> Commands:
         builder = builder.rate_limit(n.RateLimit(**limit))
     if mode := config.get("nip42"):
         builder = builder.nip42(n.LocalRelayBuilderNip42(mode=n.LocalRelayBuilderNip42Mode[mode.upper()]))
+    if config.get("auth_dm"):
+        builder = builder.auth_dm(True)
     if text := config.get("refuse"):
         builder = builder.write_policy(Refusal(text))
     if most := config.get("max_connections"):

@@ -1,0 +1,87 @@
+"""avault desk: what a desk has this machine do that opens many together; it comes over ssh.
+
+Keys and statements come on stdin, in a process that is hardened before, and go to the keyholder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from avault.custody.custodians import Custodians
+from avault.daemon.desks import find_desk
+from avault.errors import Usage
+from avault.process import harden
+from avault.terminal.commands import argument, command, option
+from avault.terminal.talk import put
+from avault.vault.presence import need_vault
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.terminal.terminal import Terminal
+
+
+def read_for_desk() -> str:
+    """The one line of stdin, for a process that others cannot look into; raises Usage."""
+    harden("avault-desk")
+    if sys.stdin.isatty():
+        raise Usage("a desk does this, over ssh", "at the desk: avault fleet enroll --help")
+    return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
+
+
+def answer_desk(found: dict[str, Any]) -> int:
+    """Say as JSON what the desk is to know; the exit code of success."""
+    put(json.dumps(found) + "\n")
+    return 0
+
+
+@command("desk show", argument("name"))
+def cmd_desk_show(terminal: Terminal, name: str) -> int:
+    """usage: avault desk show NAME
+
+    Which key of a desk opens this machine, as JSON: the public half.
+    """
+    need_vault(terminal.places)
+    if not Custodians(terminal.places).is_there(name):
+        return answer_desk({"ok": True, "desk": name, "key": None})
+    content = find_desk(terminal.places, name)
+    return answer_desk({"ok": True, "desk": name, "key": content["settings"].get("key")})
+
+
+@command("desk join", argument("name"), option("--label", required=True))
+def cmd_desk_join(terminal: Terminal, name: str, label: str) -> int:
+    """usage: avault desk join NAME --label DESK < KEY
+
+    Lets a desk open this vault together with others, if the phone agrees. `avault
+    fleet enroll` runs this, with the desk's key for this machine on stdin.
+    """
+    value = {"key": read_for_desk()}
+    return answer_desk(terminal.ask("desk", action="join", name=name, label=label, value=value))
+
+
+@command("desk open", argument("name"))
+def cmd_desk_open(terminal: Terminal, name: str) -> int:
+    """usage: avault desk open NAME < KEY
+
+    Opens this vault with a desk's key for it. A desk runs this, where it opens a
+    group together.
+    """
+    value = {"desk": name, "key": read_for_desk()}
+    need_vault(terminal.places)
+    terminal.need_daemon()
+    terminal.ask("open", value=value, private=True)
+    return answer_desk({"ok": True, "desk": name})
+
+
+@command("desk turn", argument("name"))
+def cmd_desk_turn(terminal: Terminal, name: str) -> int:
+    """usage: avault desk turn NAME < STATEMENT
+
+    Seals anew for the key that the desk has from now on, which its present one has
+    signed: what the phone answered last opens nothing here any more. A desk runs
+    this, after it has opened a group together.
+    """
+    value = {"statement": read_for_desk()}
+    return answer_desk(terminal.ask("desk", action="turn", name=name, value=value))

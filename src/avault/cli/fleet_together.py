@@ -1,0 +1,254 @@
+"""avault fleet enroll, unlock --together, leave: one approval of the phone for many machines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import TYPE_CHECKING
+
+from avault.cli.ceremony import read_bunker
+from avault.errors import Denied, NotFound, TimedOut, Usage, printable
+from avault.fleet.board import Board
+from avault.fleet.desk_file import MOST_TOGETHER, DeskFile
+from avault.fleet.hosts import Host
+from avault.fleet.looking import see_state
+from avault.fleet.opening import Together, name_desk
+from avault.fleet.outcomes import Outcome, judge_answer
+from avault.fleet.reaching import Crew, command_line
+from avault.fleet.rounds import WHICH, Round, ask_all, conclude, run_shown, try_host
+from avault.fleet.together import (
+    DeskSigner,
+    derive_key,
+    let_in,
+    make_fleet_key,
+)
+from avault.nostr import make_keys, parse_npub
+from avault.process import harden
+from avault.signer.pairing import introduce, parse_bunker
+from avault.signer.question import accept_connect
+from avault.signer.remote import RemoteSigner
+from avault.terminal.commands import command, option
+from avault.terminal.talk import confirm, say
+from avault.vault.names import check_operator
+from avault.vault.own_files import check_name
+from avault.vault.seal import CODE_LETTERS
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.terminal.terminal import Terminal
+
+MEANING_OF_TOGETHER = """\
+  ONE approval on the phone then opens all machines of the group, from this desk.
+    One careless tap opens them all.
+    What runs on this desk as you at that moment gets the key of each; it has your ssh, and so
+    their disks, already.
+    This desk asks the phone by a key of its own, which lies on its disk: keep its disk encrypted.
+  Each machine's phone is asked now, once, whether that is meant. At most 20 machines are a group.
+"""
+DESK_LIMIT = 120.0  # seconds for an approval
+
+
+def hear_code(line: str) -> None:
+    """Show the code of what a host says that it asks, and nothing else of what it says."""
+    code = line.partition("asking the phone, code ")[2][:4]
+    if len(code) == 4 and {*code} <= {*CODE_LETTERS}:
+        say(f"the phone shows the code {code}")
+
+
+async def pair_desk(uri: str, label: str) -> DeskFile:
+    """Connect this desk with the operator's signer, by a bunker URI; raises AvaultError."""
+    signer, relays, secret = parse_bunker(uri)
+    keys = make_keys()
+    remote = RemoteSigner(keys, relays, signer, lambda: None)
+    await remote.open()
+    try:
+        async with asyncio.timeout(DESK_LIMIT):
+            await remote.relays.wait_ready(15.0)
+
+            told = [signer, secret, "get_public_key", json.dumps(introduce(f"desk {label}"))]
+            await remote.request("connect", told, accept_connect(secret), False)
+            operator = await remote.request("get_public_key", [], parse_npub, False)
+    except TimeoutError:
+        raise TimedOut("the signer did not answer in time", "is the signer app open?") from None
+    finally:
+        await remote.close()
+    return DeskFile(keys, signer, operator, relays, label)
+
+
+def find_desk_file(bunker: str | None, label: str | None, is_drilled: bool) -> DeskFile:
+    """This desk, paired now if it is not yet; raises AvaultError."""
+    desk = DeskFile.load()
+    if desk and bunker is None:
+        return desk
+    if bunker is None:
+        raise Usage(
+            "this desk is not paired with the operator's signer",
+            "show a bunker:// URI in the signer, then: avault fleet enroll --bunker -",
+        )
+    if desk and desk.groups:
+        raise Usage("this desk is paired already", "first: avault fleet leave")
+    name = check_name(label or socket.gethostname().split(".")[0])
+    desk = asyncio.run(pair_desk(str(read_bunker(bunker)), name))
+
+    async def drill(paired: DeskFile) -> bool:
+        async with DeskSigner(paired, DESK_LIMIT) as signer:
+            return await signer.drill()
+
+    if is_drilled:
+        say("a drill: REJECT the next request on the phone, without remembering it")
+        if not asyncio.run(drill(desk)):
+            raise Denied(
+                "the request to reject was approved: that signer would open all machines by itself",
+                "have it ask for every request, then the same again",
+            )
+    desk.save()
+    return desk
+
+
+@command(
+    "fleet enroll", *WHICH, option("--group", default="fleet"), option("--bunker"),
+    option("--label"), option("--no-drill", is_flag=True), option("--yes", is_flag=True),
+)  # fmt: skip
+def cmd_fleet_enroll(
+    terminal: Terminal,
+    group: str,
+    bunker: str | None,
+    label: str | None,
+    no_drill: bool,
+    yes: bool,
+    **which: Any,
+) -> int:
+    """usage: avault fleet enroll [--group NAME] [--bunker URI|-] [--label NAME] [--no-drill]
+                           [--yes] [--hosts FILE] [--only PATTERN]… [--local] [--jobs N]
+                           [--deadline D]
+
+    Lets this desk open the hosts of a group together, by one approval: see avault
+    fleet unlock. It says what that means, and asks (--yes does not).
+    Each host has to be open, and its phone agrees once, one after another; each
+    has --deadline for that (2m). The desk is paired with the signer first, by a
+    bunker:// URI (- reads it from stdin); then a drill follows: you reject a
+    request. --label is how the phone names the desk. A group has at most 20.
+
+      avault fleet enroll --bunker - --only 'web*'
+    """
+    harden("avault-desk")
+    name = name_desk(check_operator(group))
+    chosen = Round(True, **which, usual=DESK_LIMIT)
+    for line in MEANING_OF_TOGETHER.splitlines():
+        say(line)
+    if not yes and not confirm(f"avault: let this desk open {len(chosen.hosts)} together?"):
+        raise Denied("not confirmed; nothing was changed", "avault fleet enroll --yes")
+    desk = find_desk_file(bunker, label, not no_drill)
+    members = {*desk.members(group), *(host.label() for host in chosen.hosts)}
+    if len(members) > MOST_TOGETHER:
+        raise Usage(
+            f"{len(members)} machines; a group has at most {MOST_TOGETHER}",
+            "another group: --group NAME --only PATTERN",
+        )
+    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+    run_shown(board, enroll_all(desk, chosen, board, group, name))
+    return conclude(terminal, board)
+
+
+async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, name: str) -> None:
+    """Have each host let the desk in; what is not done stays as it was."""
+    crew, first = chosen.crew(), Board(chosen.hosts, is_shown=False)
+    await ask_all(crew, chosen.hosts, first, see_state)
+    ready: dict[Host, str] = {}
+    for host in chosen.hosts:
+        state = first.outcomes[host.label()]
+        if problem := refuse_member(desk, host, state, group):
+            board.show(host, problem)
+        else:
+            ready[host] = parse_npub(str(state.fields["agent_npub"]))
+    if not ready:
+        return
+    fleet, kept, _ = make_fleet_key(desk, group, {host.label(): ready[host] for host in ready})
+    desk.groups[group] = [kept, *desk.groups.get(group, [])]
+    desk.save()  # before a machine knows it: what is on no machine is forgotten later
+    for number, (host, agent) in enumerate(ready.items(), 1):
+        board.clear()
+        say(f"{number} of {len(ready)}: approve {printable(host.label())} on the phone")
+        keys = derive_key(fleet, agent)
+
+        async def join(crew: Crew, host: Host, keys: Any = keys) -> Outcome:
+            return await let_in(crew, host, name, desk.label, keys, hear_code)
+
+        outcome = await try_host(crew, host, join)
+        if not outcome.code:
+            desk.forget(host.label(), kept)
+        elif outcome.word != "unknown":
+            kept["hosts"].pop(host.label())
+        desk.save()
+        board.show(host, outcome)
+
+
+def refuse_member(desk: DeskFile, host: Host, state: Outcome, group: str) -> Outcome | None:
+    """Why a host cannot be let in; None where it can."""
+    if state.code:
+        return state
+    if desk.group_of(host.label()) not in (None, group):
+        said = f"it is in the group {desk.group_of(host.label())}: avault fleet leave"
+        return Outcome("refused", 5, said)
+    try:
+        operator = parse_npub(str(state.fields.get("signer_npub")))
+        parse_npub(str(state.fields.get("agent_npub")))
+    except Usage:
+        return Outcome("no sense", 1, "it does not say whose it is")
+    if operator != desk.operator:
+        return Outcome("refused", 5, "its operator is another than this desk's")
+    return None
+
+
+def unlock_together(terminal: Terminal, chosen: Round, group: str, limit: float) -> int:
+    """Open the locked machines of a group, by one approval for each key; the exit code."""
+    harden("avault-desk")
+    desk = DeskFile.need()
+    desk.keys_of(group)
+    members = desk.members(group)
+    chosen.hosts = [host for host in chosen.hosts if host.label() in members]
+    if not chosen.hosts:
+        raise NotFound(f"no host of the list is in the group {group}", "avault fleet enroll")
+    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+    run_shown(board, Together(desk, chosen, board, group, limit).run())
+    left = desk.laggards().keys() & members
+    if left:
+        shown = ", ".join(sorted(map(printable, left)))
+        say(f"an older key opens {len(left)} of them, for which it asks separately: {shown}")
+    return conclude(terminal, board)
+
+
+@command("fleet leave", *WHICH, option("--group", default="fleet"), option("--yes", is_flag=True))
+def cmd_fleet_leave(terminal: Terminal, group: str, yes: bool, **which: Any) -> int:
+    """usage: avault fleet leave [--group NAME] [--yes] [--hosts FILE] [--only PATTERN]…
+                          [--local] [--jobs N] [--deadline D]
+
+    Has the hosts of a group not be opened by this desk any more: what its key
+    opens is taken away there, and this desk forgets them. A host that is not
+    reached stays in the group. --yes does not ask.
+
+      avault fleet leave --only web2
+    """
+    desk = DeskFile.need()
+    desk.keys_of(group)
+    chosen, members = Round(True, **which), desk.members(group)
+    chosen.hosts = [host for host in chosen.hosts if host.label() in members]
+    if not chosen.hosts:
+        raise NotFound(f"no host of the list is in the group {group}", "avault fleet status")
+    if not yes and not confirm(f"avault: take this desk's key away on {len(chosen.hosts)}?"):
+        raise Denied("not confirmed; nothing was changed", "avault fleet leave --yes")
+    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+
+    async def leave(crew: Crew, host: Host) -> Outcome:
+        line = command_line(host, "custody", "remove", name_desk(group), "--yes", "--json")
+        failed = judge_answer(await crew.reach(host, line), has_written=True)
+        is_gone = failed is None or (failed.fields.get("error") or {}).get("code") == "not_found"
+        if is_gone:
+            desk.forget(host.label())
+        return Outcome("left") if is_gone or not failed else failed
+
+    run_shown(board, ask_all(chosen.crew(), chosen.hosts, board, leave))
+    desk.save()
+    return conclude(terminal, board)

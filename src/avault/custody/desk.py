@@ -1,0 +1,45 @@
+"""A desk as a custodian: it opens many machines together, by one approval of its operator's phone.
+
+The helper has no part in it: the desk's key comes over ssh, and goes to the keyholder alone (see
+`avault.daemon.desks`). So this kind only says what it is, and what to type.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avault.errors import Unavailable, Usage
+
+if TYPE_CHECKING:
+    from typing import ClassVar, NoReturn
+
+    from avault.custody.custodian import Errand
+
+
+class DeskCustodian:
+    """A machine from which the operator opens this one and others: `avault fleet enroll`."""
+
+    needs_person: ClassVar[bool] = True
+    SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {}
+
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
+
+    def settle(self) -> NoReturn:
+        """A desk adds itself, to one machine alone; raises Usage."""
+        raise Usage("a desk adds itself, over ssh", "at the desk: avault fleet enroll")
+
+    def probe(self) -> str:
+        """What is known without it: nothing but that."""
+        return "its desk opens it, with others"
+
+    def set(self, secret: str) -> NoReturn:
+        """As `settle`."""
+        self.settle()
+
+    def get(self) -> NoReturn:
+        """Nobody but the desk has its key; raises Unavailable."""
+        raise Unavailable("only its desk opens it", "at the desk: avault fleet unlock --together")
+
+    def delete(self) -> None:
+        """Nothing: it goes with the vault's own file."""

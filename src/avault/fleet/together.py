@@ -1,0 +1,163 @@
+"""One approval for many machines: a key of the fleet, and from it one for each machine.
+
+The fleet's key is in an envelope that the operator's phone opens. It is in the memory of one
+process, which is hardened and ends with the command; each machine gets its own on ssh's stdin. From
+it nobody comes to the fleet's, nor to another machine's (HMAC-SHA256).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import secrets
+from typing import TYPE_CHECKING
+
+from avault.errors import Denied, Tampered, TimedOut
+from avault.fleet.hosts import Host
+from avault.fleet.looking import read_state
+from avault.fleet.outcomes import (
+    Outcome,
+    find_error,
+    find_objects,
+    judge_answer,
+    judge_error,
+    strange,
+)
+from avault.fleet.reaching import Crew, command_line
+from avault.nostr import make_keys, public_hex, read_keys, sign_text
+from avault.signer.question import accept_token
+from avault.signer.remote import RemoteSigner
+from avault.vault.seal import make_envelope, request_code
+
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+    from avault.fleet.desk_file import DeskFile
+    from avault.nostr import Keys
+
+
+FLEET_CONTEXT = b"avault fleet\0"
+
+
+def derive_key(fleet: str, agent: str) -> Keys:
+    """The key for one machine, by its agent's public key (hex), from a fleet's key (hex)."""
+    message = FLEET_CONTEXT + bytes.fromhex(agent)
+    return read_keys(hmac.digest(bytes.fromhex(fleet), message, "sha256").hex())
+
+
+def make_fleet_key(
+    desk: DeskFile, group: str, agents: dict[str, str]
+) -> tuple[str, dict[str, Any], str]:
+    """A new key for hosts, by label their agents (hex): itself (hex), what is kept, the code."""
+    fleet, peer = secrets.token_hex(32), make_keys()
+    count = f"{len(agents)} machine{'' if len(agents) == 1 else 's'}"
+    code = request_code(public_hex(peer))
+    title = f"unlock {count} of {group} from {desk.label}, code {code}"
+    said = f"avault: {title}. ONE approval opens all of them. Approve only if you expect it."
+    envelope = make_envelope(peer, desk.operator, title, said, fleet)
+    hosts = {
+        label: {"agent": agent, "key": public_hex(derive_key(fleet, agent))}
+        for label, agent in agents.items()
+    }
+    return fleet, {"peer": public_hex(peer), "envelope": envelope, "hosts": hosts}, code
+
+
+def accept_fleet_key(kept: dict[str, Any], result: str) -> str:
+    """The fleet's key (hex) out of the phone's answer; raises Tampered where it is another."""
+    try:
+        fleet = str(json.loads(result)["avault"])
+        mine = {
+            public_hex(derive_key(fleet, each["agent"])): each for each in kept["hosts"].values()
+        }
+        if all(each["key"] == public for public, each in mine.items()):
+            return fleet
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise Tampered("the signer answered with something else")
+
+
+class DeskSigner:
+    """The operator's signer, connected for the length of an `async with`; `limit` in seconds."""
+
+    def __init__(self, desk: DeskFile, limit: float) -> None:
+        self.desk, self.limit = desk, limit
+        self.remote = RemoteSigner(desk.keys, desk.relays, desk.signer, lambda: None)
+
+    async def __aenter__(self) -> Self:
+        await self.remote.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.remote.close()
+
+    async def ask(self, peer: str, envelope: str, accept: Any) -> Any:
+        """What the phone's answer gives; raises Denied, TimedOut."""
+        try:
+            async with asyncio.timeout(self.limit):
+                return await self.remote.request("nip44_decrypt", [peer, envelope], accept)
+        except TimeoutError:
+            raise TimedOut("nobody approved in time", "is the signer app open?") from None
+
+    async def open_key(self, kept: dict[str, Any]) -> str:
+        """The fleet's key (hex), which the operator gives by one approval."""
+        accept = lambda result: accept_fleet_key(kept, result)  # noqa: E731
+        return str(await self.ask(kept["peer"], kept["envelope"], accept))
+
+    async def drill(self) -> bool:
+        """Whether the operator can refuse: one approval of an app that asks nobody opens all."""
+        token, peer = secrets.token_hex(32), make_keys()
+        said = "avault: this is a drill. REJECT this one."
+        title = "a drill: REJECT this one"
+        envelope = make_envelope(peer, self.desk.operator, title, said, token)
+        try:
+            await self.ask(public_hex(peer), envelope, accept_token(token))
+        except Denied:
+            return True
+        return False
+
+
+async def look_at_host(crew: Crew, host: Host, desk: str) -> Outcome:
+    """The state of a host, and in `fields` the public `key` (hex) of the desk that opens it."""
+    show = command_line(host, "desk", "show", desk)
+    ended = await crew.reach(host, f"{show}; {command_line(host, 'status', '--json')}")
+    state = read_state(ended)
+    objects = find_objects(ended.out)
+    shown = next((each for each in objects if each.get("desk") == desk), {})
+    return Outcome(state.word, state.code, state.note, {**state.fields, "key": shown.get("key")})
+
+
+async def let_in(crew: Crew, host: Host, desk: str, label: str, keys: Keys, hear: Any) -> Outcome:
+    """Have a host let the desk in, if the phone agrees: it is given its key on stdin."""
+    line = command_line(host, "desk", "join", desk, "--label", label, "--json")
+    data = f"{keys.secret_key().to_hex()}\n".encode()
+    ended = await crew.reach(host, line, data, None, hear, is_once=True)
+    if failed := judge_answer(ended, has_written=True):
+        return failed
+    keys_told = [each.get("key") for each in find_objects(ended.out)]
+    return Outcome("enrolled") if public_hex(keys) in keys_told else strange(ended)
+
+
+async def open_host(crew: Crew, host: Host, desk: str, keys: Keys) -> Outcome:
+    """Open a host's vault with its own key, on stdin; its state afterwards, or why it is not."""
+    line = command_line(host, "desk", "open", desk, "--json")
+    line = f"{line}; {command_line(host, 'status', '--json')}"
+    ended = await crew.reach(host, line, f"{keys.secret_key().to_hex()}\n".encode())
+    state = read_state(ended, has_written=True)
+    error = find_error(find_objects(ended.out))
+    return judge_error(error) if error and state.word != "unlocked" else state
+
+
+def sign_next(keys: Keys, agent: str, desk: str, following: str) -> str:
+    """That a machine's key from now on is another one (hex), signed by its present one."""
+    return sign_text(keys, json.dumps({"agent": agent, "desk": desk, "next": following}))
+
+
+async def turn_host(crew: Crew, host: Host, desk: str, statement: str, following: str) -> Outcome:
+    """Have a host seal anew for its next key (hex)."""
+    line = command_line(host, "desk", "turn", desk, "--json")
+    ended = await crew.reach(host, line, f"{statement}\n".encode())
+    if failed := judge_answer(ended, has_written=True):
+        return failed
+    is_turned = any(each.get("key") == following for each in find_objects(ended.out))
+    return Outcome("turned") if is_turned else strange(ended)
