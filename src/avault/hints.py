@@ -38,7 +38,7 @@ VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vaul
     audit bunker custody daemon delete desk doctor drill edit export forget get git grant grants
     guard has history import init inject key keychain list lock log machine mcp message migrate
     mv openclaw openclaw-provider operator pair proxy recover replica restore revoke rotate run scan
-    service set sign ssh status sync unguard unlock wait
+    service set sign ssh status sync unguard unlock wait wallet
     """.split()
 )
 

@@ -141,7 +141,7 @@ LINES = [
     ("avault restore HEAD~2 openai --key ", {"API_KEY", "ORG"}),
     ("avault history op", {"openai", "openai/API_KEY", "openai/ORG"}),
     ("avault guard openai/A", {"openai/API_KEY"}),
-    ("avault guard openai --only ", {"run", "proxy", "ssh", "sign"}),
+    ("avault guard openai --only ", {"run", "proxy", "ssh", "sign", "wallet"}),
     ("avault guard openai --as", {"--ask"}),
     ("avault unguard op", {"openai", "openai/API_KEY", "openai/ORG"}),
     ("avault get --ke", {"--key"}),

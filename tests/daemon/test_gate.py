@@ -92,7 +92,7 @@ def asks(op: str, name: str) -> list[dict[str, Any]]:
         "delete": [key],
         "desk": [{"action": action, "name": "desk-x", "label": "x"} for action in ("join", "turn", None)],
         "key": [{**key, "action": "generate", "kind": "ed25519"}, {**key, "action": "import"}],
-        "keys": [{"as": "ssh"}, {}],
+        "keys": [{"as": "ssh"}, {"as": "wallet"}, {}],
         "word": [
             {"action": "read", "event": {}},
             {"action": "inbox", "relays": ["wss://relay.example"]},
@@ -101,6 +101,7 @@ def asks(op: str, name: str) -> list[dict[str, Any]]:
         "sign": [
             *({**key, "as": what, "payload": "AAAA"} for what in ("ssh", "sshsig", "raw")),
             *({**key, "as": what, "payload": "AAAA", "peer": "00" * 32} for what in avault.NOSTR_USES),
+            *({**key, "as": what, "payload": "AAAA"} for what in (*avault.EVM_USES, *avault.SOLANA_USES)),
         ],
         "bunker": [
             {"action": "invite", "name": name, **key, "kinds": ["1"], "seconds": 60},

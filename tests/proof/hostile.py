@@ -75,7 +75,7 @@ FIELDS = [
     "slot", "after", "epoch", "event", "events", "parts", "hosts", "egress", "also", "tcp", "everything", "grant", "port", "ask",
     "relay", "challenge", "label",
     "public", "payload", "binds", "flags", "claims",
-    "kind", "passphrase", "servers",
+    "kind", "passphrase", "path", "servers", "wallet",
     "as", "to_group", "to_key", "unsaved", "ask_again", "confirm", "person", "force", "v", "vault", "op",
 ]  # fmt: skip
 

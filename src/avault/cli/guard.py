@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from avault.cli.custody import Person, show, show_code
 from avault.cli.key import name_all_uses, read_ask
 from avault.cli.nostr_words import NOSTR_OPTIONS
+from avault.cli.wallet_words import WALLET_OPTIONS
 from avault.daily import is_number
 from avault.errors import Denied, Usage, printable
 from avault.terminal.commands import argument, command, option
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     option("--user", "users", multiple=True),
     option("--namespace", "namespaces", multiple=True),
     *NOSTR_OPTIONS,
+    *WALLET_OPTIONS,
     option("--preset"),
     option("--until"),
     option("--times"),
@@ -43,12 +45,13 @@ if TYPE_CHECKING:
 def cmd_guard(
     terminal: Terminal, group: str | None, ask: str | None, yes: bool, **options: Any
 ) -> int:
-    """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign]…
+    """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign|wallet]…
                           [--host HOST]… [--in header|path|query|body|websocket|refresh]…
                           [--method METHOD]… [--path GLOB]…
                           [--preset SERVICE] [--server SERVER]… [--user USER]…
                           [--namespace NS]… [--kinds K,…] [--ciphers C,…]
-                          [--peer NPUB|any]… [--until T] [--times N] [--yes] [--json]
+                          [--peer NPUB|any]… [--wallet RULE]… [--until T] [--times N]
+                          [--yes] [--json]
            avault guard [GROUP[/KEY]] [--json]
            avault guard --preset SERVICE
 
@@ -63,16 +66,16 @@ def cmd_guard(
     is in an envelope that only the phone opens. Anybody may set it.
     --only run lets it out by avault run alone, not by get, export, inject, edit or
     OpenClaw's provider. That any program can say it is avault run, is so: it is
-    against mistakes, and against tools that read secrets. proxy, ssh and sign are
-    uses by avault itself, without giving it out: avault run with its proxy,
-    avault ssh, avault bunker.
+    against mistakes, and against tools that read secrets. proxy, ssh, sign and wallet
+    are uses by avault itself, without giving it out: avault run with its proxy,
+    avault ssh, avault bunker, avault wallet.
     --host, --method and --path (with * in it) are for the proxy: it alone may use
     the secret, for requests like that. --preset names a usual service's hosts.
     --in says where in a request it may be: in a header if nothing is said, else in
     these places and no other. In a query or a body, others may come to read it.
     refresh is for what renews a token: no command can send it anywhere.
-    --server, --user, --namespace, --kinds, --ciphers and --peer are for keys that
-    sign: see avault key generate --help.
+    --server, --user, --namespace, --kinds, --ciphers, --peer and --wallet are for
+    keys that sign: see avault key generate --help.
     --until is a duration, a date or a time (2030-01-31, 2030-01-31T12:00:00Z).
     --times counts in the vault, so locks, restarts and other machines do not
     begin anew. After either, only the operator has it used again.

@@ -10,26 +10,33 @@ from typing import TYPE_CHECKING
 from avault.cli.custody import show
 from avault.cli.nostr_words import NOSTR_OPTIONS, name_nostr_uses
 from avault.cli.servers import name_uses_of
+from avault.cli.wallet_words import WALLET_OPTIONS, name_wallet_uses
 from avault.client import Connection
-from avault.errors import NotFound, Usage, printable
+from avault.errors import AvaultError, Denied, NotFound, Usage, printable
 from avault.systemd import NoDaemon
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration, split_name
-from avault.vault.signing_keys import KINDS_MADE
+from avault.vault.signing_keys import KINDS_MADE, KINDS_NAMED, way_of_kind
 
 if TYPE_CHECKING:
     from typing import Any
 
 
 LONGEST_KEY_FILE = 65_536
+LETTING = {  # of a way: the fields that let a key sign, an example, and what is said without
+    "ssh": (("servers", "namespaces"), "--server NAME", "no --server and no --namespace"),
+    "sign": (("kinds", "ciphers"), "--kinds 1", "no --kinds and no --ciphers"),
+    "wallet": (("wallet",), "--wallet RULE", "no --wallet"),
+}
 USES = (
     option("--ask", is_flag=False, flag_value="each"),
     option("--server", "servers", multiple=True),
     option("--user", "users", multiple=True),
     option("--namespace", "namespaces", multiple=True),
     *NOSTR_OPTIONS,
+    *WALLET_OPTIONS,
 )
 
 
@@ -39,6 +46,7 @@ def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> 
                           [--namespace NS]… [--ask [D]] [--json]
            avault key generate nostr GROUP/KEY [--kinds K,…] [--ciphers C,…]
                           [--peer NPUB|any]… [--ask [D]] [--json]
+           avault key generate evm|solana GROUP/KEY [--wallet RULE]… [--json]
 
     Makes a key that signs, and prints its public half. Nobody ever sees the private
     one: it is guarded from the first, and leaves the vault in no other way than by
@@ -61,8 +69,13 @@ def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> 
     (--ask 5m) for the same program and destination. The key is in no process until
     then: it is made sealed, and opened in one that ends with the use.
 
+    Of the kind evm it pays on Ethereum and chains like it, of the kind solana on
+    Solana, within the rules of --wallet (avault wallet): how much of what, to whom, at
+    once and in a day.
+
       avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
       avault key generate nostr nostr/WRITER --kinds 1,7
+      avault key generate evm shop/PAY --wallet 'chain 8453 token ETH day 0.01 fee 0.001'
     """
     if kind not in KINDS_MADE:
         raise Usage(
@@ -76,11 +89,13 @@ def name_all_uses(
     kinds: str | None,
     ciphers: str | None,
     peers: tuple[str, ...],
+    wallet: tuple[str, ...],
     ask: str | None = None,
     **uses: tuple[str, ...],
 ) -> dict[str, Any]:
     """The fields of a request that say what a key may sign; raises Usage."""
-    named = {**name_uses_of(**uses), **name_nostr_uses(kinds, ciphers, peers)}
+    nostr = name_nostr_uses(kinds, ciphers, peers)
+    named = {**name_uses_of(**uses), **nostr, **name_wallet_uses(wallet)}
     return named if ask is None else {**named, "ask": read_ask(ask)}
 
 
@@ -89,31 +104,59 @@ def read_ask(ask: str) -> int:
     return 0 if ask == "each" else int(parse_duration(ask) or 0)
 
 
-@command("key import", argument("file"), argument("group"), option("--kind"), *USES)
-def cmd_key_import(terminal: Terminal, file: str, group: str, kind: str | None, **uses: Any) -> int:
+@command(
+    "key import",
+    argument("file"),
+    argument("group"),
+    option("--kind"),
+    option("--path"),
+    option("--no-passphrase", is_flag=True),
+    *USES,
+)
+def cmd_key_import(
+    terminal: Terminal,
+    file: str,
+    group: str,
+    kind: str | None,
+    path: str | None,
+    no_passphrase: bool,
+    **uses: Any,
+) -> int:
     """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
                         [--namespace NS]… [--ask [D]] [--json]
            avault key import FILE|- GROUP/KEY --kind nostr [--kinds K,…]
                         [--ciphers C,…] [--peer NPUB|any]… [--ask [D]] [--json]
+           avault key import FILE|- GROUP/KEY --kind nostr|evm|solana [--path PATH]
+                        [--no-passphrase] [--wallet RULE]… [--json]
 
     Takes a private key from a file, as ssh-keygen or openssl writes one, and
     prints its public half. A passphrase is asked for once, and not kept: the
     vault's protection is in its place. One of OpenSSH's own form has to go first,
     by ssh-keygen, from a copy in memory. With --kind nostr it is an nsec, its hex,
-    or an ncryptsec; the agent's and an operator's are refused. The rest is as with a
-    key that is made here: see avault key generate --help. The file stays: delete it
-    when the key has signed.
+    or an ncryptsec; the agent's and an operator's are refused. With --kind evm it is
+    64 hex digits, or a keystore's JSON; with --kind solana solana-keygen's id.json, or
+    base58 of 64 bytes, as wallets write it.
+
+    All three can be taken from 12 to 24 words (BIP-39, English): the one key that
+    --path leads to, which is m/44'/1237'/0'/0/0 for nostr and m/44'/60'/0'/0/0 for evm
+    where it is not named. Of the same words wallets and solana-keygen take different
+    keys: both addresses are shown, and --path says which. The words are not kept. Their
+    passphrase is asked for, and may be empty; --no-passphrase says that there is none.
+
+    The rest is as with a key that is made here: see avault key generate --help. The
+    file stays: delete it when the key has signed.
 
       avault key import ~/.ssh/id_ed25519 ops/GITHUB --server github.com
+      avault key import words.txt pay/SOL --kind solana --path "m/44'/501'/0'/0'"
     """
-    if kind not in (None, "nostr"):
-        raise Usage("no such kind of key to import", "nostr; of others the file says it")
+    if kind not in (None, *KINDS_NAMED):
+        which = ", ".join(KINDS_NAMED)
+        raise Usage("no such kind of key to import", f"{which}; of others the file says it")
     text = read_key_file(file)
     fields = {"action": "import", **name_key(group), **name_all_uses(**uses)}
-    if kind:
-        fields["kind"] = kind
+    fields |= {name: each for name, each in (("kind", kind), ("path", path)) if each}
 
-    def send(passphrase: str) -> dict[str, Any]:
+    def send(passphrase: str | None) -> dict[str, Any]:
         try:
             connection = Connection(terminal.places)
         except NoDaemon:
@@ -123,13 +166,23 @@ def cmd_key_import(terminal: Terminal, file: str, group: str, kind: str | None, 
         finally:
             connection.close()
 
-    answer = send("")
-    if answer.get("needs_passphrase"):
+    answer = send("" if no_passphrase else None)
+    if answer.get("needs_passphrase") and not no_passphrase:
         answer = send(ask_passphrase())
+    if answer.get("needs_passphrase"):
+        raise Denied("the key has a passphrase, and it is not empty", "try again")
+    if found := answer.get("paths"):
+        raise choose_path(found)
     code = show_key(terminal, answer)
     if file != "-":
         say(f"{printable(file)} has the key still: once it signs from here, delete it")
     return code
+
+
+def choose_path(found: dict[str, str]) -> AvaultError:
+    """What says that words give several keys: their addresses, by path."""
+    shown = ", or ".join(f'{public} (--path "{path}")' for path, public in found.items())
+    return Usage("the same words give more than one key: say which with --path", shown)
 
 
 def name_key(name: str) -> dict[str, Any]:
@@ -165,8 +218,8 @@ def ask_passphrase() -> str:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
         raise Usage(
-            "the key has a passphrase, and there is no terminal to ask for it",
-            "take it off a copy: ssh-keygen -p -f COPY",
+            "the key may have a passphrase, and there is no terminal to ask for it",
+            "words without one: --no-passphrase; of a file, take it off: ssh-keygen -p -f COPY",
         ) from None
     return getpass.getpass("avault: the key's passphrase: ")
 
@@ -176,13 +229,12 @@ def show_key(terminal: Terminal, answer: dict[str, Any]) -> int:
     if terminal.want_json:
         return show(terminal, answer)
     put(f"{answer['public']} {answer['name']}\n")
-    if answer["kind"] != "nostr":
+    way = way_of_kind(answer["kind"])
+    if way == "ssh":
         say(f"{answer['name']} is {answer['kind']} {answer['fingerprint']}")
     say(f"{answer['name']} is guarded: {answer['guard']['words']}")
-    is_nostr, found = answer["kind"] == "nostr", answer["guard"]
-    sets = ("kinds", "ciphers") if is_nostr else ("servers", "namespaces")
-    if not any(any(found.get(each) or [[]]) for each in sets):
-        again = f"avault guard {answer['name']} {'--kinds 1' if is_nostr else '--server NAME'}"
-        options = "no --kinds and no --ciphers" if is_nostr else "no --server and no --namespace"
-        warn(f"it signs nothing yet: {options} is named", again)
+    sets, example, lacks = LETTING[way]
+    if not any(any(answer["guard"].get(each) or [[]]) for each in sets):
+        again = f"avault guard {answer['name']} {example}"
+        warn(f"it signs nothing yet: {lacks} is named", again)
     return 0

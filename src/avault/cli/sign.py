@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 from avault.cli.custody import show
 from avault.cli.key import name_key
 from avault.cli.nostr_words import name_peers
+from avault.cli.solana_node import SolanaNode, read_message, sign_and_send
 from avault.errors import Usage
+from avault.signing.evm_uses import EVM_USES
 from avault.signing.nostr_uses import LONGEST_NOSTR
+from avault.signing.solana_uses import SOLANA_USES
 from avault.signing.ssh_uses import SSHSIG_MAGIC
 from avault.ssh_wire import SshReader, encode_base64, ssh_string
 from avault.terminal.commands import argument, command, option
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-SIGNED_AS = ("ssh-sig", *NOSTR_USES)
+SIGNED_AS = ("ssh-sig", *NOSTR_USES, *EVM_USES, *SOLANA_USES)
 SSHSIG_VERSION = b"\0\0\0\1"  # PROTOCOL.sshsig of OpenSSH
 ARMOR_WIDTH = 70  # PROTOCOL.sshsig of OpenSSH
 
@@ -36,20 +39,34 @@ ARMOR_WIDTH = 70  # PROTOCOL.sshsig of OpenSSH
     option("--as", "form"),
     option("--namespace"),
     option("--peer"),
+    option("--send"),
 )
 def cmd_sign(
-    terminal: Terminal, group: str, form: str | None, namespace: str | None, peer: str | None
+    terminal: Terminal,
+    group: str,
+    form: str | None,
+    namespace: str | None,
+    peer: str | None,
+    send: str | None,
 ) -> int:
     """usage: avault sign GROUP/KEY --as ssh-sig --namespace NS [--json] < FILE
            avault sign GROUP/KEY --as nostr-event [--json] < EVENT
            avault sign GROUP/KEY --as nip44-encrypt|nip44-decrypt|… --peer NPUB < TEXT
+           avault sign GROUP/KEY --as evm-tx|evm-typed|evm-message [--json] < FILE
+           avault sign GROUP/KEY --as sol-tx [--send URL] [--json] < TRANSACTION
+           avault sign GROUP/KEY --as sol-text [--json] < TEXT
 
     Signs what is on stdin by a key of the vault, as far as the key's guard lets it,
     and prints the signature: of a file as ssh-keygen -Y sign does, for a namespace;
     of a Nostr event (JSON with kind, content and tags; created_at is now if it is not
     there) the whole event. nip44-encrypt, nip44-decrypt, nip04-encrypt and
-    nip04-decrypt are for texts, with a peer. What is not understood is not signed:
-    there is no raw. Why something was not, says avault log.
+    nip04-decrypt are for texts, with a peer. Of a payment it is a transaction with
+    its chainId, gas, fees and nonce, or typed data, as JSON; or a text. What is not
+    understood is not signed: there is no raw. Why something was not, says avault log.
+
+    sol-tx is a transaction of Solana's, or its message, in base64; its signature is in
+    base58. Its blockhash lives about a minute: with --send a fresh one is put in once
+    the phone has agreed, and it is given to the node at URL, and waited for.
 
       avault sign ops/GITHUB --as ssh-sig --namespace file < release.tar.gz
     """
@@ -58,10 +75,14 @@ def cmd_sign(
     named = name_key(group)
     if form == "ssh-sig":
         return sign_file(terminal, named, namespace)
+    if form in SOLANA_USES:
+        return sign_solana(terminal, {"as": form, **named}, send)
     text = read_text()
     fields: dict[str, Any] = {"as": form, **named, "payload": encode_base64(text.encode())}
     if form == "nostr-event":
         fields["payload"] = encode_base64(date_event(text).encode())
+    elif form in EVM_USES and not peer:
+        pass
     elif peer:
         [fields["peer"]] = name_peers((peer,))
     else:
@@ -70,6 +91,29 @@ def cmd_sign(
     if terminal.want_json:
         return show(terminal, answer)
     put(answer["signature"] + ("\n" if form != "nip44-decrypt" else ""))
+    return 0
+
+
+def sign_solana(terminal: Terminal, fields: dict[str, Any], url: str | None) -> int:
+    """Sign what is on stdin for Solana; with a URL, send it to the node there."""
+    if fields["as"] == "sol-text":
+        content = read_text().encode()
+    else:
+        content = read_message()
+    if url is None:
+        answer = terminal.ask("sign", **fields, payload=encode_base64(content))
+    elif fields["as"] != "sol-tx":
+        raise Usage("only a transaction can be sent", "leave --send out")
+    else:
+
+        def ask(go_on: Any) -> dict[str, Any]:
+            asked = {**fields, "payload": encode_base64(content), "confirm": True}
+            return terminal.ask("sign", value=go_on, **asked)
+
+        answer = sign_and_send(ask, SolanaNode(url), content)
+    if terminal.want_json:
+        return show(terminal, answer)
+    put(f"{answer['signature']}\n")
     return 0
 
 

@@ -196,7 +196,7 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
         if "proxy" in ways and "run" not in ways:
             hint = f"to use it: avault run --proxy --only {name} -- CMD; {lift}"
         elif "run" not in ways:
-            how = "avault ssh -- CMD" if "ssh" in ways else "avault bunker, or avault sign"
+            how = "avault ssh -- CMD" if "ssh" in ways else "avault wallet, bunker, or sign"
             hint = f"to sign with it: {how}; {lift}"
         return Denied(f"{name} is guarded: only {shown} may use it", hint)
     if rules.times == 0:

@@ -20,9 +20,9 @@ from avault.vault.invitations import refuse_own_keys
 from avault.vault.locks import keep_lock
 from avault.vault.names import check_group, check_key, check_value
 from avault.vault.records import Vault
-from avault.vault.rule_members import NOSTR_SETS, SSH_SETS
+from avault.vault.rule_members import NOSTR_SETS, SETS_OF, SSH_SETS, WALLET_SETS
 from avault.vault.rules import check_rules
-from avault.vault.signing_keys import KINDS_MADE, read_signing_key
+from avault.vault.signing_keys import KINDS_MADE, KINDS_NAMED, read_signing_key, way_of_kind
 
 if TYPE_CHECKING:
     from typing import Any
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 
 MAKE_TIME = 60.0  # seconds: an RSA key takes some to be made
-KEY_FIELDS = frozenset({"action", "group", "key", "kind", "ask", *SSH_SETS, *NOSTR_SETS})
+KEY_SETS = (*SSH_SETS, *NOSTR_SETS, *WALLET_SETS)
+KEY_FIELDS = frozenset({"action", "group", "key", "kind", "path", "ask", *KEY_SETS})
+LONGEST_TREE_PATH = 100  # characters
 
 
 async def serve_key(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -40,7 +42,8 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
     It is guarded by the same write: it signs what is named, and leaves in no other way. One of
     which the phone is asked is made where it is sealed, and was never here.
     Where its file has a passphrase that did not come along, nothing is written, and
-    `needs_passphrase` says so.
+    `needs_passphrase` says so. Where words give several keys, and no path says which is meant,
+    neither: `paths` has their public halves.
     """
     group, key = check_group(request.get("group")), check_key(request.get("key"))
     name, action = f"{group}/{key}", request.get("action")
@@ -60,13 +63,17 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
         else:
             made = await keyholder.signing.ask(do="make", kind=kind)
     elif action == "import":
-        if kind not in (None, "nostr"):
-            raise Usage("no such kind of key", "nostr; of others the file says it")
+        if kind not in (None, *KINDS_NAMED):
+            which = ", ".join(KINDS_NAMED)
+            raise Usage("no such kind of key", f"one of: {which}; of others the file says it")
+        path = read_path(request.get("path"))
         file, passphrase = read_key_frame(await session.frame())
-        given_file = {"file": file, "passphrase": passphrase, "kind": kind}
+        given_file = {"file": file, "passphrase": passphrase, "kind": kind, "path": path}
         made = await keyholder.signing.ask(do="take", **given_file)
         if made.get("needs_passphrase"):
             return {"ok": True, "needs_passphrase": True}
+        if found := made.get("paths"):
+            return {"ok": True, "paths": found}
     else:
         raise Usage("no such action", "generate, or import")
     value, machine = str(made["value"]), keyholder.open_store().machine
@@ -115,8 +122,9 @@ async def make_sealed(keyholder: Keyholder, name: str, kind: str) -> Sealed:
 
 def name_uses(request: Message) -> dict[str, Any]:
     """The guard of a new key: what is not named, it does not sign; raises Usage."""
-    is_nostr = request.get("kind") == "nostr"
-    sets, others = (NOSTR_SETS, SSH_SETS) if is_nostr else (SSH_SETS, NOSTR_SETS)
+    way = way_of_kind(str(request.get("kind")))
+    sets = SETS_OF[way]
+    others = [name for each in ("ssh", "sign", "wallet") if each != way for name in SETS_OF[each]]
     if wrong := next((name for name in others if request.get(name) is not None), None):
         raise Usage(f"{wrong} is for keys of another kind", f"one of: {', '.join(sets)}")
     named = {name: request[name] for name in sets if request.get(name) is not None}
@@ -126,14 +134,20 @@ def name_uses(request: Message) -> dict[str, Any]:
     if request.get("ask") is not None:
         named["ask"] = request["ask"]
     kept = check_rules(named, int(time.time()))
-    if not is_nostr:
-        return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
-    return {"kinds": [], "ciphers": [], "peers": [], **kept, "only": ["sign"]}
+    least = ("servers", "namespaces") if way == "ssh" else sets
+    return {**{name: [] for name in least}, **kept, "only": [way]}
+
+
+def read_path(path: object) -> str | None:
+    """The path to a key of words, which the process that signs reads; raises Usage."""
+    if path is not None and not (isinstance(path, str) and 0 < len(path) <= LONGEST_TREE_PATH):
+        raise Usage("path is the path to one key", "as in: m/44'/501'/0'/0'")
+    return path
 
 
 def read_key_frame(frame: Message) -> tuple[str, str | None]:
     """The text of a key's file, and its passphrase; raises Usage."""
-    file, passphrase = frame.get("file"), frame.get("passphrase") or None
+    file, passphrase = frame.get("file"), frame.get("passphrase")
     if not isinstance(file, str) or not isinstance(passphrase, str | None):
         raise Usage("file and passphrase are texts")
     if len(file) > LONGEST_FILE:

@@ -19,15 +19,19 @@ from avault.daemon.signing import (
     serve_sign,
     sign_at_once,
 )
+from avault.daemon.solana_signing import sign_for_solana
+from avault.daemon.wallet_signing import sign_for_wallet
 from avault.daemon.wire import Session
 from avault.errors import Denied
 from avault.protocol import refuse_unknown
+from avault.signing.evm_uses import EVM_USES
 from avault.signing.nostr_uses import (
     LONGEST_NOSTR,
     check_event_time,
     decode_nostr,
     describe_nostr,
 )
+from avault.signing.solana_uses import SOLANA_USES
 from avault.ssh_wire import decode_base64
 from avault.vault.invitations import refuse_own_keys
 from avault.vault.nostr_rules import NOSTR_USES, find_nostr_fault
@@ -46,7 +50,11 @@ NOSTR_FIELDS = frozenset({"as", "payload", "peer", "public", "group", "key"})
 
 
 async def serve_signature(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Sign what a guard lets be signed, for SSH or for Nostr: what is not understood is not."""
+    """Sign what a guard lets be signed, for SSH, for Nostr or a payment: what is understood."""
+    if request.get("as") in EVM_USES:
+        return await sign_for_wallet(keyholder, session, request)
+    if request.get("as") in SOLANA_USES:
+        return await sign_for_solana(keyholder, session, request)
     if request.get("as") not in NOSTR_USES:
         return await serve_sign(keyholder, session, request)
     noted: Message = {"op": "sign", "for": request["as"]}

@@ -35,8 +35,8 @@ from avault.daemon.showing import (
     serve_verify,
     serve_verify_log,
 )
-from avault.daemon.signing import serve_signing_keys
 from avault.daemon.standing import PROXY_REQUESTS
+from avault.daemon.wallets import serve_keys
 from avault.daemon.wire import Session
 from avault.daemon.words import serve_word
 from avault.errors import AvaultError, Denied, NotFound, Usage
@@ -201,7 +201,7 @@ REQUESTS: dict[str, Serve] = {
     "guard": serve_guard,
     "guards": serve_guards,
     "key": serve_key,
-    "keys": serve_signing_keys,
+    "keys": serve_keys,
     **PROXY_REQUESTS,
     "sign": serve_signature,
     "bunker": serve_bunker,

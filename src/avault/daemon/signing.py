@@ -26,7 +26,7 @@ from avault.vault.names import check_group, check_key
 from avault.vault.records import Vault
 from avault.vault.rules import Rules, join_rules
 from avault.vault.secret import is_sealed
-from avault.vault.signing_keys import SigningKey
+from avault.vault.signing_keys import SigningKey, way_of_kind
 from avault.vault.ssh_rules import find_ssh_fault, may_offer
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def admit_key(
     is_closed = is_sealed(vault.secrets(group, key)[0].value)
     if encode_public(keyholder, name) != public:
         raise Denied(f"{name} is another key meanwhile", "ask again")
-    if (keyholder.signing.keys.look(vault)[name].kind == "nostr") != (way == WAY_FOR_NOSTR):
+    if way_of_kind(keyholder.signing.keys.look(vault)[name].kind) != way:
         raise Usage(f"{name} is no key that signs this", "see what it is: avault list")
     found = guards.of(name)
     rules = guards.rules_of(found)
@@ -284,7 +284,7 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
     may = [
         {"name": name, **keys[name].to_dict()}
         for name, rules in fits.items()
-        if keys[name].kind != "nostr"
+        if way_of_kind(keys[name].kind) == way
         and rules.ways() is not None
         and rules.lets(way, now)
         and may_offer(bound, rules.servers, rules.namespaces)

@@ -12,6 +12,7 @@ from avault.plain import FastConnection
 from avault.protocol import Frames, decode_frame, encode_frame
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
     from avault.protocol import Message
@@ -74,9 +75,17 @@ class VaultLink:
 
     async def ask(self, op: str, **fields: object) -> Message:
         """The answer to a request; raises what the daemon says, and Unavailable."""
+        return await self.converse(op, None, fields)
+
+    async def converse(
+        self, op: str, second: Callable[[], Awaitable[Message]] | None, fields: Message
+    ) -> Message:
+        """The same; `second` makes the next frame, once the daemon is ready for one."""
         end = await self.take()
         try:
             answer = await end.ask({"v": 1, "vault": self.places.id, "op": op, **fields})
+            if answer.get("ready") and second:
+                answer = await end.ask(await second())
         except BaseException:
             end.transport.abort()
             raise

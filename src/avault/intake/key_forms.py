@@ -6,14 +6,14 @@ What peers call them says little: EVM_PRIVATE_KEY, SOLANA_PRIVATE_KEY, PRIVATE_K
 from __future__ import annotations
 
 from avault.late import regex
+from avault.vault.solana_text import BASE58
 
-BASE58 = "[1-9A-HJ-NP-Za-km-z]"
 KEY_FORMS = {  # by kind; the whole value has this form
     "ssh": regex(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----(?s:.*)"),
     "nostr": regex(r"nsec1[02-9ac-hj-np-z]{58}|ncryptsec1[02-9ac-hj-np-z]{50,}"),
     "evm": regex(r"0x[0-9a-fA-F]{64}"),
     # 64 bytes, as solana-keygen writes them, and as wallets do
-    "solana": regex(rf"\[\s*(?:\d{{1,3}}\s*,\s*){{63}}\d{{1,3}}\s*\]|{BASE58}{{86,88}}"),
+    "solana": regex(rf"\[\s*(?:\d{{1,3}}\s*,\s*){{63}}\d{{1,3}}\s*\]|[{BASE58}]{{86,88}}"),
     # BIP-39: words of 3 to 8 letters
     "mnemonic": regex(r"(?:[a-z]{3,8} ){11}(?:(?:[a-z]{3,8} ){3}){0,4}[a-z]{3,8}"),
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import nostr_sdk
 
 from avault.errors import Denied, Usage
+from avault.late import regex
 from avault.nostr import (
     decrypt,
     decrypt_key,
@@ -22,6 +23,14 @@ from avault.nostr import (
 )
 from avault.signer.relays import RPC_KIND, compose_event, is_to, read_event
 from avault.signing.nostr_uses import LONGEST_NOSTR
+from avault.signing.word_trees import (
+    DEFAULT_PATHS,
+    HARDENED,
+    are_words,
+    normalize_passphrase,
+    normalize_words,
+    read_steps,
+)
 from avault.vault.signing_keys import pack_nostr_key, read_signing_key, split_nostr_key
 
 if TYPE_CHECKING:
@@ -32,6 +41,7 @@ if TYPE_CHECKING:
 
 LONGEST_FROM_CLIENT = 60_000  # bytes of an event that asks something
 MOST_PARAMETERS = 16  # of a request; NIP-46 has at most three
+WORD_NUMBER = regex(r"\(word (\d{1,2})\)")  # how the library says which one, from 0
 
 
 def keep_nostr_key(keys: Keys) -> str:
@@ -44,19 +54,19 @@ def make_nostr_key() -> str:
     return keep_nostr_key(make_keys())
 
 
-def take_nostr_key(text: str, passphrase: str | None) -> str | None:
+def take_nostr_key(text: str, passphrase: str | None, path: str | None = None) -> str | None:
     """The key in a file, an nsec, its hex, or an ncryptsec (NIP-49), as it is kept; raises Usage.
 
-    None where it is encrypted, and no passphrase is there; Denied for a wrong one.
+    Or that of words (NIP-06), at a path. None where no passphrase is there, and it is encrypted or
+    words; Denied for a wrong one.
     """
     text = text.strip()
     if text.startswith("npub1"):
         raise Usage("that is a public key", "the private one begins with nsec1")
-    if len(text.split()) >= 12:
-        raise Usage(
-            "words are a whole tree of keys, and not kept here",
-            "take the one key from them (NIP-06), and import its nsec",
-        )
+    if are_words(text):
+        return None if passphrase is None else take_nostr_words(text, passphrase, path)
+    if path is not None:
+        raise Usage("a path is for words", "leave --path out")
     if not text.startswith("ncryptsec1"):
         return keep_nostr_key(parse_keys(text))
     if not passphrase:
@@ -68,6 +78,37 @@ def take_nostr_key(text: str, passphrase: str | None) -> str | None:
     if not found:
         raise Denied("the passphrase is not the key's, or it needs more than log_n 18", "try again")
     return keep_nostr_key(read_keys(found))
+
+
+def check_words(text: str) -> str:
+    """Words of a tree as BIP-39 has them: of its English list, with their checksum; raises Usage.
+
+    The library says which word is none of the list's by its number, and never the word.
+    """
+    words = normalize_words(text)
+    try:
+        nostr_sdk.Keys.from_mnemonic(words, None, None, None, None)
+    except nostr_sdk.NostrSdkError as error:
+        found = WORD_NUMBER.search(str(error))
+        if found:
+            which = f"word {int(found[1]) + 1} is not in BIP-39's English list"
+            raise Usage(which, "look for a slip of the pen") from None
+        why = "these words do not belong together: their checksum is wrong"
+        raise Usage(why, "look for words that are swapped, or another's") from None
+    return words
+
+
+def take_nostr_words(text: str, passphrase: str, path: str | None) -> str:
+    """The key of words at a path of NIP-06, as it is kept; raises Usage."""
+    steps = read_steps(path or DEFAULT_PATHS["nostr"])
+    account, kind, index = [*steps, 0, 0, 0][2:5]
+    forms = [44 + HARDENED, 1237 + HARDENED, account | HARDENED, kind % HARDENED, index % HARDENED]
+    if steps != forms:
+        raise Usage("that is no path of NIP-06", "as in: --path \"m/44'/1237'/0'/0/0\"")
+    words = check_words(text)
+    number = account - HARDENED
+    said = normalize_passphrase(passphrase)  # which the library leaves as it is
+    return keep_nostr_key(nostr_sdk.Keys.from_mnemonic(words, said, number, kind, index))
 
 
 class NostrKeys:

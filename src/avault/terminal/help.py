@@ -47,6 +47,7 @@ getting in, looking after
   key generate|import                  keys that sign, and never leave the vault
   ssh           an SSH agent with them      avault ssh -- git push
   bunker invite|list|revoke            a remote signer for Nostr with them (NIP-46)
+  wallet serve|address|limits          an Ethereum wallet with them, within limits
   sign          what is on stdin, with one of them
   drill         see whether the phone asks you before it opens
   log           who got what, and when

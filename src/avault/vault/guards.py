@@ -2,9 +2,9 @@
 
 `guard/ID` is a guard on a group or a key, `moved/ID` that a key was given another name,
 `used/ID/MACHINE` how often a machine has used what a guard counts, `had/ID` a value that a name had
-before it was sealed (see vault/had). The machine that has written one may say it again, under a
-higher count. `unguarded/ID` is up to which count the operator took one away: what is said later, or
-elsewhere, stays.
+before it was sealed (see vault/had), `spent/ID/MACHINE` what it has paid (see vault/spent). The
+machine that has written one may say it again, under a higher count. `unguarded/ID` is up to which
+count the operator took one away: what is said later, or elsewhere, stays.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from avault.places import sha256
 from avault.vault.rules import NONE, Rules, gather_rules, is_place, join_rules, read_rules
 from avault.vault.secret import Secret
+from avault.vault.spent import SPENT, join_spent, read_spent, without_returns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 IDENTITY = frozenset("0123456789abcdef")  # of 16 of these is the name of a guard
 MOST_KNOWN = 2_500  # guards and moves that are sealed beside the key
-GUARD_FACTS = ("guard", "had", "moved", "unguarded", "used")
+GUARD_FACTS = ("guard", "had", "moved", SPENT, "unguarded", "used")
 
 
 def is_kept(name: str) -> bool:
@@ -39,12 +40,14 @@ def check_fact(name: str, text: str) -> None:
     kind, *rest = name.split("/")
     if kind not in GUARD_FACTS:
         return
-    if len(rest) != 1 + (kind == "used") or not all(rest):
+    if len(rest) != 1 + (kind in ("used", SPENT)) or not all(rest):
         raise ValueError("a guard without a name")
     if len(rest[0]) != 16 or set(rest[0]) - IDENTITY:
         raise ValueError("not the name of a guard")
     if kind == "guard":
         read_rules(text)
+    elif kind == SPENT:
+        read_spent(text)
     elif kind == "moved":
         link = json.loads(text)
         if not all(is_place(link[each]) and "/" in link[each] for each in ("from", "to")):
@@ -79,6 +82,9 @@ def join_facts(ours: Facts, theirs: Facts) -> Facts:
     joined: Facts = {}
     for name in sorted(filter(is_kept, {*ours, *theirs})):
         found = [*ours.get(name, []), *theirs.get(name, [])]
+        if name.startswith(f"{SPENT}/"):
+            joined[name] = join_spent(found)
+            continue
         is_number = name.startswith(("used/", "unguarded/"))
         joined[name] = [
             max(
@@ -118,6 +124,9 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
+        if kind == SPENT:
+            added[name] = [without_returns(fact)]
+            continue
         is_gone_here = f"unguarded/{identity}" in ours
         if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
             continue

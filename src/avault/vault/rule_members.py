@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from avault.vault.names import DIGITS, LETTERS
 from avault.vault.nostr_rules import ANY_PEER, CIPHERS, describe_peers, is_kind, is_peer
+from avault.vault.pay_rules import describe_pay_rules, is_pay_rule
 from avault.vault.ssh_rules import (
     WORDS_FOR_SERVERS,
     describe_servers,
@@ -12,15 +13,21 @@ from avault.vault.ssh_rules import (
     is_user,
 )
 
-WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
+WAYS = ("run", "proxy", "ssh", "sign", "wallet")  # what `only` can name
 PLACES = ("path", "query", "body", "websocket")  # of a request, besides its headers
 HEADER = "header"
 RENEWAL = "refresh"  # in no request of anybody's, but of who renews a token by it
 PROXY_SETS = ("hosts", "methods", "paths")
 SSH_SETS = ("servers", "users", "namespaces")
 NOSTR_SETS = ("kinds", "ciphers", "peers")
-SETS_OF = {"proxy": PROXY_SETS, "ssh": SSH_SETS, "sign": NOSTR_SETS}  # of a way, what is about it
-SETS = ("only", *PROXY_SETS, *SSH_SETS, *NOSTR_SETS)
+WALLET_SETS = ("wallet",)
+SETS_OF = {  # of a way, what is about it
+    "proxy": PROXY_SETS,
+    "ssh": SSH_SETS,
+    "sign": NOSTR_SETS,
+    "wallet": WALLET_SETS,
+}
+SETS = ("only", *PROXY_SETS, *SSH_SETS, *NOSTR_SETS, *WALLET_SETS)
 NAMED_TO_LET = (  # sets that let nothing through where they are not named
     "hosts",
     "servers",
@@ -28,6 +35,7 @@ NAMED_TO_LET = (  # sets that let nothing through where they are not named
     "kinds",
     "ciphers",
     "peers",
+    "wallet",
 )
 HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
 PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
@@ -90,6 +98,7 @@ MEMBERS = {
     "kinds": is_kind,
     "ciphers": CIPHERS.__contains__,
     "peers": is_peer,
+    "wallet": is_pay_rule,
 }
 EXAMPLES = {
     "only": f"one of: {', '.join(WAYS)}",
@@ -102,6 +111,7 @@ EXAMPLES = {
     "kinds": "a number, as in 1 or 30023",
     "ciphers": f"one of: {', '.join(CIPHERS)}",
     "peers": f"64 hex digits of a public key, or {ANY_PEER}",
+    "wallet": "as in chain 8453 token ETH to any tx 0.01 day 0.05 fee 0.001",
 }
 SAID = {  # the word before what a set has
     "hosts": "to",
@@ -113,11 +123,13 @@ SAID = {  # the word before what a set has
     "kinds": "signing events of kind",
     "ciphers": "for",
     "peers": "with",
+    "wallet": "spending",
 }
 USERS_OF = {  # of a way, for whom what is about it is
     "proxy": "the proxy",
     "ssh": "keys that sign for SSH",
     "sign": "keys that sign for Nostr",
+    "wallet": "keys that pay",
 }
 
 
@@ -129,6 +141,8 @@ def describe_members(name: str, members: frozenset[str]) -> str:
         return describe_peers(members)
     if name == "hosts":
         return " or ".join(map(describe_host, sorted(members)))
+    if name == "wallet":
+        return describe_pay_rules(members)
     return " or ".join(sorted(members, key=int if name == "kinds" else None))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from avault.errors import Usage
 from avault.vault.names import is_group, is_key
 from avault.vault.nostr_rules import is_peer_within
+from avault.vault.pay_rules import are_pay_rules_within
 from avault.vault.proxy_rules import is_host_within
 from avault.vault.rule_members import (
     EXAMPLES,
@@ -61,6 +62,7 @@ class Rules:
         self.servers, self.users = one("servers"), one("users")
         self.namespaces = one("namespaces")
         self.kinds, self.ciphers, self.peers = one("kinds"), one("ciphers"), one("peers")
+        self.wallet = one("wallet")
         self.until: int | None = fields.get("until")
         self.times: int | None = fields.get("times")
         self.ask: int | None = fields.get("ask")
@@ -74,7 +76,8 @@ class Rules:
         """The ways that are left; None for all.
 
         What is about requests is for the proxy alone, what is about servers for SSH, what is about
-        events for Nostr. That none of them is named, is for any that gives no value out.
+        events for Nostr, what is about money for wallets. That none of them is named, is for any
+        that gives no value out.
         """
         found = list(self.only)
         for way, names in SETS_OF.items():
@@ -210,6 +213,8 @@ def is_within(name: str, narrow: frozenset[str], wide: frozenset[str]) -> bool:
         return all(is_server_within(each, wide) for each in narrow)
     if name == "peers":
         return all(is_peer_within(each, wide) for each in narrow)
+    if name == "wallet":
+        return are_pay_rules_within(narrow, wide)
     rest = narrow - wide
     patterns = [each for each in wide if "*" in each] if rest else []
     return all(any(fits(name, each, pattern) for pattern in patterns) for each in rest)
@@ -258,8 +263,8 @@ def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
     for way, names in SETS_OF.items():
         if any(name in kept for name in names):
             if kept.get("only", [way]) != [way]:
-                *first, last = names
-                about = f"{', '.join(first)} and {last} are for {USERS_OF[way]}"
+                many = "are" if len(names) > 1 else "is"
+                about = f"{' and '.join(names)} {many} for {USERS_OF[way]}"
                 raise Usage(about, "leave --only out")
             kept["only"] = [way]
     for name, least, most, what in (

@@ -2,8 +2,9 @@
 
 It is the value of a secret, in a form that says what it is: OpenSSH's of a private key, without a
 passphrase, whose public half stands in it in the clear; of a key for Nostr nostr-key:PUBLIC:PRIVATE
-in hex. So it moves, merges and comes back with it. Where it is sealed for itself, as its guard asks
-the phone, what is sealed says its public half beside it.
+in hex, of one for Ethereum evm-key:ADDRESS:PRIVATE, of one for Solana solana-key: and what
+solana-keygen writes, in base58. So it moves, merges and comes back with it. Where it is sealed for
+itself, as its guard asks the phone, what is sealed says its public half beside it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from avault.errors import Denied, NotFound
 from avault.nostr import to_npub
 from avault.places import sha256
 from avault.ssh_wire import SshReader, decode_base64, encode_base64, fingerprint_of
+from avault.vault.evm_address import show_address
 from avault.vault.guards import Guards
 from avault.vault.nostr_rules import is_hex_key
 from avault.vault.openssh_key import read_public_half
 from avault.vault.records import Vault
 from avault.vault.secret import SEAL_MARK, is_sealed
+from avault.vault.solana_text import decode_base58, encode_base58
 
 if TYPE_CHECKING:
     from typing import Any
@@ -32,10 +35,14 @@ KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
     "ecdsa-sha2-nistp521": "ecdsa-p521",
     "ssh-rsa": "rsa",
     "nostr": "nostr",
+    "evm": "evm",
+    "solana": "solana",
 }
-NOSTR_KEY = "nostr-key:"
+NOSTR_KEY, EVM_KEY, SOLANA_KEY = "nostr-key:", "evm-key:", "solana-key:"
 LONGEST_PUBLIC = 2_048  # bytes; RSA of 8192 bits takes half of that
-KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa", "nostr")  # what `key generate` makes
+KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa", "nostr", "evm", "solana")  # by `key generate`
+KINDS_NAMED = ("nostr", "evm", "solana")  # of a file that is imported: of others it says so itself
+WAYS_OF_KINDS = {"nostr": "sign", "evm": "wallet", "solana": "wallet"}  # all others for SSH
 
 
 class SigningKey:
@@ -51,9 +58,13 @@ class SigningKey:
         self.identity = identity
 
     def to_line(self) -> str:
-        """As it stands in an authorized_keys, without a comment; for Nostr an npub."""
+        """As it stands in an authorized_keys, without a comment; an npub; an address."""
         if self.kind == "nostr":
             return to_npub(self.blob.hex())
+        if self.kind == "evm":
+            return show_address(self.blob)
+        if self.kind == "solana":
+            return encode_base58(self.blob)
         return f"{self.named} {encode_base64(self.blob)}"
 
     def to_text(self) -> str:
@@ -61,9 +72,9 @@ class SigningKey:
         return f"{self.named} {encode_base64(self.blob)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: its kind, its public half, and the fingerprint of that; of an npub itself."""
-        line, is_nostr = self.to_line(), self.kind == "nostr"
-        fingerprint = line if is_nostr else fingerprint_of(self.blob)
+        """For JSON: its kind, its public half, and the fingerprint of that; or itself, if short."""
+        line, is_short = self.to_line(), self.kind in WAYS_OF_KINDS
+        fingerprint = line if is_short else fingerprint_of(self.blob)
         return {"kind": self.kind, "public": line, "fingerprint": fingerprint}
 
 
@@ -88,6 +99,54 @@ def split_nostr_key(value: str) -> tuple[str, str]:
         raise ValueError("not a key for Nostr")
     public, _, secret = value.removeprefix(NOSTR_KEY).partition(":")
     return public, secret
+
+
+def is_evm_key(value: object) -> bool:
+    """Whether a value is a key for Ethereum and chains like it, by its form."""
+    if not isinstance(value, str) or len(value) != len(EVM_KEY) + 105:
+        return False
+    address, colon, secret = value.removeprefix(EVM_KEY).partition(":")
+    is_hex = is_hex_key(address + "0" * 24) and is_hex_key(secret)
+    return value.startswith(EVM_KEY) and bool(colon) and is_hex
+
+
+def pack_evm_key(address: bytes, secret: bytes) -> str:
+    """A key for Ethereum as it is kept, of its address and its private half."""
+    return f"{EVM_KEY}{address.hex()}:{secret.hex()}"
+
+
+def split_evm_key(value: str) -> tuple[bytes, bytes]:
+    """The address, and the private half, of a key for Ethereum; raises ValueError."""
+    if not is_evm_key(value):
+        raise ValueError("not a key for Ethereum")
+    address, _, secret = value.removeprefix(EVM_KEY).partition(":")
+    return bytes.fromhex(address), bytes.fromhex(secret)
+
+
+def way_of_kind(kind: str) -> str:
+    """The way that a guard names for a kind of key."""
+    return WAYS_OF_KINDS.get(kind, "ssh")
+
+
+def is_solana_key(value: object) -> bool:
+    """Whether a value is a key for Solana, by its form."""
+    try:
+        return isinstance(value, str) and bool(split_solana_key(value))
+    except ValueError:
+        return False
+
+
+def pack_solana_key(secret: bytes, public: bytes) -> str:
+    """A key for Solana as it is kept, of its halves of 32 bytes."""
+    return f"{SOLANA_KEY}{encode_base58(secret + public)}"
+
+
+def split_solana_key(value: str) -> tuple[bytes, bytes]:
+    """The private and the public half (32 bytes each) of a key for Solana; raises ValueError."""
+    if not value.startswith(SOLANA_KEY):
+        raise ValueError("not a key for Solana")
+    found = decode_base58(value.removeprefix(SOLANA_KEY), 64)
+    return found[:32], found[32:]
 
 
 def identify_key(value: str) -> str:
@@ -119,6 +178,10 @@ def read_signing_key(value: str) -> SigningKey | None:
     if is_nostr_key(value):
         blob = bytes.fromhex(split_nostr_key(value)[0])
         return SigningKey("nostr", blob, identify_key(value))
+    if is_evm_key(value):
+        return SigningKey("evm", split_evm_key(value)[0], identify_key(value))
+    if is_solana_key(value):
+        return SigningKey("solana", split_solana_key(value)[1], identify_key(value))
     try:
         blob = read_public_half(value)
     except ValueError:

@@ -344,9 +344,9 @@ def npm(name: str = "npm") -> list[str]:
 
 
 @functools.cache
-def node_modules() -> Path:
-    """The npm packages that the signers need."""
-    return install_packages(HERE)
+def node_modules(folder: str = "") -> Path:
+    """The npm packages that the signers need, or those of a folder."""
+    return install_packages(HERE / folder)
 
 
 @functools.cache

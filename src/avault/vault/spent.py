@@ -1,0 +1,110 @@
+"""What keys that pay have spent: counters that only grow, so that no copy of a vault has less.
+
+`spent/ACCOUNT/MACHINE` is a fact of the vault, by hours since 1970: what a machine has reserved of
+an account, and how much of that it has given back. A machine writes its own alone; what counts is
+the sum of all machines'.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from avault.places import sha256
+from avault.vault.secret import Secret
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    Hours = dict[int, tuple[int, int]]
+
+
+SPENT = "spent"
+HOUR = 3600  # seconds
+DAY_HOURS = 24  # that count, and the one under way
+KEPT_HOURS = 72  # before a machine's latest
+MOST_SPENT = 1 << 300  # of an account in an hour, in its smallest unit: more than any chain has
+LATEST_HOUR = 1 << 25
+
+
+def identify_account(*words: str) -> str:
+    """What an account is called in a vault, of what makes it one: a key's public half, an asset."""
+    return sha256("\n".join(words).encode()).hex()[:16]
+
+
+def read_spent(text: str) -> Hours:
+    """By hour what was reserved, and given back of that; raises ValueError for what is neither."""
+    found = json.loads(text)
+    if not isinstance(found, dict) or len(found) > 2 * KEPT_HOURS:
+        raise ValueError("not what was spent")
+    hours: Hours = {}
+    for hour, counted in found.items():
+        is_hour = hour.isascii() and hour.isdigit() and str(int(hour[:9])) == hour
+        if not is_hour or int(hour) > LATEST_HOUR:
+            raise ValueError("not an hour")
+        if not isinstance(counted, list) or len(counted) != 2:
+            raise ValueError("not two counts")
+        if not all(type(each) is int and 0 <= each <= MOST_SPENT for each in counted):
+            raise ValueError("not a count")
+        hours[int(hour)] = counted[0], counted[1]
+    return hours
+
+
+def render_spent(hours: Hours) -> str:
+    """The same as it is kept, without hours that are long over."""
+    first = max(hours, default=0) - KEPT_HOURS
+    kept = {str(hour): list(hours[hour]) for hour in sorted(hours) if hour >= first}
+    return json.dumps(kept, separators=(",", ":"))
+
+
+def join_spent(found: list[Any]) -> list[Any]:
+    """One fact of several that a machine has written: of each counter the higher."""
+    joined: Hours = {}
+    for each in found:
+        for hour, (reserved, returned) in read_spent(each.value).items():
+            before = joined.get(hour, (0, 0))
+            joined[hour] = max(before[0], reserved), max(before[1], returned)
+    last = max(found, key=lambda each: (each.count, each.updated, each.machine, each.created))
+    return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
+
+
+def without_returns(fact: Any) -> Any:
+    """A fact as it frees nothing: for one whose writer is not to be believed."""
+    hours = {hour: (counted[0], 0) for hour, counted in read_spent(fact.value).items()}
+    kept = fact.created, fact.updated, fact.machine, fact.count
+    return Secret(render_spent(hours), *kept)
+
+
+def spent_by(facts: dict[str, list[Any]], account: str) -> dict[str, Hours]:
+    """What each machine has spent of an account."""
+    return {
+        name.split("/")[2]: read_spent(found[0].value)
+        for name, found in facts.items()
+        if name.startswith(f"{SPENT}/{account}/")
+    }
+
+
+def sum_spent(facts: dict[str, list[Any]], account: str, now: float) -> int:
+    """How much of an account was spent in the 24 hours to a time (Unix seconds), by whole hours.
+
+    Also what is of the time to come: a clock that is set back frees nothing.
+    """
+    first = int(now) // HOUR - DAY_HOURS
+    return sum(
+        reserved - returned
+        for hours in spent_by(facts, account).values()
+        for hour, (reserved, returned) in hours.items()
+        if hour >= first
+    )
+
+
+def find_release(facts: dict[str, list[Any]], account: str, now: float) -> int:
+    """When (Unix seconds) some of what was spent counts no more; 0 where nothing counts."""
+    first = int(now) // HOUR - DAY_HOURS
+    counted = [
+        hour
+        for hours in spent_by(facts, account).values()
+        for hour, (reserved, returned) in hours.items()
+        if hour >= first and reserved > returned
+    ]
+    return (min(counted) + DAY_HOURS + 1) * HOUR if counted else 0

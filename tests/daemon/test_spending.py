@@ -1,0 +1,172 @@
+"""What keys that pay may spend: a limit that neither haste, a restart, a copy nor a clock gets around."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_keyholder_alone import Desk
+
+import avault
+
+ACCOUNT = avault.identify_account("0xkey", "8453", "USDC")
+NOON = 1_800_000_000 // 86_400 * 86_400 + 43_200
+
+
+def usdc(amount: int, most: int | None = 20) -> avault.Cost:
+    return avault.Cost(ACCOUNT, amount * 10**6, None if most is None else most * 10**6, "USDC", 6)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=NOON)
+    monkeypatch.setattr(time, "time", lambda: clock.now)
+    return clock
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, clock: SimpleNamespace) -> AsyncIterator[Desk]:
+    desk = Desk(tmp_path)
+    await desk.open()
+    yield desk
+    desk.close()
+
+
+def left(desk: Desk) -> int:
+    return avault.spent_today(desk.keyholder, ACCOUNT) // 10**6
+
+
+async def test_twenty_at_once_do_not_pass_a_limit_together(desk: Desk) -> None:
+    found = await asyncio.gather(*(avault.reserve(desk.keyholder, [usdc(3)]) for _ in range(20)), return_exceptions=True)
+    refused = [each for each in found if isinstance(each, avault.Denied)]
+    assert (len(refused), left(desk)) == (14, 18)
+    assert "over the day's limit: 3 USDC of 20, with 2 left; some of it is free again at" in refused[0].message
+
+
+async def test_many_small_payments_are_one_sum(desk: Desk) -> None:
+    for _ in range(20):
+        await avault.reserve(desk.keyholder, [usdc(1)])
+    with pytest.raises(avault.Denied, match="with 0 left"):
+        await avault.reserve(desk.keyholder, [avault.Cost(ACCOUNT, 1, 20 * 10**6, "USDC", 6)])
+
+
+async def test_what_was_given_back_is_there_again_and_once(desk: Desk) -> None:
+    reservation = await avault.reserve(desk.keyholder, [usdc(12)])
+    await avault.reserve(desk.keyholder, [usdc(8)])
+    await reservation.release()
+    await reservation.release()
+    assert left(desk) == 8
+    settled = await avault.reserve(desk.keyholder, [usdc(12)])
+    settled.settle()
+    await settled.release()
+    assert left(desk) == 20
+
+
+async def test_all_of_a_use_is_reserved_or_none(desk: Desk) -> None:
+    other = avault.identify_account("0xkey", "8453", "ETH")
+    with pytest.raises(avault.Denied, match="of 20"):
+        await avault.reserve(desk.keyholder, [avault.Cost(other, 5, 10, "ETH", 18), usdc(21)])
+    assert avault.spent_today(desk.keyholder, other) == left(desk) == 0
+    with pytest.raises(avault.Denied, match="over the day's limit"):  # twice the same account in one use
+        await avault.reserve(desk.keyholder, [usdc(11), usdc(11, None)])
+
+
+async def test_a_restart_and_a_kill_leave_it_spent(desk: Desk, tmp_path: Path) -> None:
+    """It is on the disk before anything is asked or signed: who is killed in between has spent it."""
+    await avault.reserve(desk.keyholder, [usdc(15)])
+    disk = avault.open_vault(desk.own("avault.enc"), desk.example.agent)
+    assert avault.sum_spent(disk.facts, ACCOUNT, NOON) == 15 * 10**6
+    desk.close()
+    desk.set_up()
+    await desk.open()
+    with pytest.raises(avault.Denied, match="with 5 left"):
+        await avault.reserve(desk.keyholder, [usdc(6)])
+
+
+async def test_an_older_copy_of_the_vault_does_not_have_less(desk: Desk) -> None:
+    """Also where somebody insists on the older copy: what was spent is kept with the guards."""
+    old = desk.own("avault.enc")
+    await avault.reserve(desk.keyholder, [usdc(15)])
+    await desk.holding.save()
+    desk.close()
+    desk.example.path("avault.enc").write_bytes(old)
+    desk.set_up()
+    await desk.unlocking.open(avault.GivenKey(desk.nsec), True)
+    assert left(desk) == 15
+
+
+async def test_a_day_has_no_end_at_which_twice_as_much_goes(desk: Desk, clock: SimpleNamespace) -> None:
+    clock.now = NOON // 86_400 * 86_400 + 86_399
+    await avault.reserve(desk.keyholder, [usdc(20)])
+    for later in (2, 3600, 23 * 3600):
+        clock.now = NOON // 86_400 * 86_400 + 86_399 + later
+        with pytest.raises(avault.Denied, match="with 0 left"):
+            await avault.reserve(desk.keyholder, [usdc(1)])
+    clock.now += 2 * 3600
+    await avault.reserve(desk.keyholder, [usdc(20)])
+
+
+@pytest.mark.parametrize("back", [1, 3600, 86_400, 40 * 86_400])
+async def test_a_clock_that_is_set_back_frees_nothing(desk: Desk, clock: SimpleNamespace, back: int) -> None:
+    await avault.reserve(desk.keyholder, [usdc(12)])
+    clock.now = NOON - back
+    await avault.reserve(desk.keyholder, [usdc(8)])
+    with pytest.raises(avault.Denied, match="with 0 left"):
+        await avault.reserve(desk.keyholder, [usdc(1)])
+    clock.now = NOON + 3600
+    assert left(desk) == 20, "what was spent meanwhile counts as spent at the later time"
+
+
+async def test_two_machines_are_one_sum(desk: Desk) -> None:
+    await avault.reserve(desk.keyholder, [usdc(12)])
+    store = desk.keyholder.open_store()
+    other = store.vault.copy()
+    avault.note_spent(other, ACCOUNT, "other", NOON // 3600, 8 * 10**6, 0)
+    other.generation["other"] = 1
+    for merged in (store.vault.merge(other), other.merge(store.vault), other.merge(store.vault).merge(store.vault)):
+        assert avault.sum_spent(merged.facts, ACCOUNT, NOON) == 20 * 10**6
+
+
+def test_a_key_that_was_rotated_away_gives_nothing_back() -> None:
+    ours = avault.Vault("v", "a", "o", "n")
+    avault.note_spent(ours, ACCOUNT, "m", NOON // 3600, 20, 0)
+    forged = ours.copy()
+    avault.note_spent(forged, ACCOUNT, "m", NOON // 3600, 0, 20)
+    assert avault.sum_spent(forged.facts, ACCOUNT, NOON) == 0
+    added = avault.only_additions(ours.facts, forged.facts, NOON)
+    assert avault.sum_spent(avault.join_facts(ours.facts, added), ACCOUNT, NOON) == 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}x", '{"1":[1]}', '{"1":[-1,0]}', '{"1":[1,true]}', '{"01":[1,0]}', '{"x":[1,0]}', '{"1":[1.0,0]}',
+     '{"99999999":[1,0]}', '{"²":[1,0]}', json.dumps({str(each): [1, 0] for each in range(200)})],
+)  # fmt: skip
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        avault.check_fact(f"spent/{ACCOUNT}/m", text)
+
+
+COUNTS = st.dictionaries(st.integers(400_000, 400_200), st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6)
+
+
+@given(st.lists(COUNTS, min_size=3, max_size=3))
+def test_copies_are_joined_to_the_same_in_whatever_order(found: list[Any]) -> None:
+    def fact(hours: Any) -> list[Any]:
+        return [avault.Secret(avault.render_spent(hours), 1, 2, "m", 3)]
+
+    name = f"spent/{ACCOUNT}/m"
+    results = set()
+    for one, two, three in itertools.permutations(map(fact, found)):
+        joined = avault.join_facts(avault.join_facts({name: one}, {name: two}), {name: [*three, *one]})
+        results.add(json.dumps(joined[name][0].to_list()))
+    assert len(results) == 1

@@ -1,0 +1,251 @@
+"""The front end of a wallet alone: callers that hang up, ask again, and are not paid for twice. Its vault is one of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import avault
+
+OWN, BOB = "0x" + "00" * 19 + "01", "0x" + "b0" * 20
+PAY = {"to": BOB, "value": "0x1", "gas": "0x5208", "gasPrice": "0x1"}
+
+
+class Bank:
+    """A vault that agrees once its `phone` does, to who waits still; and a chain that has `sent` what it is given."""
+
+    def __init__(self) -> None:
+        self.phone = asyncio.Event()
+        self.asked: list[dict[str, Any]] = []
+        self.signed: list[Any] = []
+        self.sent: list[str] = []
+        self.pending = 0
+
+    async def converse(self, op: str, second: Any, fields: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(fields)
+        await self.phone.wait()
+        told = await second()
+        if not told["go"]:
+            raise avault.Denied("nobody waits for it any more")
+        self.signed.append(told.get("nonce"))
+        return {"signature": "0x" + bytes([len(self.signed)]).hex()}
+
+    async def ask(self, method: str, *params: Any) -> Any:
+        if method == "eth_sendRawTransaction":
+            self.sent.append(params[0])
+            return f"hash of {params[0]}"
+        return {"eth_getTransactionCount": hex(self.pending), "eth_blockNumber": "0x7"}[method]
+
+
+@pytest.fixture
+async def bank() -> AsyncIterator[SimpleNamespace]:
+    """The bank, and the door before it."""
+    bank = Bank()
+    links: Any = bank
+    rpc = avault.WalletRpc(links, links, ("shop", "PAY"), avault.show_address(avault.parse_address(OWN)), 31337)
+    door = avault.WalletDoor(rpc.handle, "token")
+    await door.open(0)
+    yield SimpleNamespace(bank=bank, rpc=rpc, door=door)
+    assert door.server
+    door.server.close()
+
+
+async def post(door: Any, body: object, **headers: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    data = json.dumps(body).encode()
+    lines = {"Host": f"127.0.0.1:{door.port}", "Content-Length": str(len(data)), **headers}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    writer.write(f"POST /token HTTP/1.1\r\n{head}\r\n".encode() + data)
+    return reader, writer
+
+
+async def hear(reader: asyncio.StreamReader) -> Any:
+    head = await reader.readuntil(b"\r\n\r\n")
+    size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return json.loads(await reader.readexactly(size))
+
+
+def wish(method: str = "eth_sendTransaction", *params: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params) or [PAY]}
+
+
+async def until(what: Any) -> None:
+    async with asyncio.timeout(10):
+        while not what():
+            await asyncio.sleep(0.005)
+
+
+async def ended(bank: SimpleNamespace) -> None:
+    await until(lambda: all(each.task.done() for each in bank.rpc.deals.deals))
+
+
+async def test_an_approval_for_who_hung_up_signs_nothing(bank: SimpleNamespace) -> None:
+    _, writer = await post(bank.door, wish())
+    await until(lambda: bank.bank.asked)
+    writer.close()
+    await until(lambda: not bank.rpc.deals.deals[0].callers)
+    bank.bank.phone.set()
+    await ended(bank)
+    assert not bank.bank.signed and not bank.bank.sent
+
+
+async def test_who_asks_again_joins_the_question_and_pays_once(bank: SimpleNamespace) -> None:
+    """As viem does, which gives up after ten seconds."""
+    _, writer = await post(bank.door, wish())
+    await until(lambda: bank.bank.asked)
+    writer.close()
+    await until(lambda: not bank.rpc.deals.deals[0].callers)
+    reader, writer = await post(bank.door, wish())
+    await until(lambda: bank.rpc.deals.deals[0].callers)
+    bank.bank.phone.set()
+    assert (await hear(reader))["result"] == "hash of 0x01"
+    assert len(bank.bank.asked) == len(bank.bank.sent) == 1
+    writer.close()
+
+
+async def test_an_answer_that_reached_nobody_is_had_by_who_asks_again(
+    bank: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = asyncio.Event()
+    ask = bank.bank.ask
+
+    async def slow(method: str, *params: Any) -> Any:
+        found = await ask(method, *params)
+        if method == "eth_sendRawTransaction":
+            await gone.wait()
+        return found
+
+    bank.bank.ask = slow
+    bank.bank.phone.set()
+    _, writer = await post(bank.door, wish())
+    await until(lambda: bank.bank.sent)
+    writer.close()
+    await until(lambda: not bank.rpc.deals.deals[0].callers)
+    gone.set()
+    await ended(bank)
+    reader, writer = await post(bank.door, wish())
+    assert (await hear(reader))["result"] == "hash of 0x01" and len(bank.bank.sent) == 1
+    writer.close()
+    reader, writer = await post(bank.door, wish())
+    assert (await hear(reader))["result"] == "hash of 0x02", "one that was delivered is never given again"
+    writer.close()
+
+
+async def test_two_equal_payments_are_two(bank: SimpleNamespace) -> None:
+    bank.bank.phone.set()
+    both = [wish(), {**wish(), "id": 2}]
+    reader, writer = await post(bank.door, both)
+    found = await hear(reader)
+    assert {each["result"] for each in found} == {"hash of 0x01", "hash of 0x02"}
+    assert bank.bank.signed == ["0x0", "0x1"], "the second has the next nonce, of which the node does not know yet"
+    writer.close()
+    for _ in range(3):
+        reader, writer = await post(bank.door, wish())
+        await hear(reader)
+        writer.close()
+    assert len(bank.bank.sent) == 5
+
+
+async def test_a_node_that_knows_more_has_the_nonce_and_a_callers_own_none(bank: SimpleNamespace) -> None:
+    bank.bank.phone.set()
+    bank.bank.pending = 7
+    for wanted in (PAY, {**PAY, "nonce": "0x63"}, {**PAY, "nonce": "0x0", "value": "0x2"}):
+        reader, writer = await post(bank.door, wish("eth_sendTransaction", wanted))
+        await hear(reader)
+        writer.close()
+    assert bank.bank.signed == ["0x7", "0x8", "0x9"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": ""}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": ""}, 403),
+        ({"Transfer-Encoding": "chunked"}, 400),
+        ({"Content-Length": "-1"}, 400),
+        ({"Content-Length": "9999999"}, 400),
+        ({"Content-Length": "0"}, 400),
+        ({"origin ": "x"}, 400),
+    ],
+)
+async def test_who_is_not_meant_is_not_let_in(bank: SimpleNamespace, headers: dict[str, str], status: int) -> None:
+    bank.bank.phone.set()
+    reader, writer = await post(bank.door, wish(), **headers)
+    assert (await reader.readline()).startswith(f"HTTP/1.1 {status} ".encode())
+    assert not bank.bank.asked
+    writer.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/tokem", "/token/", "/token?x", "//token", "*"])
+async def test_another_token_is_none(bank: SimpleNamespace, path: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", bank.door.port)
+    writer.write(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{bank.door.port}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 404 ")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code"),
+    [
+        ("eth_sign", [OWN, "0x" + "00" * 32], 4200),
+        ("eth_sendRawTransaction", ["0x00"], 4200),
+        ("anvil_impersonateAccount", [BOB], 4200),
+        ("debug_traceCall", [], 4200),
+        ("personal_sign", ["0x61", BOB], 4100),
+        ("eth_signTypedData_v4", [BOB, {}], 4100),
+        ("eth_sendTransaction", [{**PAY, "from": BOB}], 4100),
+        ("eth_sendTransaction", [{**PAY, "chainId": "0x1"}], -32602),
+        ("eth_sendTransaction", [{**PAY, "authorizationList": []}], -32602),
+        ("eth_sendTransaction", [{**PAY, "accessList": [{}]}], -32602),
+        ("eth_sendTransaction", [], -32602),
+        ("eth_sendTransaction", ["x"], -32602),
+    ],
+)
+async def test_what_there_is_not(bank: SimpleNamespace, method: str, params: list[Any], code: int) -> None:
+    bank.bank.phone.set()
+    answer, _ = await bank.rpc.handle({"id": 9, "method": method, "params": params})
+    assert answer["error"]["code"] == code and answer["id"] == 9 and not bank.bank.asked
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (avault.Denied("over the day's limit"), 4001, "User denied: over the day's limit"),
+        (avault.TimedOut("nobody approved"), 4001, "User denied: nobody approved"),
+        (avault.Locked("the vault is locked"), 4900, "the vault is locked"),
+        (avault.Unavailable("no daemon listens"), 4900, "no daemon listens"),
+        (avault.NotFound("no key"), 4100, "no key"),
+        (avault.Usage("not understood"), -32602, "not understood"),
+        (avault.NodeFault(-32000, "nonce too low"), -32000, "nonce too low"),
+        (RuntimeError("a secret"), -32603, "something went wrong"),
+    ],
+)
+def test_errors_are_those_that_clients_know(error: Exception, code: int, text: str) -> None:
+    assert avault.explain_fault(error) == {"code": code, "message": text}
+
+
+@given(st.binary(max_size=300), st.booleans())
+async def test_whatever_comes_the_next_is_answered(data: bytes, is_framed: bool) -> None:
+    links: Any = Bank()
+    rpc = avault.WalletRpc(links, links, ("shop", "PAY"), avault.show_address(avault.parse_address(OWN)), 31337)
+    door = avault.WalletDoor(rpc.handle, "token")
+    await door.open(0)
+    _, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    head = f"POST /token HTTP/1.1\r\nHost: localhost:{door.port}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    writer.write((head if is_framed else b"") + data)
+    writer.write_eof()
+    reader, other = await post(door, wish("eth_blockNumber", 1))
+    assert (await hear(reader))["result"] == "0x7"
+    writer.close()
+    other.close()
+    assert door.server
+    door.server.close()

@@ -1,0 +1,479 @@
+"""Wallets: what a key pays, whom, how much of it and when; by a keyholder that is alone with what signs for it.
+
+The attacks on guardrails, each tried and refused: a test for each is named in references/security.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from signing_thread import signing_for
+from test_keyholder_alone import Desk
+
+import avault
+
+pytest.importorskip("cryptography", reason="needs cryptography (extra `sign`)")
+
+BOB, EVE, USDC, FAKE = ("0x" + each * 20 for each in ("b0", "e1", "dc", "fa"))
+RULES = [
+    f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob tx 5 day 20",
+    f"chain 8453 token ETH to {BOB}:Bob tx 0.01 day 0.05 fee 0.001",
+]
+GAS = {"gas": "0x5208", "maxFeePerGas": hex(10**9), "maxPriorityFeePerGas": "0x1", "chainId": hex(8453), "nonce": "0x0"}
+UNLIMITED = 2**256 - 1
+NAMED = f"Bob ({avault.shorten_address(bytes.fromhex(BOB[2:]))})"
+
+
+def word(value: int | str) -> str:
+    """A word of calldata, of a number or an address."""
+    return f"{value:064x}" if isinstance(value, int) else value[2:].rjust(64, "0")
+
+
+def call(selector: str, *words: int | str) -> str:
+    return "0x" + selector + "".join(map(word, words))
+
+
+def transfer(to: str, amount: int, token: str = USDC, **fields: Any) -> dict[str, Any]:
+    return {**GAS, "to": token, "data": call("a9059cbb", to, amount), **fields}
+
+
+def pay(to: str, amount: float, **fields: Any) -> dict[str, Any]:
+    return {**GAS, "to": to, "value": hex(int(amount * 10**6) * 10**12), **fields}
+
+
+def typed(name: str, fields: dict[str, str], message: dict[str, Any], contract: str = USDC, **domain: Any) -> dict[str, Any]:
+    return {
+        "types": {name: [{"name": each, "type": kind} for each, kind in fields.items()]},
+        "primaryType": name,
+        "domain": {"name": "USD Coin", "version": "2", "chainId": 8453, "verifyingContract": contract, **domain},
+        "message": message,
+    }
+
+
+class Purse(Desk):
+    """A keyholder with what signs for it, and a key that pays; `asked` is what the phone was shown, `says` what it answers."""
+
+    async def fill(self, *rules: str) -> None:
+        await self.open()
+        self.asked: list[str] = []
+        self.says: Any = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        answer = await self.serve("key", action="generate", kind="evm", group="shop", key="PAY", wallet=list(rules or RULES))
+        self.own_address = answer["public"]
+
+    async def phone_asked(self, *words: Any) -> None:
+        self.asked.append(words[4])
+        await self.gate.wait()
+        if self.says:
+            raise self.says
+
+    async def sign(self, payload: object, what: str = "evm-tx", **fields: Any) -> dict[str, Any]:
+        data = payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
+        named = {"group": "shop", "key": "PAY", "as": what, "payload": base64.b64encode(data).decode()}
+        return await self.serve("sign", **{**named, **fields})
+
+    async def refuse(self, payload: object, says: str, what: str = "evm-tx", **fields: Any) -> str:
+        """Nothing is signed, nothing is spent, and the log says why."""
+        before = self.spent("USDC"), self.spent("ETH")
+        with pytest.raises(avault.AvaultError, match=says) as refused:
+            await self.sign(payload, what, **fields)
+        assert (self.spent("USDC"), self.spent("ETH")) == before
+        line = json.loads(Path(self.places.own("refused.log")).read_text().splitlines()[-1])
+        assert line["op"] == "sign" and line["why"] == refused.value.message
+        return refused.value.message
+
+    def spent(self, symbol: str) -> int:
+        token = USDC[2:] if symbol == "USDC" else ""
+        account = avault.identify_account("evm", self.own_address[2:].lower(), "8453", token)
+        return avault.spent_today(self.keyholder, account)
+
+    def last(self) -> str:
+        return str(json.loads(Path(self.places.own("access.log")).read_text().splitlines()[-1])["signed"])
+
+
+@pytest.fixture
+async def purse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Purse]:
+    purse = Purse(tmp_path)
+    monkeypatch.setattr(avault, "ask_operator", purse.phone_asked)
+    purse.holding.contact.find = lambda store: True  # type: ignore[assignment,method-assign,return-value]
+    with signing_for(purse.keyholder):
+        yield purse
+    purse.close()
+
+
+# what is paid
+
+
+async def test_a_payment_within_its_rule_is_signed_and_counted(purse: Purse) -> None:
+    await purse.fill()
+    answer = await purse.sign(transfer(BOB, 5 * 10**6))
+    assert answer["signature"].startswith("0x02f8") and answer["asked"] is False
+    assert purse.last() == f"pay 5 USDC to {NAMED} on Base with shop/PAY"
+    assert (purse.spent("USDC"), purse.spent("ETH")) == (5 * 10**6, 21_000 * 10**9)
+    await purse.sign(pay(BOB, 0.01))
+    assert purse.spent("ETH") == 10**16 + 2 * 21_000 * 10**9, "fees are money"
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (transfer(BOB, 5 * 10**6 + 1), "5.000001 USDC is more than the 5 that may be spent at once"),
+        (transfer(EVE, 1), "no rule lets it pay that address USDC"),
+        (transfer(BOB, 1, FAKE), "no rule lets it spend that token on Base"),
+        (transfer(BOB, 1, chainId="0x1"), "no rule lets it spend that token on Ethereum"),
+        (transfer(BOB, 1, value="0x1"), "no rule lets it make calls on Base"),
+        (transfer(BOB, 1, maxFeePerGas=hex(10**12)), "a fee of up to 0.021 ETH is more than the rule's 0.001"),
+        (pay(BOB, 0.010001), "0.010001 ETH is more than the 0.01"),
+        (pay(EVE, 0.001), "no rule lets it pay that address ETH"),
+        ({**GAS, "to": USDC, "data": call("a9059cbb", BOB, 1) + "00"}, "longer, or shorter"),
+        ({**GAS, "to": USDC, "data": call("a9059cbb", BOB, 1)[:-2]}, "longer, or shorter"),
+        ({**GAS, "to": USDC, "data": call("a9059cbb", int("1" + BOB[2:], 16), 1)}, "an address that is none"),
+        (
+            {**GAS, "to": USDC, "data": call("095ea7b3", EVE, UNLIMITED)},
+            "no rule lets it let others take USDC; that was to let 0x.* take UNLIMITED USDC at any time",
+        ),
+        ({**GAS, "to": USDC, "data": call("39509351", EVE, 1)}, "no rule lets it let others take USDC"),
+        ({**GAS, "to": USDC, "data": call("23b872dd", EVE, BOB, 1)}, "no rule lets it make calls"),
+        ({**GAS, "to": USDC, "data": call("d505accf", EVE, BOB, 1, 1, 1, 1, 1)}, "no rule lets it make calls"),
+        (
+            {**GAS, "to": USDC, "data": "0xac9650d8" + word(32)},
+            "no rule lets it make calls on Base; that was to make an UNKNOWN call 0xac9650d8",
+        ),
+        ({**GAS, "to": USDC, "data": "0xa9"}, "UNKNOWN call 0xa9"),
+        ({**GAS, "to": None, "data": "0x6000"}, "not an address|a deployment"),
+        ({**transfer(BOB, 1), "authorizationList": []}, "has no authorizationList"),
+    ],
+    ids=lambda each: each[:30] if isinstance(each, str) else "",
+)
+async def test_what_no_rule_lets_is_not_signed(purse: Purse, payload: dict[str, Any], says: str) -> None:
+    await purse.fill()
+    await purse.refuse(payload, says)
+
+
+async def test_a_signature_alone_counts_as_a_payment(purse: Purse) -> None:
+    """Of x402 (ERC-3009): else a cap on transactions were no cap."""
+    await purse.fill()
+    fields = {
+        "from": "address",
+        "to": "address",
+        "value": "uint256",
+        "validAfter": "uint256",
+        "validBefore": "uint256",
+        "nonce": "bytes32",
+    }
+    message = {
+        "from": purse.own_address,
+        "to": BOB,
+        "value": str(4 * 10**6),
+        "validAfter": 0,
+        "validBefore": 2**40,
+        "nonce": "0x" + "07" * 32,
+    }
+    given = typed("TransferWithAuthorization", fields, message)
+    for _ in range(5):
+        await purse.sign(given, "evm-typed")
+    assert purse.last() == f"pay 4 USDC to {NAMED} on Base with shop/PAY"
+    await purse.refuse(given, "over the day's limit: 4 USDC of 20, with 0 left", "evm-typed")
+    await purse.refuse(transfer(BOB, 1), "over the day's limit")
+    for wrong, says in (
+        ({**message, "to": EVE}, "no rule lets it pay"),
+        ({**message, "from": EVE}, "another account's money"),
+    ):
+        await purse.refuse(typed("TransferWithAuthorization", fields, wrong), says, "evm-typed")
+    await purse.refuse(typed("TransferWithAuthorization", fields, message, FAKE), "that token", "evm-typed")
+    await purse.refuse(typed("TransferWithAuthorization", fields, message, chainId=1), "on Ethereum", "evm-typed")
+    hidden = typed("TransferWithAuthorization", {**fields, "value": "bytes32"}, {**message, "value": "0x" + "00" * 32})
+    await purse.refuse(hidden, "another form", "evm-typed")
+
+
+PERMIT = {"owner": "address", "spender": "address", "value": "uint256", "nonce": "uint256", "deadline": "uint256"}
+DAI = {"holder": "address", "spender": "address", "nonce": "uint256", "expiry": "uint256", "allowed": "bool"}
+PERMIT2 = "0x000000000022d473030f116ddee9f6b43ac78ba3"
+
+
+async def test_an_allowance_is_asked_counted_and_never_unlimited(purse: Purse) -> None:
+    """Approve, then transferFrom: what another may take is spent when it is allowed."""
+    await purse.fill(f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob tx 5 day 20 approve ask", RULES[1])
+    owner = {"owner": purse.own_address, "spender": BOB, "nonce": 0, "deadline": 2**40}
+    await purse.sign(typed("Permit", PERMIT, {**owner, "value": 5 * 10**6}), "evm-typed")
+    await purse.sign({**GAS, "to": USDC, "data": call("095ea7b3", BOB, 5 * 10**6)})
+    assert [each.partition("; ")[0] for each in purse.asked] == [
+        f"avault: let {NAMED} take up to 5 USDC at any time on Base with shop/PAY, 0 of 20 spent today",
+        f"avault: let {NAMED} take up to 5 USDC at any time on Base with shop/PAY, 5 of 20 spent today",
+    ]
+    assert purse.spent("USDC") == 10 * 10**6
+    for payload in (
+        typed("Permit", PERMIT, {**owner, "value": str(UNLIMITED)}),
+        typed("Permit", DAI, {"holder": purse.own_address, "spender": BOB, "nonce": 0, "expiry": 0, "allowed": True}),
+        {
+            **typed("PermitSingle", {"details": "D", "spender": "address", "sigDeadline": "uint256"}, {}, PERMIT2),
+            "message": {"details": {"token": USDC, "amount": str(2**160 - 1)}, "spender": BOB, "sigDeadline": 0},
+        },
+    ):
+        if payload["primaryType"] == "PermitSingle":
+            payload["types"]["D"] = [{"name": "token", "type": "address"}, {"name": "amount", "type": "uint160"}]
+        said = await purse.refuse(payload, "that may be spent at once", "evm-typed")
+        assert "take UNLIMITED USDC at any time" in said
+    await purse.refuse({**GAS, "to": USDC, "data": call("095ea7b3", EVE, 1)}, "no rule lets it pay that address")
+    asked = len(purse.asked)
+    await purse.sign({**GAS, "to": USDC, "data": call("095ea7b3", BOB, 0)})
+    assert purse.last() == f"let {NAMED} take no USDC any more on Base with shop/PAY" and len(purse.asked) == asked
+
+
+async def test_messages_calls_and_typed_data_are_asked_in_words(purse: Purse) -> None:
+    await purse.fill(*RULES, "messages ask", "chain 8453 calls ask")
+    await purse.sign('hello "there"; avault', "evm-message")
+    await purse.sign(typed("Order", {"price": "uint256"}, {"price": 1}, FAKE), "evm-typed")
+    await purse.sign({**GAS, "to": FAKE, "data": "0x12345678" + word(1)})
+    await purse.sign("x" * 300, "evm-message")
+    contract = avault.show_address(bytes.fromhex(FAKE[2:]))
+    assert [each.partition("; ")[0].removeprefix("avault: ") for each in purse.asked] == [
+        "sign the message \"hello 'there', avault\" with shop/PAY",
+        f'sign UNKNOWN typed data "Order" of "USD Coin" for {contract} on Base with shop/PAY',
+        f"make an UNKNOWN call 0x12345678 (36 bytes) of {contract} on Base with shop/PAY, 0 of 0.05 spent today",
+        f'sign the message "{"x" * 119}…" (the first 120 of 300 characters) with shop/PAY',
+    ]
+
+
+async def test_value_in_an_unknown_call_is_held_against_the_rules_too(purse: Purse) -> None:
+    await purse.fill(f"chain 8453 token ETH to {BOB}:Bob tx 0.01 day 0.05 fee 0.001", f"chain 8453 calls {FAKE}:0x12345678")
+    await purse.sign({**GAS, "to": FAKE, "data": "0x12345678"})
+    assert not purse.asked
+    await purse.refuse({**GAS, "to": FAKE, "data": "0x12345678", "value": "0x1"}, "no rule lets it pay that address ETH")
+    await purse.refuse({**GAS, "to": FAKE, "data": "0x12345679"}, "no rule lets it make that call")
+    await purse.refuse({**GAS, "to": USDC, "data": "0x12345678"}, "no rule lets it make that call")
+
+
+# limits
+
+
+async def test_twenty_at_once_against_a_day(purse: Purse) -> None:
+    await purse.fill()
+    found = await asyncio.gather(*(purse.sign(transfer(BOB, 3 * 10**6)) for _ in range(20)), return_exceptions=True)
+    assert sum(isinstance(each, dict) for each in found) == 6 and purse.spent("USDC") == 18 * 10**6
+    assert {type(each) for each in found} == {dict, avault.Denied}
+
+
+async def test_a_refusal_gives_back_and_stays_a_refusal(purse: Purse) -> None:
+    await purse.fill(f"{RULES[0]} ask always", RULES[1])
+    purse.says = avault.Denied("the operator said no")
+    await purse.refuse(transfer(BOB, 10**6), "the operator said no")
+    await purse.refuse(transfer(BOB, 10**6), "the phone was asked in vain")
+    assert len(purse.asked) == 1
+
+
+async def test_a_caller_that_leaves_while_the_phone_is_asked_pays_nothing(purse: Purse) -> None:
+    await purse.fill(f"{RULES[0]} ask always", RULES[1])
+    purse.gate.clear()
+    task = asyncio.get_running_loop().create_task(purse.sign(transfer(BOB, 10**6)))
+    while not purse.asked:
+        await asyncio.sleep(0.01)
+    assert purse.spent("USDC") == 10**6, "reserved before anybody is asked"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert purse.spent("USDC") == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "is_signed"), [({"go": True, "nonce": "0x7"}, True), ({"go": False}, False), ({}, False), ({"go": 1}, False)]
+)
+async def test_an_approval_that_finds_no_caller_signs_nothing(purse: Purse, told: dict[str, Any], is_signed: bool) -> None:
+    await purse.fill(f"{RULES[0]} ask always", RULES[1])
+
+    async def frame(**_: Any) -> dict[str, Any]:
+        assert purse.asked
+        return told
+
+    work = purse.keyholder.requests["sign"]
+    purse.session.frame = frame
+    given = {**transfer(BOB, 10**6)}
+    request = {"op": "sign", "as": "evm-tx", "group": "shop", "key": "PAY", "confirm": True}
+    request["payload"] = base64.b64encode(json.dumps(given).encode()).decode()
+    answer: Any = work(purse.keyholder, purse.session, request)
+    if not is_signed:
+        with pytest.raises(avault.Denied, match="nobody waits for it any more"):
+            await answer
+        assert purse.spent("USDC") == 0
+        return
+    signature = (await answer)["signature"]
+    assert signature[8:].startswith("82210507"), "with the nonce of after the approval"
+    assert purse.spent("USDC") == 10**6
+
+
+async def test_a_guard_that_gets_stricter_while_the_phone_is_asked_counts(purse: Purse) -> None:
+    await purse.fill(f"{RULES[0]} ask always", RULES[1])
+    purse.gate.clear()
+    task = asyncio.get_running_loop().create_task(purse.sign(transfer(BOB, 10**6)))
+    while not purse.asked:
+        await asyncio.sleep(0.01)
+    await purse.serve(
+        "guard", group="shop", wallet=[f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob tx 0.5 day 20 ask always", RULES[1]]
+    )
+    purse.gate.set()
+    with pytest.raises(avault.Denied, match=r"more than the 0\.5"):
+        await task
+    assert purse.spent("USDC") == 0
+
+
+async def test_another_name_for_the_key_has_the_same_limit(purse: Purse) -> None:
+    await purse.fill()
+    for _ in range(4):
+        await purse.sign(transfer(BOB, 5 * 10**6))
+    await purse.serve("move", group="shop", key="PAY", to_group="other", to_key="NAME")
+    await purse.refuse(transfer(BOB, 1), "over the day's limit", group="other", key="NAME")
+
+
+# rules
+
+
+GOOD = [
+    *RULES,
+    "chain 8453 token ETH day 0.01 fee 0.001",
+    f"chain 1 token {USDC}:USDC:6 to any tx 5 day 20 approve ask ask always",
+    "chain 1 calls ask",
+    f"chain 1 calls {FAKE}:0x12345678",
+    "messages ask",
+]
+BAD = [
+    "",
+    "chain 8453",
+    "chain 8453 token ETH",
+    "chain 8453 token ETH to any day 1",
+    "chain 8453 token ETH tx 1 day 1",
+    "chain 0 token ETH day 1",
+    "chain 8453 token ETH day 1 tx 1 to any",
+    "chain 8453  token ETH day 1",
+    "chain 08453 token ETH day 1",
+    "chain 8453 token ETH day 1 day 2",
+    "chain 8453 token ETH day -1",
+    "chain 8453 token ETH day 1e3",
+    "chain 8453 token ETH day 1.0",
+    "chain 8453 token ETH day 01",
+    "chain 8453 token ETH day .5",
+    "chain 8453 token ETH day 0.0000000000000000001",
+    "chain 8453 token ETH day ²",
+    "chain 8453 token ETH day unlimited",
+    "chain 8453 token ETH day 1 limit 5",
+    f"chain 8453 token {USDC}:USDC to {BOB} tx 5 day 20",
+    f"chain 8453 token {USDC}:USDC:6 to {BOB} tx 5 day 20 fee 1",
+    f"chain 8453 token {USDC[:-1]}:USDC:6 to any tx 5 day 20",
+    f"chain 8453 token {USDC}:USDC:6 to {BOB},{BOB} tx 5 day 20",
+    f"chain 8453 token {USDC}:USDC:6 to {EVE},{BOB} tx 5 day 20",
+    f"chain 8453 token {USDC}:USDC:6 to {BOB.upper()} tx 5 day 20",
+    "chain 8453 token ETH to any tx 1 day 2 ask never",
+    "chain 8453 token ETH to any tx 1 day 2 approve ask",
+    f"chain 8453 token {USDC}:USDC:6 to any tx 1 day 2 approve yes",
+    "messages allow",
+    "chain 1 messages ask",
+    "chain 1 calls any",
+    f"chain 1 calls {USDC}:0xa9059cbb",
+    f"chain 1 calls {USDC}:0x1234",
+    "calls ask",
+    f"chain 8453 token {USDC}:US DC:6 day 20",
+]
+
+
+@pytest.mark.parametrize("rule", GOOD)
+def test_a_rule_is_kept_in_one_form(rule: str) -> None:
+    assert avault.is_wallet_rule(rule) and avault.arrange_wallet_rule(rule) == rule
+    words = rule.split(" ")
+    turned = " ".join(f"{name}  {value}" for name, value in reversed([*zip(words[::2], words[1::2], strict=True)]))
+    assert avault.arrange_wallet_rule(turned) == rule
+    assert len(avault.describe_wallet(frozenset({rule}))) < 250
+
+
+@pytest.mark.parametrize("rule", BAD)
+def test_a_typo_is_no_rule(rule: str) -> None:
+    assert not avault.is_wallet_rule(rule)
+
+
+WIDER = [
+    (RULES[0], f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob tx 6 day 20"),
+    (RULES[0], f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob tx 5 day 21"),
+    (RULES[0], f"chain 8453 token {USDC}:USDC:6 to any tx 5 day 20"),
+    (RULES[0], f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob,{EVE} tx 5 day 20"),
+    (RULES[0], f"chain 8453 token {USDC}:USDC:6 to {BOB}:Alice tx 5 day 20"),
+    (RULES[0], f"chain 8453 token {USDC}:USDC:5 to {BOB}:Bob tx 5 day 20"),
+    (RULES[0], f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob tx 5 day 20 approve ask"),
+    (f"{RULES[0]} ask always", RULES[0]),
+    (RULES[0], f"chain 1 token {USDC}:USDC:6 to {BOB}:Bob tx 5 day 20"),
+    (RULES[1], f"chain 8453 token ETH to {BOB}:Bob tx 0.01 day 0.05 fee 0.002"),
+    (f"chain 1 calls {FAKE}:0x12345678", "chain 1 calls ask"),
+    ("chain 1 calls ask", f"chain 1 calls {FAKE}:0x12345678"),
+    (f"chain 1 calls {FAKE}:0x12345678", f"chain 1 calls {FAKE}:0x12345678,{FAKE}:0x12345679"),
+    (RULES[0], "messages ask"),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), WIDER)
+async def test_a_rule_that_lets_more_needs_the_phone(purse: Purse, before: str, after: str) -> None:
+    assert avault.are_rules_within([before], [before]) and not avault.are_rules_within([after], [before])
+    await purse.fill(before)
+    told = await purse.serve("guard", group="shop", key="PAY", wallet=[after])
+    assert told["weakens"], "nothing is changed without the phone"
+
+
+async def test_one_rule_more_is_more_and_one_about_the_same_less(purse: Purse) -> None:
+    await purse.fill()
+    strict = f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob tx 1 day 20"
+    assert not avault.are_rules_within([*RULES, "messages ask"], RULES)
+    assert avault.are_rules_within([*RULES, strict], RULES) and not avault.are_rules_within(RULES, [*RULES, strict])
+    assert not (await purse.serve("guard", group="shop", key="PAY", wallet=[*RULES, strict]))["weakens"]
+    await purse.refuse(transfer(BOB, 2 * 10**6), "more than the 1 that may be spent at once")
+
+
+async def test_a_key_without_a_rule_or_with_another_kind_of_rule_signs_nothing(purse: Purse) -> None:
+    await purse.fill()
+    await purse.serve("key", action="generate", kind="evm", group="bare", key="PAY")
+    await purse.refuse(transfer(BOB, 1), "no rule lets it spend", group="bare", key="PAY")
+    with pytest.raises(avault.Usage, match="is for keys of another kind"):
+        await purse.serve("key", action="generate", kind="evm", group="x", key="Y", kinds=["1"])
+    with pytest.raises(avault.Usage, match="is for keys of another kind"):
+        await purse.serve("key", action="generate", kind="nostr", group="x", key="Y", wallet=RULES)
+    with pytest.raises(avault.Usage, match="not one of wallet"):
+        await purse.serve("key", action="generate", kind="evm", group="x", key="Y", wallet=["chain 1 token ETH dya 1"])
+    await purse.serve("key", action="generate", kind="nostr", group="n", key="KEY", kinds=["1"])
+    with pytest.raises(avault.AvaultError, match=r"no key that signs this|may use it|not understood"):
+        await purse.sign(transfer(BOB, 1), group="n", key="KEY")
+
+
+async def test_the_key_leaves_in_no_other_way(purse: Purse) -> None:
+    await purse.fill()
+    secret = purse.holding.store.vault.groups["shop"].keys["PAY"][0].value  # type: ignore[union-attr]
+    for op in ("get", "export", "reveal"):
+        with pytest.raises(avault.Denied, match="only wallet may use it"):
+            await purse.serve(op, group="shop", key="PAY", **({} if op == "get" else {"groups": ["shop"], "only": ["shop/PAY"]}))
+    shown = json.dumps(await purse.serve("list"))
+    assert purse.own_address in shown and secret[-64:] not in shown
+    for what in ("nostr-event", "ssh", "sshsig", "raw", "evm-raw", "digest"):
+        with pytest.raises(avault.AvaultError):
+            await purse.sign("00" * 32, what)
+
+
+async def test_a_grant_signs_with_what_it_has_and_no_more(purse: Purse) -> None:
+    await purse.fill()
+    nothing = {"check_way": lambda way: None, "check_request": lambda *_: None, "use": lambda _: None}
+    seen = {"has": lambda group, key: group == "own", "asks": False, "name": "x", "seen": None, "groups": set()}
+    purse.session.grant = SimpleNamespace(**nothing, **seen)
+    with pytest.raises(avault.NotFound):
+        await purse.sign(transfer(BOB, 1))
+
+
+async def test_a_clock_set_back_and_a_replay_pay_nothing_more(purse: Purse, monkeypatch: pytest.MonkeyPatch) -> None:
+    await purse.fill()
+    given = transfer(BOB, 5 * 10**6)
+    signed = {(await purse.sign(given))["signature"] for _ in range(4)}
+    assert len(signed) == 1, "the same transaction, with the same nonce: a chain takes it once"
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 86_400)
+    await purse.refuse(given, "over the day's limit")
