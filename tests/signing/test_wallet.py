@@ -385,16 +385,16 @@ BAD = [
 
 @pytest.mark.parametrize("rule", GOOD)
 def test_a_rule_is_kept_in_one_form(rule: str) -> None:
-    assert avault.is_wallet_rule(rule) and avault.arrange_wallet_rule(rule) == rule
+    assert avault.is_pay_rule(rule) and avault.arrange_wallet_rule(rule) == rule
     words = rule.split(" ")
     turned = " ".join(f"{name}  {value}" for name, value in reversed([*zip(words[::2], words[1::2], strict=True)]))
     assert avault.arrange_wallet_rule(turned) == rule
-    assert len(avault.describe_wallet(frozenset({rule}))) < 250
+    assert len(avault.describe_pay_rules(frozenset({rule}))) < 250
 
 
 @pytest.mark.parametrize("rule", BAD)
 def test_a_typo_is_no_rule(rule: str) -> None:
-    assert not avault.is_wallet_rule(rule)
+    assert not avault.is_pay_rule(rule)
 
 
 WIDER = [
@@ -417,7 +417,7 @@ WIDER = [
 
 @pytest.mark.parametrize(("before", "after"), WIDER)
 async def test_a_rule_that_lets_more_needs_the_phone(purse: Purse, before: str, after: str) -> None:
-    assert avault.are_rules_within([before], [before]) and not avault.are_rules_within([after], [before])
+    assert avault.are_pay_rules_within([before], [before]) and not avault.are_pay_rules_within([after], [before])
     await purse.fill(before)
     told = await purse.serve("guard", group="shop", key="PAY", wallet=[after])
     assert told["weakens"], "nothing is changed without the phone"
@@ -426,8 +426,8 @@ async def test_a_rule_that_lets_more_needs_the_phone(purse: Purse, before: str, 
 async def test_one_rule_more_is_more_and_one_about_the_same_less(purse: Purse) -> None:
     await purse.fill()
     strict = f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob tx 1 day 20"
-    assert not avault.are_rules_within([*RULES, "messages ask"], RULES)
-    assert avault.are_rules_within([*RULES, strict], RULES) and not avault.are_rules_within(RULES, [*RULES, strict])
+    assert not avault.are_pay_rules_within([*RULES, "messages ask"], RULES)
+    assert avault.are_pay_rules_within([*RULES, strict], RULES) and not avault.are_pay_rules_within(RULES, [*RULES, strict])
     assert not (await purse.serve("guard", group="shop", key="PAY", wallet=[*RULES, strict]))["weakens"]
     await purse.refuse(transfer(BOB, 2 * 10**6), "more than the 1 that may be spent at once")
 
