@@ -15241,7 +15241,7 @@ def read_executable(pid: int) -> str | None:
 GRANT_USES = ("get", "run", "proxy", "sign")  # what a grant can be for
 NEEDED = {  # by which way values go out, or are used: what a grant has to be for
     "get": "get", "export": "get", "reveal": "get", "provide": "get", "run": "run",
-    "sign": "sign", "proxy": "proxy",
+    "sign": "sign", "ssh": "sign", "wallet": "sign", "proxy": "proxy",
 }  # fmt: skip
 GRANT_FIELDS = frozenset({"name", "groups", "only", "can", "lasts", "times", "uids", "ask", "stay"})
 MOST_NAMED = 1000  # groups and keys of one
@@ -27971,7 +27971,7 @@ class ProxiedUses:
 def renews(guards: Guards, name: str) -> bool:
     """Whether a guard has a secret renew tokens alone: no command sends it anywhere."""
     sets = guards.rules_of(guards.of(name)).hosts
-    return any(all(part_host(each)[0] == RENEWAL for each in one) for one in sets)
+    return any(one and all(part_host(each)[0] == RENEWAL for each in one) for one in sets)
 
 
 def read_asked(message: Message) -> Message:

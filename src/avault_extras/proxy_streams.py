@@ -1,4 +1,4 @@
-"""The streams of a proxy's connections: how much is read of whom, and how what is written goes out."""
+"""The streams of a proxy's connections: how much is read, and how what is written goes out."""
 
 from __future__ import annotations
 

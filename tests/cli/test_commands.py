@@ -621,7 +621,7 @@ def test_hints_keep_the_directory(machine: Machine) -> None:
 
 def test_commands_that_are_about_a_vault() -> None:
     words = {name.split()[0] for name in d.commands()}
-    assert avault.VAULT_COMMANDS - {"git"} == words - {"completion", "demo", "fleet", "help", "signer", "version"}
+    assert avault.VAULT_COMMANDS - {"desk", "git"} == words - {"completion", "demo", "fleet", "help", "signer", "version"}
 
 
 def test_hints_keep_the_options(vault: Machine) -> None:

@@ -98,7 +98,7 @@ def test_a_day_with_a_grant(vault: Machine, canary: Canary) -> None:
     for words in (("set", "openai/API_KEY"), ("delete", "openai/API_KEY"), ("guard", "openai/API_KEY", "--only", "run"),
                   ("unguard", "openai", "--yes"), ("lock",), ("daemon", "stop"), ("unlock",), ("status",), ("status", "--short"),
                   ("grant", "more", "--group", "db"), ("grants",), ("revoke", "web"), ("revoke", "--all"), ("log", "--verify"),
-                  ("mv", "openai/API_KEY", "openai/B"), ("ssh", "--", "true"), ("wait",), ("machine", "list"),
+                  ("mv", "openai/API_KEY", "openai/B"), ("wait",), ("machine", "list"),
                   ("custody", "list"), ("key", "generate", "ed25519", "a/B")):  # fmt: skip
         refused = vault(*words, code=5, input="value", **web)
         assert "through a grant that may not be asked" in refused.stderr and "hint" in refused.stderr, words

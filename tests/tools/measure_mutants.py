@@ -59,8 +59,8 @@ DANGEROUS = [
         "daemon/test_proxy_keyholder.py::test_where_it_may_be_is_said_with_the_host",
     ),
     (
-        "        return place == wanted and is_below\n",
-        "        return is_below\n",
+        "return fits_host(name, int(number or HTTPS), wide, place)",
+        "return fits_host(name, int(number or HTTPS), wide)",
         "vault/test_guards.py::test_a_place_in_requests_is_no_other",
     ),
     ("if size > self.limit:", "if size < 0:", "daemon/test_wire_alone.py::test_the_longest_frame_and_one_byte_more"),

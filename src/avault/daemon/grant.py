@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 GRANT_USES = ("get", "run", "proxy", "sign")  # what a grant can be for
 NEEDED = {  # by which way values go out, or are used: what a grant has to be for
     "get": "get", "export": "get", "reveal": "get", "provide": "get", "run": "run",
-    "sign": "sign", "proxy": "proxy",
+    "sign": "sign", "ssh": "sign", "wallet": "sign", "proxy": "proxy",
 }  # fmt: skip
 GRANT_FIELDS = frozenset({"name", "groups", "only", "can", "lasts", "times", "uids", "ask", "stay"})
 MOST_NAMED = 1000  # groups and keys of one

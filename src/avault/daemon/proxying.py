@@ -279,7 +279,7 @@ class ProxiedUses:
 def renews(guards: Guards, name: str) -> bool:
     """Whether a guard has a secret renew tokens alone: no command sends it anywhere."""
     sets = guards.rules_of(guards.of(name)).hosts
-    return any(all(part_host(each)[0] == RENEWAL for each in one) for one in sets)
+    return any(one and all(part_host(each)[0] == RENEWAL for each in one) for one in sets)
 
 
 def read_asked(message: Message) -> Message:
