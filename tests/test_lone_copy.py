@@ -158,6 +158,7 @@ def test_keychain(lone: Machine, place, rogue: Rogue) -> None:
         lone("daemon", "stop")
 
 
+@pytest.mark.slow
 def test_the_command_that_needs_more_says_so(lone: Machine) -> None:
     done = lone("mcp", code=6)
     assert "avault_extras/mcp.py is not beside " in done.stderr and "pip install '.[mcp]'" in done.stderr

@@ -265,6 +265,7 @@ def test_run_exit_codes(vault: Machine, words: list[str], code: int) -> None:
         assert done.stderr.startswith(f"avault: error: cannot run '{words[0]}': ")
 
 
+@pytest.mark.slow
 def test_run_refuses_before_it_runs(vault: Machine, canary: Canary) -> None:
     made = vault.top / "made"
     vault("set", "a/PATH", input=canary.value)

@@ -222,6 +222,7 @@ def test_a_guard_is_taken_off_if_the_operator_agrees(office: Office, canary: Can
     machine("guard", "stripe/KEY", "--only", "run", code=3)
 
 
+@pytest.mark.slow
 def test_a_guard_is_weakened_if_the_operator_agrees(office: Office) -> None:
     machine = office.machine
     less = ("guard", "stripe/KEY", "--only", "run", "--only", "ssh")

@@ -232,6 +232,7 @@ def test_zsh_finishes_the_word(machine: Machine, canary) -> None:
     assert shell.type_zsh("avault export --only ORG,A")[1].rstrip(" ,") == "avault export --only ORG,API_KEY"
 
 
+@pytest.mark.slow
 def test_bash_finishes_the_word(machine: Machine, canary) -> None:
     machine.init_unproven()
     machine("set", "openai/API_KEY", input=canary.value)

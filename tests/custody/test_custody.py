@@ -78,6 +78,7 @@ def own_file(machine: Machine, name: str = "box") -> Path:
 # Adding, and opening
 
 
+@pytest.mark.slow
 def test_a_custodian_opens_the_vault_and_nobody_is_asked(owner: Owner, canary: Canary) -> None:
     machine, asked = owner.machine, owner.asked()
     machine("set", "openai/API_KEY", input=canary.value)
@@ -119,6 +120,7 @@ def test_what_the_phone_refuses_is_not_added(owner: Owner) -> None:
     assert not (owner.box.place / "box").exists()
 
 
+@pytest.mark.slow
 def test_one_that_does_not_open_the_vault_does_not_count(owner: Owner) -> None:
     owner.box.mode("lies")
     done = owner.add(code=8)
@@ -455,6 +457,7 @@ def test_a_phone_that_is_out_is_not_asked_to_open(owner: Owner) -> None:
     assert owner.asked() == asked + 1, "it still agrees to changes"
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_who_waits_at_a_prompt_keeps_nobody_from_the_phone(owner: Owner) -> None:
     machine = owner.machine
@@ -690,6 +693,7 @@ def test_only_who_made_it_adds_the_first_custodian(machine: Machine, canary: Can
     (box.place / "program").unlink()
 
 
+@pytest.mark.slow
 def test_a_kit_that_is_not_kept_makes_nothing(machine: Machine) -> None:
     with Screen(machine, AVAULT, "init", "--with", "passphrase", lines=90, columns=120) as screen:
         screen.expect(KIT)

@@ -44,6 +44,7 @@ def test_a_custodian_of_another_vault(owner: Owner) -> None:
         other("unlock", "--with", "box")
 
 
+@pytest.mark.slow
 def test_an_unlock_key_that_is_played_again(owner: Owner) -> None:
     """It opens the file that it was made for, while the agent's key is the same; and nothing that took its place."""
     machine = owner.machine

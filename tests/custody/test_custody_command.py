@@ -466,6 +466,7 @@ def test_what_is_kept_is_damaged(programs: Path) -> None:
     assert get(settings, None) == failed("not_found", "there is nothing that the program could decrypt")
 
 
+@pytest.mark.slow
 def test_a_hang_is_ended_with_all_that_it_started(programs: Path, place) -> None:
     pids = place.tmp / "pids"
     text = f"child = os.fork()\nopen({str(pids)!r}, 'a').write(f'{{os.getpid()}} ')\ntime.sleep(600)"

@@ -92,6 +92,7 @@ def test_the_vector_of_the_nip(people) -> None:
     assert ask(people, "get", "nostr", kept=VECTOR) == {"outcome": "ok", "value": VECTOR_KEY}
 
 
+@pytest.mark.slow
 def test_what_is_typed_is_normalized(people, place) -> None:
     """However a keyboard composes it: NFKC, as the NIP says, in both directions and for both implementations."""
     assert unicodedata.normalize("NFKC", TYPED) == NORMAL
@@ -109,6 +110,7 @@ def test_another_implementation_opens_it(people, log_n: str, canary: Canary) -> 
     assert nip49(ncryptsec=made, passphrase=canary.value) == SECRET
 
 
+@pytest.mark.slow
 def test_what_another_implementation_made(people, canary: Canary) -> None:
     made = nip49(secret=SECRET, passphrase=canary.value, log_n=16)
     assert ask(people, "get", canary.value, kept=made) == {"outcome": "ok", "value": SECRET}
@@ -117,6 +119,7 @@ def test_what_another_implementation_made(people, canary: Canary) -> None:
 # The person
 
 
+@pytest.mark.slow
 def test_set_asks_twice_and_get_once(people, canary: Canary) -> None:
     made = ask(people, "set", canary.value, canary.value, secret=SECRET)
     assert people[-1].questions() == ["a new passphrase for the vault", "the same once more"]
@@ -170,6 +173,7 @@ def test_nothing_typed_is_denied(people) -> None:
     assert ask(people, "get", "", kept=VECTOR) == {"outcome": "denied", "detail": "nothing was typed"}
 
 
+@pytest.mark.slow
 def test_nobody_answers(people) -> None:
     assert ask(people, "get", kept=VECTOR, limit=3.0) == {
         "outcome": "denied",

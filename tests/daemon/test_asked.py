@@ -340,6 +340,7 @@ async def test_who_asks_for_one_of_two_hears_the_late_answer_to_the_other(house:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_who_sends_no_value_keeps_no_other_program_from_setting_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(avault, "VALUE_TIME", 2.0)
     silent = [await house.begin("set", **PLACE) for _ in range(8)]
@@ -654,6 +655,7 @@ async def test_a_vault_without_a_phone_asks_nobody(house: House) -> None:
     assert refused["error"]["code"] == "denied" and "only a paired vault" in refused["error"]["message"]
 
 
+@pytest.mark.slow
 async def test_many_are_sealed_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as come, in answers of a size that can be read."""
     store, sent = house.holding.store, list[int]()

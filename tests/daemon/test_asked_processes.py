@@ -69,6 +69,7 @@ def test_it_is_asked_for_by_every_command_that_names_it(office: Office, canary: 
     assert machine("get", "stripe/KEY", secret=True).stdout == canary.value + "\n"
 
 
+@pytest.mark.slow
 def test_a_refusal_and_its_pause(office: Office) -> None:
     machine, phone = office.machine, office.phone
     phone.behave("nip44_decrypt", REFUSED, requests=1)
@@ -78,6 +79,7 @@ def test_a_refusal_and_its_pause(office: Office) -> None:
     assert len(office.sentences()) == count
 
 
+@pytest.mark.slow
 def test_status_and_list_say_what_is_asked(office: Office) -> None:
     machine, phone = office.machine, office.phone
     machine("set", "free/KEY", input="free of guards")
@@ -108,6 +110,7 @@ def test_status_and_list_say_what_is_asked(office: Office) -> None:
     assert [machine.status()[name] for name in ("asks", "questions", "pauses")] == [None, None, None]
 
 
+@pytest.mark.slow
 def test_who_does_not_wait_for_a_phone_is_told(office: Office, canary: Canary, allow: Callable[[Path], Path]) -> None:
     machine, asked = office.machine, len(office.sentences())
     told = machine("openclaw-provider", input=json.dumps({"protocolVersion": 1, "provider": "avault", "ids": ["stripe/KEY"]}))
@@ -121,6 +124,7 @@ def test_who_does_not_wait_for_a_phone_is_told(office: Office, canary: Canary, a
     assert machine("get", "stripe/KEY").stdout == "another value of it\n"
 
 
+@pytest.mark.slow
 def test_it_is_in_no_file_and_every_copy_opens_to_a_sealed_value(office: Office, canary: Canary) -> None:
     machine = office.machine
     machine("get", "stripe/KEY", secret=True)

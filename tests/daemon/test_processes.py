@@ -127,6 +127,7 @@ def test_kill_of_the_keyholder(vault: Open) -> None:
     assert vault.machine.status()["error"] is None
 
 
+@pytest.mark.slow
 def test_kill_of_the_keyholder_asks_nobody(machine: Machine) -> None:
     """A crash must not look to the operator like a request."""
     with peers.local_relay() as relay, peers.rogue([relay.url]) as signer:
@@ -248,6 +249,7 @@ def test_socket_that_is_removed(vault: Open) -> None:
     vault.look()
 
 
+@pytest.mark.slow
 def test_directory_of_the_socket_that_is_removed(vault: Open) -> None:
     vault.machine("set", "a/B", input="b")
     shutil.rmtree(vault.machine.runtime)
@@ -262,6 +264,7 @@ def test_directory_of_the_socket_that_is_removed(vault: Open) -> None:
     assert not (state_directory(vault.machine) / "avault.sock").exists()
 
 
+@pytest.mark.slow
 def test_socket_that_is_replaced(vault: Open) -> None:
     """What took our place is not removed, neither while we run nor when we end."""
     path = vault.machine.runtime / "avault.sock"

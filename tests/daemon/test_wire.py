@@ -480,6 +480,7 @@ def test_wait(vault: Machine) -> None:
         assert client.is_closed()
 
 
+@pytest.mark.slow
 def test_wait_ends_with_the_state(vault: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     import nostr_sdk
 

@@ -148,6 +148,7 @@ def test_what_a_login_prints_is_no_part_of_an_answer(tmp_path: Path, monkeypatch
 # A host that has more to say than anybody can hear
 
 
+@pytest.mark.slow
 def test_what_a_host_says_without_end_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of stderr the last lines, and of each the beginning."""
     heard: list[str] = []

@@ -144,6 +144,7 @@ def find_front(vault: Machine) -> int:
     return names["avault-nostr"]
 
 
+@pytest.mark.slow
 def test_what_is_printed_and_what_is_refused(vault: Machine) -> None:
     uri = invite(vault, "writer", "--rate", "10/min", "--for", "2h")
     assert uri.startswith("bunker://") and "relay=ws%3A%2F%2F127.0.0.1%3A" in uri

@@ -148,6 +148,7 @@ def test_a_machine_that_is_not_paired(vault: Machine) -> None:
 # Asking the phone
 
 
+@pytest.mark.slow
 def test_it_asks_the_phone_and_answers(proven: Machine, rogue: Rogue, canary: Canary) -> None:
     assert ask(proven, ["lab/API_KEY"], secret=True)["values"] == {"lab/API_KEY": canary.value}
     assert proven.status()["state"] == "unlocked"
@@ -214,6 +215,7 @@ def test_a_provider_that_is_killed_has_asked(proven: Machine, rogue: Rogue, cana
     assert asked(rogue) == before + 1
 
 
+@pytest.mark.slow
 def test_an_answer_after_the_provider_has_gone(proven: Machine, rogue: Rogue, canary: Canary) -> None:
     """OpenClaw gives it two minutes, and the operator needs three."""
     rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
@@ -275,6 +277,7 @@ def test_a_command_of_root_is_not_ours(place: Any, monkeypatch: pytest.MonkeyPat
     assert avault.refusal(str(path)) == "it belongs to another user"
 
 
+@pytest.mark.slow
 def test_the_launcher_needs_no_path(proven: Machine, canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a directory with blanks and quotes, under the environment that OpenClaw gives."""
     base = proven.top / 'it\'s a "home"'

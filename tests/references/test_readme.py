@@ -225,6 +225,7 @@ def test_demo_at_a_terminal(machine: Machine) -> None:
     assert pieces(shown("demo", screen)) == pieces(screen)
 
 
+@pytest.mark.slow
 def test_demo_that_is_left(machine: Machine) -> None:
     """What is neither yes nor no is asked again; no QR code is missed; and with its terminal all of the demo goes."""
     with Screen(machine, AVAULT, "demo", columns=120) as screen:

@@ -337,6 +337,7 @@ def test_the_file_of_a_project(vault: Machine, canary: Canary, tmp_path: Path) -
     refuse(vault, code=5, says="others can write it", hint="--all")
 
 
+@pytest.mark.slow
 def test_ignored_signals_stay_ignored(vault: Machine) -> None:
     """As under nohup, and SIGPIPE as it was before Python started."""
     show = "from signal import *; print(*(int(getsignal(each) == SIG_IGN) for each in (SIGHUP, SIGINT, SIGTERM)))"
@@ -864,6 +865,7 @@ def test_tools(machine: Machine, canary: Canary, kind: str) -> None:
             assert "<avault:tool/V>" in done.stdout + done.stderr, name
 
 
+@pytest.mark.slow
 def test_several_lines(machine: Machine, canary: Canary) -> None:
     lines = [canary.new(f"line-{number}-of-a-key") for number in range(3)]
     pem = "-----BEGIN KEY-----\n" + "\n".join(lines) + "\n-----END KEY-----\n"
@@ -905,6 +907,7 @@ def test_short_values_are_named_once(vault: Machine) -> None:
     assert vault("run", "--", "true").stderr == "avault: warning: too short to be masked (under 8 bytes): db/NEW\n"
 
 
+@pytest.mark.slow
 def test_split_over_writes(vault: Machine) -> None:
     """Also where the pieces come slowly: then at most seven bytes are shown."""
     script = "import os, sys, time\nfor c in os.environb[b'API_KEY']: os.write(1, bytes([c])); time.sleep(float(sys.argv[1]))"

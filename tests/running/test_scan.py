@@ -223,6 +223,7 @@ def test_values_that_overlap(seed: int) -> None:
         assert found == by_hand(data, looked_for), (data, values)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_read_in_parts(machine: Machine, tree: Path, canary) -> None:
     """A value over the end of a part, and the right line; nothing is found twice."""
     part, value = avault.BATCH, canary.value.encode()
@@ -524,6 +525,7 @@ def test_a_second_run_changes_nothing_and_another_hook_stays(machine: Machine, r
     assert hook.read_text() == "#!/bin/sh\necho mine\n"
 
 
+@pytest.mark.slow
 def test_the_line_to_add_to_another_hook_works(machine: Machine, repository: Path, canary) -> None:
     hook = repository / ".git" / "hooks" / "pre-commit"
     hook.parent.mkdir(exist_ok=True)

@@ -293,6 +293,7 @@ def test_what_was_approved_opens_nothing_afterwards(office: Office, keys: list[n
     assert len({each["envelope"] for each in seen}) == 2 and len({each["client_key"] for each in seen}) == 1
 
 
+@pytest.mark.slow
 def test_a_late_approval_opens_nothing_and_turns_the_ratchet(office: Office) -> None:
     machine = office.machine
     office.join()

@@ -1409,6 +1409,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_what_a_key_before_has_sealed_lessens_nothing_in_whatever_order(data: Any) -> None:
     def draw() -> dict[str, list[Any]]:

@@ -243,6 +243,7 @@ def keys_in(machine: Machine) -> dict[str, str]:
     return {path.name: json.loads(path.read_text())["agent"] for path in files}
 
 
+@pytest.mark.slow
 def test_a_new_agents_key(owner: Owner, canary: Canary) -> None:
     machine, asked, old = owner.machine, owner.asked(), owner.agent()
     machine("set", "openai/API_KEY", input=canary.value)
@@ -283,6 +284,7 @@ def test_without_the_phone_the_old_key_stays(owner: Owner) -> None:
     machine("unlock")
 
 
+@pytest.mark.slow
 def test_custodians_are_entrusted_anew_or_named(owner: Owner, canary: Canary) -> None:
     machine = owner.machine
     owner.add()
