@@ -466,16 +466,17 @@ async def test_guards_and_grants_by_chance_let_out_what_all_of_them_let_and_noth
     assert store
     plain = store.vault
     for number in range(1500):
-        vault, guards = plain.copy(), []
+        vault, guards, named = plain.copy(), [], dict[str, bool]()
         vault.facts = {name: fact for name, fact in vault.facts.items() if not name.startswith("guard")}
         for _ in range(dice.randint(0, 3)):
-            rules: dict[str, Any] = {"hosts": some(dice, HOSTS)} if dice.random() < 0.8 else {}
+            rules: dict[str, Any] = {"hosts": some(dice, HOSTS)} if dice.random() < 0.95 else {}
             rules |= {"methods": some(dice, METHODS)} if dice.random() < 0.4 else {}
             rules |= {"paths": some(dice, PATHS)} if dice.random() < 0.4 else {}
             rules |= {"only": [["proxy"], ["run"], []][dice.randrange(3)]} if dice.random() < 0.15 else {}
             if rules:
                 on = dice.choice(["openai", NAME, "plain"])
                 guards += [rules] if on != "plain" else []
+                named[on] = named.get(on, on == "plain") or "hosts" in rules
                 avault.add_guard(vault, on, rules, number + 1, f"m{dice.random()}")
         store.vault = vault
         grant = avault.Grant("web", dice.choice([["openai"], ["plain"]]), [], some(dice, ["get", "run", "proxy", "sign"]))
@@ -489,7 +490,8 @@ async def test_guards_and_grants_by_chance_let_out_what_all_of_them_let_and_noth
         answer = await counter.use(session, host=host, port=port, path=path, method=method) if session else {"ok": False}
         sets = [rules["hosts"] for rules in guards if "hosts" in rules]
         meant = "openai" in grant.groups and "proxy" in grant.can and times != 0
-        meant = meant and bool(sets) and all(any(is_host(host, port, each) for each in one) for one in sets)
+        meant = meant and bool(sets) and all(named.values())  # each place that is guarded says to where
+        meant = meant and all(any(is_host(host, port, each) for each in one) for one in sets)
         meant = meant and all("proxy" in rules.get("only", ["proxy"]) for rules in guards)
         meant = meant and all(method in rules.get("methods", METHODS) for rules in guards)
         paths = [rules["paths"] for rules in guards if "paths" in rules]
@@ -497,7 +499,7 @@ async def test_guards_and_grants_by_chance_let_out_what_all_of_them_let_and_noth
         meant = meant and not (paths and ".." in path)
         assert answer["ok"] is bool(meant), json.dumps([answer, number, guards, grant.describe(), host, port, method, path])
         came += answer["ok"]
-    assert came > 50
+    assert came > 25
 
 
 @pytest.mark.proof
