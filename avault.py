@@ -131,7 +131,7 @@ The rooms, in order; each calls only what stands above it:
     signing/solana_uses       What is to be signed for Solana, decoded strictly and whole: payments, and nothing else
     signing/ssh_uses          What is to be signed for SSH, decoded strictly and whole: what is not understood is refused
     signing/signing_process   The process that decodes and signs: `avault.py signing`. It ends with who gives it keys
-    signing/solana_words      What is signed for Solana, in words: amounts exact, names and symbols those of the rules
+    signing/solana_words      What is signed for Solana, in words: amounts exact, addresses whole, and no names
     daemon/callers            Who is at the other end of a connection
     daemon/grant              A grant's rules: what one caller may have of an open vault, how, how often, and until when
     daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
@@ -518,7 +518,7 @@ if TYPE_CHECKING:
     Handle = Callable[[dict[str, Any]], Awaitable[Answered]]
     HostWork = Callable[["Crew", "Host"], Awaitable["Outcome"]]
     Hosts = list[frozenset[str]]
-    Hours = dict[int, tuple[int, int]]
+    Hours = dict[tuple[int, str], tuple[int, int]]
     Introduce: TypeAlias = Callable[[str, str], Awaitable[dict[str, Any] | None]]
     Item = bytes | list["Item"]
     KeyPlace = tuple[object, ...]
@@ -2808,7 +2808,9 @@ def is_dangerous(name: str) -> bool:
 # What can be kept in a vault: the names of groups and keys, values and notes.
 
 
-SAID_MORE = ("signed", "why", "host", "method", "path", "client")  # of a request, in the access log
+SAID_MORE = (  # of a request, in the access log
+    "signed", "why", "host", "method", "path", "place", "client",
+)  # fmt: skip
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 DIGITS = frozenset("0123456789")
 GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")
@@ -3157,12 +3159,6 @@ def parse_address(text: object) -> bytes:
     return address
 
 
-def shorten_address(address: bytes) -> str:
-    """The ends of an address: beside a name that stands for it alone, and nowhere else."""
-    shown = show_address(address)
-    return f"{shown[:6]}…{shown[-4:]}"
-
-
 # ---------------------------------------------------- vault/wallet_rules ----
 # What a guard says of keys that pay: how much of what, to whom, on which chain.
 #
@@ -3189,6 +3185,17 @@ CHAINS = {  # ids, as people call them (https://chainid.network)
     84532: "Base Sepolia",
     11155111: "Sepolia",
 }
+COINS = {  # a chain's own, by its id
+    1: "ETH",
+    10: "ETH",
+    56: "BNB",
+    100: "xDAI",
+    137: "POL",
+    8453: "ETH",
+    42161: "ETH",
+    43114: "AVAX",
+}
+COIN = "COIN"  # of any other chain
 ORDER = ("chain", "token", "to", "tx", "day", "fee", "approve", "ask", "calls", "messages")
 OF_ASSET = frozenset({"chain", "token", "to", "tx", "day", "fee", "approve", "ask"})
 HIGHEST_CHAIN = 1 << 53
@@ -3199,6 +3206,25 @@ NAME_LETTERS = LETTERS | DIGITS | set("._-")
 TRANSFER, TRANSFER_FROM = "a9059cbb", "23b872dd"
 APPROVE, INCREASE = "095ea7b3", "39509351"
 MONEY_SELECTORS = {TRANSFER, TRANSFER_FROM, APPROVE, INCREASE, "d505accf"}  # the last is permit
+OTHER_MONEY = {  # not decoded, and known to move tokens, or to let others
+    "1296ee62", "4000aea0",  # transferAndCall (ERC-1363, ERC-677)
+    "d8fbe994", "c1d34b89",  # transferFromAndCall
+    "3177029f", "cae9ca51",  # approveAndCall
+    "a22cb465",  # setApprovalForAll (ERC-721, ERC-1155)
+    "42842e0e", "b88d4fde", "f242432a", "2eb2c2d6",  # safeTransferFrom, safeBatchTransferFrom
+    "9bd9bbc6", "959b8c3f",  # send, authorizeOperator (ERC-777)
+    "8fcbaf0c",  # permit of DAI's
+    "87517c45", "36c78516",  # approve, transferFrom of Permit2
+}  # fmt: skip
+
+
+class WrongCoin(ValueError):
+    """The chain's own coin by another name than it has here; `right` is the rule's word for it."""
+
+    def __init__(self, chain: int, name: str) -> None:
+        super().__init__(f"{name} without an address is the chain's own coin, called otherwise")
+        other = "token 0xADDRESS:SYMBOL:DECIMALS"
+        self.right = f"token {name_coin(chain)}; or of another token: {other}"
 
 
 class WalletRule:
@@ -3237,13 +3263,16 @@ class WalletRule:
             raise ValueError("an asset has a chain, and a limit for a day")
         if found.get("ask", "always") != "always" or found.get("approve", "ask") != "ask":
             raise ValueError("ask always, approve ask")
-        address, _, rest = found["token"].rpartition("0x")[2].partition(":")
-        if found["token"].startswith("0x"):
-            self.token = read_address(f"0x{address}")
+        first, colon, rest = found["token"].partition(":")
+        self.symbol = coin = name_coin(self.chain)
+        if colon:
+            self.token = read_address(first)
             self.symbol, _, decimals = rest.partition(":")
             self.decimals = read_bounded(decimals, 36, least=0)
-        else:
-            self.symbol = found["token"]
+            if self.symbol.upper() == coin.upper():
+                raise ValueError(f"{coin} is the chain's own coin, and no token")
+        elif first != coin:
+            raise WrongCoin(self.chain, first)
         if not 0 < len(self.symbol) <= 12 or {*self.symbol} - NAME_LETTERS:
             raise ValueError("a token has a symbol, and one with an address its decimals")
         if (self.token and "fee" in found) or (not self.token and "approve" in found):
@@ -3262,16 +3291,21 @@ class WalletRule:
         return (self.chain, "calls") if self.chain else (None, "messages")
 
     def lets_no_more_than(self, other: WalletRule) -> bool:
-        """Whether all that it lets another lets, which is about the same."""
+        """Whether all that it lets another lets, which is about the same.
+
+        To give somebody a name, or another one, is more: whoever reads it may believe it.
+        """
         if not self.is_asset:
             if self.chain and not other.asks:
                 return self.calls <= other.calls and not self.asks
             return self.asks or not other.asks
         same = (self.symbol, self.decimals) == (other.symbol, other.decimals)
         less = self.tx <= other.tx and self.day <= other.day and self.fee <= other.fee
-        to = other.to is None or (
-            self.to is not None and all(other.to.get(each) == self.to[each] for each in self.to)
+        named = other.to if other.to is not None else dict.fromkeys(self.to or (), "")
+        to = self.to is not None and all(
+            each in named and name in ("", named[each]) for each, name in self.to.items()
         )
+        to = to or (self.to is None and other.to is None)
         asks = self.asks or not other.asks
         approves = "approve" in other.found or "approve" not in self.found
         return same and less and to and asks and approves
@@ -3284,7 +3318,9 @@ class WalletRule:
                 return "messages, each asked by phone"
             shown = [f"{show_address(each)}:0x{selector}" for each, selector in sorted(self.calls)]
             return f"calls on {where}" + (f" of {' and '.join(shown)}" if shown else ", asked")
-        asset = f"{self.symbol} ({show_address(self.token)})" if self.token else self.symbol
+        asset = self.symbol
+        if self.token:
+            asset = describe_token(self.symbol, show_address(self.token), self.decimals)
         words = [f"{self.found['day']} {asset} a day on {where}"]
         if "tx" in self.found:
             words.append(f"{self.found['tx']} at once to {describe_payees(self.to)}")
@@ -3315,6 +3351,14 @@ def read_amount(text: str, decimals: int) -> int:
         raise ValueError(f"an amount with more than {decimals} decimals")
     scale: int = 10**decimals
     return int(whole) * scale + (int(rest.ljust(decimals, "0")) if rest else 0)
+
+
+def trim_amount(text: str) -> str:
+    """An amount without the zeros at the end of its decimals; what is none stays as it is."""
+    whole, dot, rest = text.partition(".")
+    if not dot or not rest.isdigit():
+        return text
+    return f"{whole}.{rest.rstrip('0')}".rstrip(".")
 
 
 def read_address(text: str) -> bytes:
@@ -3348,7 +3392,7 @@ def read_calls(text: str) -> frozenset[tuple[bytes, str]]:
         address, _, selector = each.partition(":")
         if len(selector) != 10 or selector[:2] != "0x" or {*selector[2:]} - HEX_DIGITS:
             raise ValueError("a call is 0xADDRESS:0xSELECTOR")
-        if selector[2:] in MONEY_SELECTORS or selector != selector.lower():
+        if selector[2:] in MONEY_SELECTORS | OTHER_MONEY or selector != selector.lower():
             raise ValueError("what moves a token is let by a rule with token")
         found.append((read_address(address), selector[2:]))
     if found != sorted({*found}):
@@ -3370,8 +3414,8 @@ def arrange_wallet_rule(text: str) -> str:
             parts = pairs[word].split(",") if split is None else [pairs[word]]
             pairs[word] = ",".join(sorted(map(lower_address, parts)))
     for word in ("tx", "day", "fee"):
-        if word in pairs and "." in pairs[word]:
-            pairs[word] = pairs[word].rstrip("0").rstrip(".")
+        if word in pairs:
+            pairs[word] = trim_amount(pairs[word])
     if unknown := next((each for each in pairs if each not in ORDER), None):
         raise ValueError(f"no such word: {unknown}")
     arranged = " ".join(f"{each} {pairs[each]}" for each in ORDER if each in pairs)
@@ -3390,6 +3434,16 @@ def lower_address(text: str) -> str:
 def name_chain(chain: int) -> str:
     """What people call a chain, with its number where that is not known to all."""
     return CHAINS.get(chain, f"the chain {chain}")
+
+
+def name_coin(chain: int) -> str:
+    """What a chain's own coin is called, in a rule and in words."""
+    return COINS.get(chain, COIN)
+
+
+def describe_token(symbol: str, address: str, decimals: int) -> str:
+    """A token in words: by a rule's symbol, and by what nobody can choose, whole."""
+    return f"{symbol} ({address}, {decimals} decimals)"
 
 
 def describe_payees(to: dict[bytes, str] | None) -> str:
@@ -3464,7 +3518,9 @@ class SolanaRule(WalletRule):
 
     def __str__(self) -> str:
         """In words: addresses whole, as an operator agrees to them."""
-        asset = f"{self.symbol} ({encode_base58(self.token)})" if self.token else self.symbol
+        asset = self.symbol
+        if self.token:
+            asset = describe_token(self.symbol, encode_base58(self.token), self.decimals)
         words = [f"{self.found['day']} {asset} a day on {CLUSTERS[self.cluster]}"]
         if "tx" in self.found:
             words.append(f"{self.found['tx']} at once to {describe_owners(self.to)}")
@@ -3480,7 +3536,7 @@ def read_mint(text: str) -> tuple[bytes, str, int]:
         return b"", SOL_SYMBOL, SOL_DECIMALS
     address, _, rest = text.partition(":")
     symbol, _, decimals = rest.partition(":")
-    if not 0 < len(symbol) <= 12 or {*symbol} - NAME_LETTERS or symbol == SOL_SYMBOL:
+    if not 0 < len(symbol) <= 12 or {*symbol} - NAME_LETTERS or symbol.upper() == SOL_SYMBOL:
         raise ValueError("a mint is SOL, or ADDRESS:SYMBOL:DECIMALS")
     return decode_base58(address, 32), symbol, read_bounded(decimals, MOST_DECIMALS, least=0)
 
@@ -3550,8 +3606,8 @@ def arrange_pay_rule(text: str) -> str:
     if "to" in pairs:
         pairs["to"] = ",".join(sorted(pairs["to"].split(",")))
     for word in ("tx", "day", "fee"):
-        if "." in pairs.get(word, ""):
-            pairs[word] = pairs[word].rstrip("0").rstrip(".")
+        if word in pairs:
+            pairs[word] = trim_amount(pairs[word])
     return SolanaRule(
         " ".join(f"{each} {pairs[each]}" for each in SOLANA_ORDER if each in pairs)
     ).text
@@ -3639,14 +3695,15 @@ def is_server_within(narrow: str, wide: frozenset[str]) -> bool:
 
 
 def server_name(use: dict[str, Any], servers: list[frozenset[str]]) -> str | None:
-    """What the rules call the server of a use, by its host key; None where they do not name it."""
+    """What all the rules call the server of a use, by its host key; None where they do not.
+
+    Anybody may add a rule that is narrower: it gives no server another name, nor one at all.
+    """
     found = [
-        name
-        for each in servers
-        for name, _, known in (member.partition("=") for member in sorted(each))
-        if known == use.get("server")
+        {name for name, _, known in (each.partition("=") for each in one) if known == use["server"]}
+        for one in servers
     ]
-    return found[0] if found else None
+    return min(set.intersection(*found), default=None) if found else None
 
 
 def find_ssh_fault(
@@ -3709,6 +3766,8 @@ WAYS = ("run", "proxy", "ssh", "sign", "wallet")  # what `only` can name
 PLACES = ("path", "query", "body", "websocket")  # of a request, besides its headers
 HEADER = "header"
 RENEWAL = "refresh"  # in no request of anybody's, but of who renews a token by it
+SIGNING = "sign"  # in no request at all: it signs them (AWS), and goes nowhere
+ISSUERS = ("sts", "iam")  # services of AWS that give out credentials, good without us
 PROXY_SETS = ("hosts", "methods", "paths")
 SSH_SETS = ("servers", "users", "namespaces")
 NOSTR_SETS = ("kinds", "ciphers", "peers")
@@ -3749,7 +3808,7 @@ def is_host(text: str) -> bool:
     A place in requests may stand before it: path@api.example.com.
     """
     place, host = part_host(text)
-    if "@" in text and place not in (*PLACES, RENEWAL):
+    if "@" in text and place not in (*PLACES, RENEWAL, SIGNING):
         return False
     text = host
     name, colon, port = text.removeprefix("*.").partition(":")
@@ -3762,6 +3821,25 @@ def is_host(text: str) -> bool:
         and (not text.startswith("*.") or len(labels) > 1)
         and (not colon or is_port(port))
     )
+
+
+def find_hosts_fault(hosts: Iterable[str]) -> str | None:
+    """Why members of `hosts` are not for one guard, in words; None where they are.
+
+    What signs goes nowhere itself: an API that is sent it, too, can be had to say it.
+    """
+    parted = [part_host(each) for each in hosts]
+    if len({place == SIGNING for place, _ in parted}) > 1:
+        return "a key that signs goes into no other place"
+    if any(place == SIGNING and is_issuer(host) for place, host in parted):
+        return f"no key signs for {' or '.join(ISSUERS)}, which give out credentials"
+    return None
+
+
+def is_issuer(host: str) -> bool:
+    """Whether a host is by its name of a service that gives out credentials, as AWS names them."""
+    labels = host.partition(":")[0].split(".")
+    return any(each.removesuffix("-fips") in ISSUERS for each in labels)
 
 
 def is_port(text: str) -> bool:
@@ -3841,6 +3919,8 @@ def describe_members(name: str, members: frozenset[str]) -> str:
 def describe_host(text: str) -> str:
     """A host in words, with the place if it is another than a header."""
     place, host = part_host(text)
+    if place == SIGNING:
+        return f"{host} (to sign, itself it goes nowhere)"
     if place == RENEWAL:
         return f"{host} (to renew a token)"
     return host if place == HEADER else f"{host} (in the {place})"
@@ -4075,7 +4155,11 @@ def find_proxy_fault(
     if not fits_hosts(host, port, hosts):
         return f"go to {host}" + (f":{port}" if port != HTTPS else "")
     for place in places:
+        if place == SIGNING and is_issuer(host):
+            return f"sign for {host}, which gives out credentials"
         if not fits_hosts(host, port, hosts, place):
+            if place == SIGNING:
+                return f"sign requests to {host}"
             return f"be in the {place} of a request to {host}"
     if any(method not in each for each in methods):
         return f"be used by {method}"
@@ -4358,6 +4442,8 @@ def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
             if not isinstance(each, str) or not is_member(each):
                 raise Usage(f"not one of {name}", EXAMPLES[name])
         kept[name] = sorted({*found})
+    if fault := find_hosts_fault(kept.get("hosts", [])):
+        raise Usage(fault, "a guard for each key: see AWS in references/proxy.md")
     for way, names in SETS_OF.items():
         if any(name in kept for name in names):
             if kept.get("only", [way]) != [way]:
@@ -4394,6 +4480,7 @@ def read_rules(text: str) -> tuple[str, Rules]:
         if members is not None:
             is_list = isinstance(members, list) and all(isinstance(each, str) for each in members)
             is_sound = is_list and all(map(MEMBERS[name], members))
+            is_sound = is_sound and not (name == "hosts" and find_hosts_fault(members))
             setattr(rules, name, [frozenset(members if is_sound else ())])
             rules.is_known = rules.is_known and is_sound
     for name in NUMBERS:
@@ -4484,9 +4571,11 @@ def arrange(secrets: Iterable[Secret]) -> list[Secret]:
 # ----------------------------------------------------------- vault/spent ----
 # What keys that pay have spent: counters that only grow, so that no copy of a vault has less.
 #
-# `spent/ACCOUNT/MACHINE` is a fact of the vault, by hours since 1970: what a machine has reserved of
-# an account, and how much of that it has given back. A machine writes its own alone; what counts is
-# the sum of all machines'.
+# `spent/ACCOUNT/MACHINE` is a fact of the vault, by hours since 1970 and runs of the keyholder: what
+# a machine has reserved of an account, and how much of that it has given back. A machine writes its
+# own alone; what counts is the sum of all machines'. A run knows all that it has counted itself: so
+# of two copies of it the higher is the later. What counted on with an older copy was another run, and
+# both count.
 
 
 SPENT = "spent"
@@ -4495,6 +4584,9 @@ DAY_HOURS = 24  # that count, and the one under way
 KEPT_HOURS = 72  # before a machine's latest
 MOST_SPENT = 1 << 300  # of an account in an hour, in its smallest unit: more than any chain has
 LATEST_HOUR = 1 << 25
+MOST_ACCOUNTS = 100  # that are remembered beside the key
+MOST_COUNTED = 4_096  # hours and runs of one machine's
+LONGEST_RUN = 16  # characters
 
 
 def identify_account(*words: str) -> str:
@@ -4503,27 +4595,30 @@ def identify_account(*words: str) -> str:
 
 
 def read_spent(text: str) -> Hours:
-    """By hour what was reserved, and given back of that; raises ValueError for what is neither."""
+    """By hour and run what was reserved, and given back of that; raises ValueError for others."""
     found = json.loads(text)
-    if not isinstance(found, dict) or len(found) > 2 * KEPT_HOURS:
+    if not isinstance(found, dict) or len(found) > MOST_COUNTED:
         raise ValueError("not what was spent")
     hours: Hours = {}
-    for hour, counted in found.items():
+    for when, counted in found.items():
+        hour, _, run = when.partition(".")
         is_hour = hour.isascii() and hour.isdigit() and str(int(hour[:9])) == hour
         if not is_hour or int(hour) > LATEST_HOUR:
             raise ValueError("not an hour")
+        if not (run.isascii() and run.isalnum() and len(run) <= LONGEST_RUN):
+            raise ValueError("not a run")
         if not isinstance(counted, list) or len(counted) != 2:
             raise ValueError("not two counts")
         if not all(type(each) is int and 0 <= each <= MOST_SPENT for each in counted):
             raise ValueError("not a count")
-        hours[int(hour)] = counted[0], counted[1]
+        hours[int(hour), run] = counted[0], counted[1]
     return hours
 
 
 def render_spent(hours: Hours) -> str:
     """The same as it is kept, without hours that are long over."""
-    first = max(hours, default=0) - KEPT_HOURS
-    kept = {str(hour): list(hours[hour]) for hour in sorted(hours) if hour >= first}
+    first = max((hour for hour, _ in hours), default=0) - KEPT_HOURS
+    kept = {f"{when[0]}.{when[1]}": list(hours[when]) for when in sorted(hours) if when[0] >= first}
     return json.dumps(kept, separators=(",", ":"))
 
 
@@ -4531,18 +4626,49 @@ def join_spent(found: list[Any]) -> list[Any]:
     """One fact of several that a machine has written: of each counter the higher."""
     joined: Hours = {}
     for each in found:
-        for hour, (reserved, returned) in read_spent(each.value).items():
-            before = joined.get(hour, (0, 0))
-            joined[hour] = max(before[0], reserved), max(before[1], returned)
+        for when, (reserved, returned) in read_spent(each.value).items():
+            before = joined.get(when, (0, 0))
+            joined[when] = max(before[0], reserved), max(before[1], returned)
     last = max(found, key=lambda each: (each.count, each.updated, each.machine, each.created))
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
 def without_returns(fact: Any) -> Any:
     """A fact as it frees nothing: for one whose writer is not to be believed."""
-    hours = {hour: (counted[0], 0) for hour, counted in read_spent(fact.value).items()}
+    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
     kept = fact.created, fact.updated, fact.machine, fact.count
     return Secret(render_spent(hours), *kept)
+
+
+def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
+    """What is remembered beside the key, of facts by account, those that are there longest first.
+
+    By `spent/ACCOUNT/HOUR` what was reserved in that last hour and the day before: later copies
+    have no less.
+    """
+    accounts = sorted(found, key=lambda each: (min(fact.created for fact in found[each]), each))
+    known: dict[str, int] = {}
+    for account in accounts[:MOST_ACCOUNTS]:
+        counted = list_reserved(found[account])
+        last = max((hour for hour, _ in counted), default=0)
+        total = sum(reserved for hour, reserved in counted if hour >= last - DAY_HOURS)
+        known[f"{SPENT}/{account}/{last}"] = total
+    return known
+
+
+def lacks_spent(found: dict[str, list[Any]], name: str, total: int) -> bool:
+    """Whether facts by account are without what was remembered so, and is not long over."""
+    _, account, last = name.split("/")
+    counted, first = list_reserved(found.get(account, [])), int(last) - DAY_HOURS
+    if any(hour >= first + KEPT_HOURS for hour, _ in counted):
+        return False
+    return sum(reserved for hour, reserved in counted if hour >= first) < total
+
+
+def list_reserved(facts: list[Any]) -> list[tuple[int, int]]:
+    """Hours, and what was reserved in each, whatever was given back."""
+    found = [read_spent(each.value).items() for each in facts]
+    return [(hour, reserved) for counts in found for (hour, _), (reserved, _) in counts]
 
 
 def spent_by(facts: dict[str, list[Any]], account: str) -> dict[str, Hours]:
@@ -4563,7 +4689,7 @@ def sum_spent(facts: dict[str, list[Any]], account: str, now: float) -> int:
     return sum(
         reserved - returned
         for hours in spent_by(facts, account).values()
-        for hour, (reserved, returned) in hours.items()
+        for (hour, _), (reserved, returned) in hours.items()
         if hour >= first
     )
 
@@ -4574,7 +4700,7 @@ def find_release(facts: dict[str, list[Any]], account: str, now: float) -> int:
     counted = [
         hour
         for hours in spent_by(facts, account).values()
-        for hour, (reserved, returned) in hours.items()
+        for (hour, _), (reserved, returned) in hours.items()
         if hour >= first and reserved > returned
     ]
     return (min(counted) + DAY_HOURS + 1) * HOUR if counted else 0
@@ -4592,6 +4718,7 @@ def find_release(facts: dict[str, list[Any]], account: str, now: float) -> int:
 
 IDENTITY = frozenset("0123456789abcdef")  # of 16 of these is the name of a guard
 MOST_KNOWN = 2_500  # guards and moves that are sealed beside the key
+SPENT_SHARE = 6  # as many of them are as long as what is sealed of one account's spending
 GUARD_FACTS = ("guard", "had", "moved", SPENT, "unguarded", "used")
 
 
@@ -4728,6 +4855,7 @@ class Guards:
         self.moves: list[tuple[str, str]] = []  # ids, and texts, that `links` has not read yet
         self.joined: dict[str, list[tuple[str, str]]] = {}
         self.used: dict[str, int] = {}
+        self.spent: dict[str, list[Any]] = {}  # facts, by account
         self.counts: dict[str, int] = {}  # by id: of its last write
         self.one: dict[str, list[str]] = {}  # the names that are one with a name, itself among them
         self.found: dict[str, list[Guard]] = {}  # what counts for a name, once it was asked for
@@ -4748,6 +4876,8 @@ class Guards:
         elif kind == "used":
             identity = rest.partition("/")[0]
             self.used[identity] = self.used.get(identity, 0) + int(fact.value)
+        elif kind == SPENT:
+            self.spent.setdefault(rest.partition("/")[0], []).append(fact)
 
     @property
     def links(self) -> dict[str, list[tuple[str, str]]]:
@@ -4850,6 +4980,8 @@ def carrying_moves(guards: Guards) -> list[str]:
 def list_known(guards: Guards) -> dict[str, int]:
     """What a machine knows of guards: how often each has been used, by id; the moves, too.
 
+    And what was spent.
+
     Of moves only those that carry a guard; and no more than fit beside the key, the guards that are
     there longest before all others: nobody pushes them out by later ones.
     """
@@ -4857,7 +4989,8 @@ def list_known(guards: Guards) -> dict[str, int]:
     found.sort(key=lambda each: (each.since, each.identity))
     known = {each.identity: guards.used.get(each.identity, 0) for each in found}
     known |= dict.fromkeys(carrying_moves(guards), 0)
-    return dict(list(known.items())[:MOST_KNOWN])
+    spent = list_spent(guards.spent)
+    return spent | dict(list(known.items())[: MOST_KNOWN - SPENT_SHARE * len(spent)])
 
 
 def lacks_known(facts: Facts, known: dict[str, int]) -> bool:
@@ -4865,7 +4998,11 @@ def lacks_known(facts: Facts, known: dict[str, int]) -> bool:
     found = {
         name.split("/")[1] for name in facts if name.startswith(("guard/", "moved/", "unguarded/"))
     }
-    used = Guards(facts).used
+    guards = Guards(facts)
+    used = guards.used
+    if any(lacks_spent(guards.spent, *each) for each in known.items() if "/" in each[0]):
+        return True
+    known = {name: count for name, count in known.items() if "/" not in name}
     return any(
         identity not in found
         or (f"unguarded/{identity}" not in facts and used.get(identity, 0) < count)
@@ -7086,6 +7223,7 @@ NOSTR_KEY, EVM_KEY, SOLANA_KEY = "nostr-key:", "evm-key:", "solana-key:"
 LONGEST_PUBLIC = 2_048  # bytes; RSA of 8192 bits takes half of that
 KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa", "nostr", "evm", "solana")  # by `key generate`
 KINDS_NAMED = ("nostr", "evm", "solana")  # of a file that is imported: of others it says so itself
+SIZES = {"nostr": 32, "evm": 20, "solana": 32}  # bytes of a public half that does not say its kind
 WAYS_OF_KINDS = {"nostr": "sign", "evm": "wallet", "solana": "wallet"}  # all others for SSH
 
 
@@ -7208,7 +7346,8 @@ def read_half(value: str) -> SigningKey | None:
             return None  # and it is not looked through
         named, _, text = json.loads(value.removeprefix(SEAL_MARK))["signs"].partition(" ")
         blob = decode_base64(text, LONGEST_PUBLIC)
-        if (len(blob) != 32) if named == "nostr" else (SshReader(blob).text() != named):
+        size = SIZES.get(named)
+        if (len(blob) != size) if size else (SshReader(blob).text() != named):
             return None
         return SigningKey(named, blob, identify_key(value))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -7737,7 +7876,7 @@ class KeptGuards:
             link_known(draft)
         if lacks_known(draft.facts, content.get("guards", {})):
             raise Tampered(
-                "guards that this machine knows are neither in avault.enc nor in guards.enc",
+                "guards or payments known to this machine are in neither avault.enc nor guards.enc",
                 "get the latest (git pull), or put guards.enc back;"
                 " if they are lost: move unlock.json away, and the phone is asked for nsec.enc",
             )
@@ -9344,6 +9483,7 @@ EXPIRES_AT = "OAUTH_EXPIRES"  # Unix seconds; without it, a token is renewed whe
 TOKEN_URL, CLIENT_ID, CLIENT_SECRET = "OAUTH_TOKEN_URL", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET"
 TOKEN_ENCODING = "OAUTH_ENCODING"  # noqa: S105 (`json` for servers that take no form)
 RENEWED_EARLY = 120  # seconds before it expires, in which a token is renewed already
+LONGEST_TIME = 15  # digits of when it expires
 
 
 def is_renewable(vault: Vault, name: str) -> bool:
@@ -9353,34 +9493,39 @@ def is_renewable(vault: Vault, name: str) -> bool:
     return key == ACCESS_TOKEN and {REFRESH_TOKEN, TOKEN_URL} <= {*keys}
 
 
+def read_own_key(vault: Vault, group: str, key: str) -> str:
+    """The value of a key, "" where there is none; raises Denied for two, or one that is sealed."""
+    try:
+        found = vault.secrets(group, key)
+    except NotFound:
+        return ""
+    name = f"{group}/{key}"
+    if len(found) > 1:
+        raise Denied(f"two machines have set {name}", f"set one: avault set {name}")
+    if is_sealed(found[0].value):
+        raise Denied(f"{name} is guarded: the phone is asked for each use, so it renews nothing")
+    return found[0].value
+
+
+def print_token(token: str) -> str:
+    """By what a server's answer says for which token it is, in hex: nobody reads that from it."""
+    return sha256(f"used up: {token}".encode()).hex()
+
+
 class Tokens:
     """What a group says of a token; raises Denied where it says two things, or is sealed."""
 
     def __init__(self, vault: Vault, group: str) -> None:
         self.group = group
-        self.access = self.read(vault, ACCESS_TOKEN)
-        self.refresh = self.read(vault, REFRESH_TOKEN)
-        self.url, self.client = self.read(vault, TOKEN_URL), self.read(vault, CLIENT_ID)
-        self.secret = self.read(vault, CLIENT_SECRET)
-        self.is_json = self.read(vault, TOKEN_ENCODING) == "json"
-        expires = self.read(vault, EXPIRES_AT)
-        self.expires = int(expires) if expires.isascii() and expires.isdigit() else None
-        self.print = sha256(f"used up: {self.refresh}".encode()).hex()
-
-    def read(self, vault: Vault, key: str) -> str:
-        """The value of a key, "" where there is none."""
-        try:
-            found = vault.secrets(self.group, key)
-        except NotFound:
-            return ""
-        name = f"{self.group}/{key}"
-        if len(found) > 1:
-            raise Denied(f"two machines have set {name}", f"set one: avault set {name}")
-        if is_sealed(found[0].value):
-            raise Denied(
-                f"{name} is guarded: the phone is asked for each use, so it renews nothing"
-            )
-        return found[0].value
+        self.access = read_own_key(vault, group, ACCESS_TOKEN)
+        self.refresh = read_own_key(vault, group, REFRESH_TOKEN)
+        self.url = read_own_key(vault, group, TOKEN_URL)
+        self.client = read_own_key(vault, group, CLIENT_ID)
+        self.secret = read_own_key(vault, group, CLIENT_SECRET)
+        self.is_json = read_own_key(vault, group, TOKEN_ENCODING) == "json"
+        expires = read_own_key(vault, group, EXPIRES_AT)
+        is_time = expires.isascii() and expires.isdigit() and len(expires) <= LONGEST_TIME
+        self.expires = int(expires) if is_time else None
 
     def where(self) -> tuple[str, int, str]:
         """Host, port and path of the server that renews it; raises Denied."""
@@ -13070,6 +13215,16 @@ class Phone:
         return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
 
 
+def check_desk(content: dict[str, Any], vault: Vault) -> None:
+    """Raise Denied for a desk on whose phone approves who is no operator of the vault now."""
+    if content["settings"].get("operator") not in map(to_npub, vault.operators()):
+        name = content["custodian"]
+        raise Denied(
+            f"who approves on the phone of the desk {name} is no operator of this vault",
+            f"avault custody remove {name}",
+        )
+
+
 class KeptKey:
     """The agent's key by an unlock key that a helper answered; `offered` is not taken in yet."""
 
@@ -13081,9 +13236,11 @@ class KeptKey:
         self.phoneless = False  # whether it was entrusted in a vault that has no phone
 
     def check(self, vault: Vault) -> None:
-        """Raise Denied for the phone of who is no operator now, Tampered for what is retired."""
+        """Raise Denied for a phone or desk of no operator of now, Tampered for what is retired."""
         if self.offered:
             refuse_retired(self.kept, list_retired(vault), list_given(vault))
+        if self.kept["kind"] == "desk":
+            check_desk(self.kept, vault)
         known = vault.other_operators().get(self.custodian)
         whose = str(self.kept["settings"].get("operator"))
         if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
@@ -13384,7 +13541,8 @@ def read_token_call(selector: str, words: bytes, own: bytes) -> tuple[str, bytes
 # that was not hashed, or not shown.
 
 
-MOST_HASHED = 400  # structs, texts and lists of one
+MOST_HASHED = 400  # structs, texts, addresses and lists of one
+MOST_HASHED_BYTES = 1 << 16  # of all of it, as nobody else is served meanwhile
 DEEPEST = 12  # structs and lists in each other
 LONGEST_NUMBER = 80
 TYPE_NAME = regex(r"[A-Za-z_$][A-Za-z0-9_$]{0,63}")
@@ -13398,7 +13556,23 @@ DOMAIN_FIELDS = (  # in the order of EIP-712
     ("salt", "bytes32"),
 )
 PERMIT2 = "000000000022d473030f116ddee9f6b43ac78ba3"  # on every chain the same
+AUTHORIZED = (
+    "(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
+PERMIT = "Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"
+PERMIT_OF_DAI = "Permit(address holder,address spender,uint256 nonce,uint256 expiry,bool allowed)"
+CALL_FIELDS = frozenset({"functionsignature", "functiondata", "calldata", "data", "call"})
 TRANSFERS = ("TransferWithAuthorization", "ReceiveWithAuthorization")  # ERC-3009
+TAKEN = "TokenPermissions(address token,uint256 amount)"
+ALLOWED = "PermitDetails(address token,uint160 amount,uint48 expiration,uint48 nonce)"
+PERMITS = {  # of Permit2, each to the letter, and where it says what is permitted
+    f"PermitSingle(PermitDetails details,address spender,uint256 sigDeadline){ALLOWED}": "details",
+    f"PermitBatch(PermitDetails[] details,address spender,uint256 sigDeadline){ALLOWED}": "details",
+    "PermitTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline)"
+    + TAKEN: "permitted",
+    "PermitBatchTransferFrom(TokenPermissions[] permitted,address spender,uint256 nonce,"
+    f"uint256 deadline){TAKEN}": "permitted",
+}
 
 
 class TypedData:
@@ -13410,7 +13584,8 @@ class TypedData:
     def __init__(self, given: object) -> None:
         if not isinstance(given, dict) or {*given} != {"types", "primaryType", "domain", "message"}:
             raise ValueError("typed data has types, primaryType, domain and message")
-        self.hashed = 0
+        self.hashed = self.hashed_bytes = 0
+        self.type_hashes: dict[str, bytes] = {}
         self.primary, self.domain, self.message = (
             given["primaryType"],
             given["domain"],
@@ -13445,6 +13620,13 @@ class TypedData:
         if self.hashed > MOST_HASHED or depth > DEEPEST:
             raise ValueError("typed data with too much in it")
 
+    def hash(self, data: bytes) -> bytes:
+        """A digest; raises ValueError where all of them are of too much."""
+        self.hashed_bytes += len(data)
+        if self.hashed_bytes > MOST_HASHED_BYTES:
+            raise ValueError("typed data with too much in it")
+        return keccak256(data)
+
     def hash_struct(self, name: str, value: object, depth: int) -> bytes:
         """The hash of a struct, whose fields are those of its type and no others."""
         self.count(depth)
@@ -13452,11 +13634,12 @@ class TypedData:
         if not isinstance(value, dict) or {*value} != {each for each, _ in fields}:
             raise ValueError(f"{printable(name, 40)} has other fields than its type")
         words = [self.encode(kind, value[each], depth + 1) for each, kind in fields]
-        return keccak256(keccak256(self.name_type(name).encode()) + b"".join(words))
+        if name not in self.type_hashes:
+            self.type_hashes[name] = self.hash(self.name_type(name).encode())
+        return self.hash(self.type_hashes[name] + b"".join(words))
 
     def name_type(self, name: str) -> str:
         """A type as it is hashed, with those that it refers to in order."""
-        self.count(0)
         found, todo = {name}, [name]
         while todo:
             for _, kind in self.types[todo.pop()]:
@@ -13476,17 +13659,19 @@ class TypedData:
             self.count(depth)
             if not isinstance(value, list) or (found[2] and int(found[2]) != len(value)):
                 raise ValueError("not a list, or not of that length")
-            return keccak256(b"".join(self.encode(found[1], each, depth + 1) for each in value))
+            return self.hash(b"".join(self.encode(found[1], each, depth + 1) for each in value))
         if kind in self.types:
             return self.hash_struct(kind, value, depth)
         if kind == "string":
             self.count(depth)
             if not isinstance(value, str):
                 raise ValueError("not a text")
-            return keccak256(value.encode())
+            return self.hash(value.encode())
         if kind == "bytes":
             self.count(depth)
-            return keccak256(read_hex(value, "bytes"))
+            return self.hash(read_hex(value, "bytes"))
+        if kind == "address":
+            self.count(depth)  # for its checksum
         return encode_atom(kind, value)
 
 
@@ -13576,55 +13761,47 @@ def read_integer(value: object) -> int:
 def understand_typed(data: TypedData, own: bytes) -> dict[str, Any]:
     """What typed data of an account does: see `describe_transaction`; `does` may be typed.
 
-    What looks like it moves money, and is not of that very form, raises ValueError.
+    What is named as what moves money is, and has not its types to the letter, raises ValueError.
     """
     about = {"chain": data.chain, "fee": 0, "value": 0, "to": data.contract}
-    said, kinds = data.message, dict(data.types[data.primary])
-    if data.primary in TRANSFERS and data.contract and data.chain:
-        need_form(kinds, {"from": "address", "to": "address", "value": "uint256"})
+    is_permit2 = data.contract is not None and data.contract.hex() == PERMIT2
+    if not is_permit2 and data.primary not in TRANSFERS and not data.primary.startswith("Permit"):
+        refuse_calls(data)
+        return {**about, "does": "typed", "moves": []}
+    if not data.chain or not data.contract:
+        raise ValueError("it moves money, on no chain or of no token that it names")
+    said, form = data.message, data.name_type(data.primary)
+    if is_permit2 and form in PERMITS:
+        return {**about, "does": "approve", "moves": read_permit2(said, PERMITS[form])}
+    if is_permit2 or form not in (PERMIT, PERMIT_OF_DAI, *(f"{e}{AUTHORIZED}" for e in TRANSFERS)):
+        raise ValueError("it has the name of what moves money, and another form")
+    if data.primary in TRANSFERS:
         need_own(said["from"], own)
         move = (data.contract, parse_address(said["to"]), read_integer(said["value"]))
         return {**about, "does": "pay", "moves": [move]}
-    if data.primary == "Permit" and data.contract and data.chain:
-        is_dai = "allowed" in kinds
-        holder = "holder" if is_dai else "owner"
-        amount = {"allowed": "bool"} if is_dai else {"value": "uint256"}
-        need_form(kinds, {holder: "address", "spender": "address", **amount})
-        need_own(said[holder], own)
-        value = (UINT256 - 1) * said["allowed"] if is_dai else read_integer(said["value"])
-        return {
-            **about,
-            "does": "approve",
-            "moves": [(data.contract, parse_address(said["spender"]), value)],
-        }
-    if data.contract and data.contract.hex() == PERMIT2:
-        return {**about, "does": "approve", "moves": read_permit2(data)}
-    if data.primary in (*TRANSFERS, "Permit"):
-        raise ValueError("it moves money, on no chain or of no token that it names")
-    return {**about, "does": "typed", "moves": []}
+    is_dai = form == PERMIT_OF_DAI
+    need_own(said["holder" if is_dai else "owner"], own)
+    value = (UINT256 - 1) * said["allowed"] if is_dai else read_integer(said["value"])
+    move = (data.contract, parse_address(said["spender"]), value)
+    return {**about, "does": "approve", "moves": [move]}
 
 
-def read_permit2(data: TypedData) -> list[tuple[bytes, bytes, int]]:
+def refuse_calls(data: TypedData) -> None:
+    """Raise ValueError for a field that is the data of a call, by its type and its name."""
+    for fields in data.types.values():
+        for name, kind in fields:
+            is_bytes = kind.partition("[")[0] == "bytes"
+            if is_bytes and name.replace("_", "").lower().rstrip("s") in CALL_FIELDS:
+                raise ValueError("a call inside typed data, which nobody has decoded")
+
+
+def read_permit2(said: dict[str, Any], name: str) -> list[tuple[bytes, bytes, int]]:
     """What is allowed by Uniswap's Permit2, by one permit or by several; raises ValueError."""
-    if not data.chain:
-        raise ValueError("a permit that is for any chain")
-    said = data.message
-    inner = said.get("details", said.get("permitted"))
-    parts = inner if isinstance(inner, list) else [inner]
-    if not parts or not all(isinstance(each, dict) for each in parts) or "spender" not in said:
-        raise ValueError("a permit of a form that is not known")
+    parts = said[name] if isinstance(said[name], list) else [said[name]]
+    if not parts:
+        raise ValueError("a permit of nothing")
     spender = parse_address(said["spender"])
-    return [
-        (parse_address(each.get("token")), spender, read_integer(each.get("amount")))
-        for each in parts
-        if isinstance(each, dict)
-    ]
-
-
-def need_form(kinds: dict[str, str], wanted: dict[str, str]) -> None:
-    """Raise ValueError where fields are not of these types."""
-    if any(kinds.get(name) != kind for name, kind in wanted.items()):
-        raise ValueError("it has the name of what moves money, and another form")
+    return [(parse_address(each["token"]), spender, read_integer(each["amount"])) for each in parts]
 
 
 def need_own(address: object, own: bytes) -> None:
@@ -13644,11 +13821,13 @@ def need_own(address: object, own: bytes) -> None:
 
 EVM_USES = ("evm-tx", "evm-typed", "evm-message")  # of a request's `as`
 LONGEST_EVM = 40_000  # bytes of what is to be signed: a request's first frame has it, in base64
-SIGN_IN = regex(  # ERC-4361, its first two lines
-    r"(?:[a-z][a-z0-9+.-]*://)?([A-Za-z0-9.:\[\]-]{1,255})"
+SIGN_IN = regex(  # ERC-4361, whole, but for resources: one may hand on rights (ERC-5573)
+    r"(?:[a-z][a-z0-9+.-]*://)?([A-Za-z0-9.:\[\]-]{1,80})"
     r" wants you to sign in with your Ethereum account:\n(0x[0-9a-fA-F]{40})\n\n"
+    r"(?:([^\n]{1,200})\n)?\nURI: [a-z][a-z0-9+.-]*://([^\n/?#]+)[^\n]*\nVersion: 1\n"
+    r"Chain ID: ([0-9]{1,15})\nNonce: ([A-Za-z0-9]{8,40})\nIssued At: [^\n]+"
+    r"(?:\nExpiration Time: [^\n]+)?(?:\nNot Before: [^\n]+)?(?:\nRequest ID: [^\n]*)?"
 )
-SIGN_IN_LINES = ("URI", "Version", "Chain ID", "Nonce", "Issued At")
 SIGN_IN_WORDS = "wants you to sign in with your"
 
 
@@ -13701,22 +13880,17 @@ def decode_message(data: bytes, own: bytes) -> dict[str, Any]:
 
 
 def read_sign_in(text: str, own: bytes) -> dict[str, Any]:
-    """The domain, the nonce and the chain of a sign-in with Ethereum (ERC-4361).
+    """The domain, statement, chain and nonce of a sign-in with Ethereum (ERC-4361).
 
-    Raises ValueError for one of another form, or for another account.
+    Raises ValueError for one of another form, for another account, or for what another has.
     """
-    found = SIGN_IN.match(text)
+    found = SIGN_IN.fullmatch(text)
     if not found or parse_address(found[2]) != own:
-        raise ValueError("it says that it is a sign-in, and is none of this account")
-    lines = [line.partition(": ") for line in text[found.end() :].split("\n")]
-    fields = {name: value for name, colon, value in lines if colon and name in SIGN_IN_LINES}
-    names = [name for name, colon, _ in lines if colon and name in SIGN_IN_LINES]
-    if names != list(SIGN_IN_LINES) or fields["Version"] != "1":
-        raise ValueError("a sign-in without all that it has to say")
-    number = fields["Chain ID"]
-    if not number.isascii() or not number.isdigit() or len(number) > 15:
-        raise ValueError("a sign-in on no chain")
-    return {"domain": found[1], "nonce": fields["Nonce"], "chain": int(number)}
+        raise ValueError("it says that it is a sign-in, and has not its form, or not this account")
+    domain, statement, host, chain, nonce = found.group(1, 3, 4, 5, 6)
+    if host.lower() != domain.lower():
+        raise ValueError("a sign-in to one domain for what another has")
+    return {"domain": domain, "statement": statement or "", "nonce": nonce, "chain": int(chain)}
 
 
 # ----------------------------------------------------- signing/ssh_words ----
@@ -13755,7 +13929,7 @@ def describe_use(
         user = str(use["user"])
         if not set(user) <= GROUP_CHARACTERS:  # it cannot be taken for a part of the sentence
             user = quote_words(user.encode(), 64)
-        done = f"sign in to {printable(where, 64)} as {user} with {name}"
+        done = f"sign in to {printable(where, 80)} as {user} with {name}"
     if through := use["through"]:
         many = "a forwarded agent" if len(through) == 1 else f"{len(through)} forwarded agents"
         done += f", through {many} (the last on the host with the key {through[-1][:23]}…)"
@@ -13811,10 +13985,12 @@ def quote_words(text: bytes, most: int) -> str:
 # ----------------------------------------------------- signing/evm_words ----
 # What is signed by a key that pays, in words: amounts exact, what is not known called unknown.
 #
-# Names and symbols are those of the rules, and none of a contract's or a caller's.
+# Addresses are whole, and nobody has a name: rules, which give names, come without the phone too, on
+# a new key or a group. A symbol is the rule's, and stands beside the token's address and decimals.
 
 
 UNLIMITED = 1 << 95  # of a token's smallest unit: no amount is as much, but in permission for all
+OP_STACK = frozenset({10, 8453, 84532})  # chains that take a fee for Ethereum, too, in no field
 LONGEST_SHOWN = 120  # characters of a message
 
 
@@ -13834,8 +14010,10 @@ def describe_evm(use: dict[str, Any], name: str, rules: list[WalletRule]) -> str
     where = name_chain(chain) if chain else "ANY chain"
     does = use["does"]
     if does == "sign-in":
+        said = quote_words(use["statement"].encode(), 200)
+        saying = f", saying {said}," if use["statement"] else ""
         return (
-            f"sign in to {printable(use['domain'], 80)} with {name} on {where},"
+            f"sign in to {printable(use['domain'], 80)}{saying} with {name} on {where},"
             f" nonce {printable(use['nonce'], 40)}"
         )
     if does == "message":
@@ -13851,7 +14029,10 @@ def describe_evm(use: dict[str, Any], name: str, rules: list[WalletRule]) -> str
         whom = f"for {show_address(data.contract)} " if data.contract else ""
         said = quote_words(str(data.domain.get("name", "")).encode(), 40)
         kind = quote_words(data.primary.encode(), 40)
-        return f"sign UNKNOWN typed data {kind} of {said} {whom}on {where} with {name}"
+        return (
+            f"sign UNKNOWN typed data {kind} of {said} {whom}on {where},"
+            f" which MAY MOVE MONEY, with {name}"
+        )
     moves = [describe_move(use, each, rules) for each in use["moves"]]
     if does == "call":
         paid = f", and {moves[0]}" if moves else ""
@@ -13859,9 +14040,20 @@ def describe_evm(use: dict[str, Any], name: str, rules: list[WalletRule]) -> str
         selector = f"0x{use['selector']}"
         return (
             f"make an UNKNOWN call {selector} ({use['size']} bytes) of {contract}{paid}"
-            f" on {where} with {name}"
+            f" on {where} with {name}{describe_fee(use, rules)}"
         )
-    return f"{' and '.join(moves)} on {where} with {name}"
+    return f"{' and '.join(moves)} on {where} with {name}{describe_fee(use, rules)}"
+
+
+def describe_fee(use: dict[str, Any], rules: list[WalletRule]) -> str:
+    """The most that a transaction costs besides; what has no fee says nothing."""
+    chain = use["chain"]
+    if not use["fee"]:
+        return ""
+    coins = {each.symbol for each in rules if (each.chain, each.token) == (chain, b"")}
+    symbol = coins.pop() if len(coins) == 1 else "of the chain's own coin"
+    more = f" and {name_chain(chain)}'s fee for Ethereum" if chain in OP_STACK else ""
+    return f", fee up to {render_units(use['fee'], NATIVE_DECIMALS)} {symbol}{more}"
 
 
 def describe_move(
@@ -13870,20 +14062,18 @@ def describe_move(
     """What is paid to whom, or what who is let take."""
     token, to, amount = move
     known = [each for each in rules if (each.chain, each.token) == (use["chain"], token)]
-    names = {(each.to or {}).get(to, "") for each in known}
     who = show_address(to)
-    if len(names) == 1 and (named := names.pop()):
-        who = f"{named} ({shorten_address(to)})"
     forms = {(each.symbol, each.decimals) for each in known}
-    if len(forms) == 1:
+    if not token:
+        symbol = name_coin(use["chain"])
+        shown = f"{render_units(amount, NATIVE_DECIMALS)} {symbol}"
+    elif len(forms) == 1:
         symbol, decimals = forms.pop()
+        symbol = describe_token(symbol, show_address(token), decimals)
         shown = f"{render_units(amount, decimals)} {symbol}"
-    elif token:
+    else:
         symbol = f"of the UNKNOWN token {show_address(token)}"
         shown = f"{amount} units {symbol}"
-    else:
-        symbol = "of the chain's own coin"
-        shown = f"{render_units(amount, NATIVE_DECIMALS)} {symbol}"
     if use["does"] != "approve":
         return f"pay {shown} to {who}"
     if not amount:
@@ -15113,13 +15303,12 @@ def main_signing(argv: list[str]) -> NoReturn:
 
 
 # -------------------------------------------------- signing/solana_words ----
-# What is signed for Solana, in words: amounts exact, names and symbols those of the rules.
+# What is signed for Solana, in words: amounts exact, addresses whole, and no names.
+#
+# A symbol is the rule's, and stands beside the mint's address and its decimals.
 
 
-def shorten_owner(address: bytes) -> str:
-    """The ends of an address, for one that stands beside a name."""
-    text = encode_base58(address)
-    return f"{text[:6]}…{text[-6:]}"
+WIDEST_DECIMALS = 255  # a mint has them in a byte
 
 
 def describe_solana(use: dict[str, Any], name: str, rules: list[SolanaRule], cluster: str) -> str:
@@ -15129,41 +15318,48 @@ def describe_solana(use: dict[str, Any], name: str, rules: list[SolanaRule], clu
         is_long = len(text) > LONGEST_SHOWN
         more = f" (the first {LONGEST_SHOWN} of {len(text)} characters)" if is_long else ""
         return f"sign the message {quote_words(text.encode(), LONGEST_SHOWN)}{more} with {name}"
-    said = [describe_pay(each, rules) for each in use["pays"]]
+    said = [describe_pay(each, rules) for each in sum_pays(use["pays"])]
     where = CLUSTERS.get(cluster, "an UNKNOWN cluster of Solana")
     memos = [f", with the memo {quote_words(each.encode(), 60)}" for each in use["memos"]]
     fee = f", for a fee of up to {render_units(use['fee'], SOL_DECIMALS)} SOL" if use["fee"] else ""
     return f"{' and '.join(said)} on {where} with {name}{fee}{''.join(memos)}"
 
 
+def sum_pays(pays: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Payments of one asset to one payee as one, the largest first: none is lost among others."""
+    found: dict[tuple[object, ...], dict[str, Any]] = {}
+    for each in pays:
+        which = tuple(each.get(field) for field in ("what", "mint", "decimals", "owner", "to"))
+        before = found.get(which, {"amount": 0})
+        found[which] = {**each, "amount": before["amount"] + each["amount"]}
+
+    def size(pay: dict[str, Any]) -> tuple[bool, int]:
+        decimals = pay["decimals"] if pay["what"] == "token" else SOL_DECIMALS
+        return pay["what"] == "rent", -pay["amount"] * 10 ** (WIDEST_DECIMALS - decimals)
+
+    return sorted(found.values(), key=size)
+
+
 def describe_pay(pay: dict[str, Any], rules: list[SolanaRule]) -> str:
     """What is paid to whom."""
     if pay["what"] == "rent":
         amount = render_units(pay["amount"], SOL_DECIMALS)
-        whose = decode_base58(pay["owner"], 32)
-        return f"make a token account for {name_owner(whose, rules)} ({amount} SOL)"
+        return f"make a token account for {pay['owner']} ({amount} SOL)"
     mint = decode_base58(pay["mint"], 32) if pay["what"] == "token" else b""
     known = [each for each in rules if each.token == mint]
     forms = {(each.symbol, each.decimals) for each in known}
     if not mint:
         asset = f"{render_units(pay['amount'], SOL_DECIMALS)} {SOL_SYMBOL}"
     elif known and forms == {(known[0].symbol, pay["decimals"])}:
-        asset = f"{render_units(pay['amount'], pay['decimals'])} {known[0].symbol}"
+        token = describe_token(known[0].symbol, pay["mint"], pay["decimals"])
+        asset = f"{render_units(pay['amount'], pay['decimals'])} {token}"
     else:
         amount = render_units(pay["amount"], pay["decimals"])
         asset = f"{amount} of the UNKNOWN token {pay['mint']}"
     owner = pay.get("owner") if mint else pay["to"]
     if owner is None:
         return f"pay {asset} to the token account {pay['to']}"
-    return f"pay {asset} to {name_owner(decode_base58(owner, 32), known)}"
-
-
-def name_owner(owner: bytes, rules: list[SolanaRule]) -> str:
-    """Who is paid: by name, if the rules have one, and all the same."""
-    names = {(each.to or {}).get(owner, "") for each in rules}
-    if len(names) == 1 and (named := names.pop()):
-        return f"{named} ({shorten_owner(owner)})"
-    return encode_base58(owner)
+    return f"pay {asset} to {owner}"
 
 
 # -------------------------------------------------------- daemon/callers ----
@@ -15624,14 +15820,9 @@ class Session:
         self.advance()
 
     def explain(self, error: Exception) -> dict[str, Any]:
-        """What is answered where something went wrong.
-
-        Through a grant no hint leads to names that it does not have, as guards are on.
-        """
+        """What is answered where something went wrong."""
         known = complain(error)
-        if self.grant and "unguard" in (known.hint or ""):
-            known.hint = ASK_MAKER
-        return known.to_dict()
+        return hide_names(known).to_dict() if self.grant else known.to_dict()
 
     def cut(self) -> None:
         """End it at once: nothing more is sent on it, by nobody else who has it either."""
@@ -15699,6 +15890,13 @@ class Session:
             self.task.cancel()
         if self.ended:
             self.ended()
+
+
+def hide_names(error: AvaultError) -> AvaultError:
+    """An error as it is told through a grant: no hint leads to names that guards are on."""
+    if "guard" in (error.hint or ""):
+        error.hint = ASK_MAKER
+    return error
 
 
 # ---------------------------------------------------------- daemon/child ----
@@ -16560,6 +16758,18 @@ class Custody:
         """The other operators' phones, which are asked together with this machine's."""
         return [name for name in self.order() if name != PHONE and self.is_phone(name)]
 
+    def strangers(self, report: Message) -> list[str]:
+        """The phones and desks of who is no operator of the vault now, by what it reports."""
+        found, others = [], report.get("operators") or {}
+        anybody = {report.get("first_operator"), *others.values()} - {None}
+        for name in self.order():
+            with contextlib.suppress(AvaultError):
+                content = self.custodians.load(name)
+                known = {PHONE: {others.get(name)}, "desk": anybody}.get(content["kind"])
+                if known is not None and content["settings"].get("operator") not in known:
+                    found.append(name)
+        return found
+
     def asks_phones(self, name: str) -> bool:
         """Whether a custodian asks people by their phones."""
         try:
@@ -17235,14 +17445,13 @@ class Warden:
 
     def tidy_phones(self) -> None:
         """The vault is open: ask no other phone any more, and none of who is no operator now."""
-        opened, operators = self.report.get("custodian"), self.report.get("operators") or {}
+        opened = self.report.get("custodian")
         self.phones.end()
         try:
             if opened in self.phones.asked:
                 self.custody.note_opened(opened)
-            for name in self.custody.phones():
-                if self.custody.find(name)["settings"].get("operator") != operators.get(name):
-                    self.custody.custodians.forget(name)
+            for name in self.custody.strangers(self.report):
+                self.custody.custodians.forget(name)
         except AvaultError as error:
             self.say(f"the phone of who is no operator is still listed here: {error.message}")
 
@@ -17787,7 +17996,7 @@ async def admit_operator(warden: Warden, request: Message, caller: dict[str, Any
 
 
 async def dismiss_operator(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
-    """Take an operator away, and from this machine the phone; others do so at their next unlock."""
+    """Take an operator away, and here the phone and desks; others do so at their next unlock."""
     name, custody = check_operator(request.get("name")), warden.custody
     others, reach = [each for each in custody.order() if each != name], Reach(request)
     is_last = custody.is_phone(name) and not (custody.has_phone() and PHONE in others)
@@ -17798,8 +18007,8 @@ async def dismiss_operator(warden: Warden, request: Message, caller: dict[str, A
         )
     await change_operator(warden, name, None, reach, caller)
     had_phone = custody.is_phone(name)
-    if had_phone:
-        custody.custodians.forget(name)
+    for each in custody.strangers(warden.report):
+        custody.custodians.forget(each)
     return {"name": name, "had_phone": had_phone}
 
 
@@ -19606,6 +19815,7 @@ class Brokers:
     START_TIME = 20.0  # seconds: mitmproxy takes a few on a busy machine
     MOST = 16  # sessions at once: each has some 80 MB
     MOST_OF_GRANT = 2  # of one grant; and half of them of all grants
+    MOST_RENEWING = 8  # besides, that have a token renewed, for some seconds
 
     def __init__(self, control: Control) -> None:
         self.control = control
@@ -19613,6 +19823,7 @@ class Brokers:
         self.links: dict[str, BrokerLink] = {}
         self.through: dict[str, Grant | None] = {}  # those there are, or are to be: by which grant
         self.standing: dict[Grant, Any] = {}  # those that stay; None for one that starts
+        self.renewing: set[str] = set()  # the numbers of those that renew a token
         self.turns: dict[str, asyncio.Lock] = {}  # of who has a group's token renewed
         self.renewed: dict[str, float] = {}  # when that was, by time.monotonic
 
@@ -19640,14 +19851,18 @@ class Brokers:
         That of a grant ends with it; its files are where those of the grant's users can be.
         """
         through = [each for each in self.through.values() if each]
-        mine = sum(each is grant for each in through)
+        mine, renews = sum(each is grant for each in through), "refresh" in session
         is_much = mine >= self.MOST_OF_GRANT or len(through) >= self.MOST // 2
-        if (grant and is_much) or len(self.through) >= self.MOST:
+        if renews and len(self.renewing) >= self.MOST_RENEWING:
+            raise Unavailable("too many tokens are renewed at once", "try again in a while")
+        is_full = len(self.through) - len(self.renewing) >= self.MOST
+        if (grant and is_much) or (is_full and not renews):
             raise Unavailable(
                 "too many proxies at once", "end one of them; see: avault proxy status"
             )
         number, link = secrets.token_hex(8), None
         self.through[number] = grant
+        self.renewing |= {number} if renews else set()
         place = None
         if grant:
             is_shared = bool(grant.uids - {os.getuid()})
@@ -19655,7 +19870,7 @@ class Brokers:
         wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self.START_TIME):
-                told = {"broker": number, "grant_of": place, "stays": "refresh" in session}
+                told = {"broker": number, "grant_of": place, "stays": renews}
                 self.control.send(told)
                 pid, door = await wanted
                 with door:
@@ -19684,6 +19899,7 @@ class Brokers:
     def end(self, number: str) -> None:
         """End a session's process: by the stream to it, and where it is stopped by a signal."""
         self.through.pop(number, None)
+        self.renewing.discard(number)
         if link := self.links.pop(number, None):
             link.end()
         try:
@@ -21687,6 +21903,7 @@ class SigningLink:
         self.answers: dict[int, asyncio.Future[Message]] = {}
         self.given: set[str] = set()  # which keys it has: see `identify_key`
         self.last = 0
+        self.run_id = secrets.token_hex(4)  # under which it is counted what keys that pay spend
         # sessions of the SSH agent, which says for whom it asks
         self.fronts: weakref.WeakSet[Session] = weakref.WeakSet()
 
@@ -22086,6 +22303,7 @@ class Keyholder:
         self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
         self.grants = Grants(self.control, self.sessions, self.reporter.report, self.brokers)
+        self.is_joined = False  # whether the phone is asked to let a desk in
         self.tasks: set[asyncio.Task[None]] = set()
 
     # -- the supervisor's side
@@ -22457,8 +22675,11 @@ class Release:
             self.outcome = asyncio.get_running_loop().create_future()
             if self.assignment.is_gone:
                 return False
-            if passage.counted(keyholder.gate.look(keyholder.open_store().vault)):
-                await keyholder.change(passage.count(keyholder.open_store().machine))
+            store = keyholder.open_store()
+            if passage.counted(keyholder.gate.look(store.vault)):
+                await keyholder.change(passage.count(store.machine))
+            else:  # it may be guarded otherwise since it waits here
+                passage.count(store.machine)(store.vault.copy())
             if session.grant:
                 session.grant.check_way(passage.way)  # it may have ended meanwhile
             keyholder.release(session, request)
@@ -22661,11 +22882,15 @@ def describe_wish(
 
 
 def describe_call(asked: Message) -> str:
-    """A request by the proxy: its method, host and path, which others have chosen."""
+    """A request by the proxy: its method, host and path, which others have chosen.
+
+    And where in it the secret is to be, if that is another place than a header.
+    """
     port = "" if asked["port"] == HTTPS else f":{asked['port']}"
     path = "".join(each if each in CALL_CHARACTERS else "?" for each in asked["path"])
     shown = path if len(path) <= SHOWN_PATH else f"{path[:SHOWN_PATH]}…"
-    return f"{spell_host(asked['method'])} {spell_host(asked['host'])}{port}{shown}"
+    place = f" ({asked['place']})" if asked.get("place") else ""
+    return f"{spell_host(asked['method'])} {spell_host(asked['host'])}{port}{shown}{place}"
 
 
 def spell_host(word: str) -> str:
@@ -22873,7 +23098,9 @@ async def take_sealed(
 
 BETWEEN = frozenset(  # what asks an agent for somebody else
     {"ssh", "ssh-keygen", "scp", "sftp", "rsync", "git", "sh", "bash", "dash", "zsh", "fish", "env"}
+    | {"busybox"}
 )
+SYSTEM_BIN = ("/bin", "/usr/bin", "/usr/local/bin", "/usr/lib/git-core", "/usr/libexec/git-core")
 HIGHEST = 8  # parents that are looked at
 
 
@@ -22887,6 +23114,24 @@ class Behind:
 
     def __init__(self, name: str, pid: int, starter: int) -> None:
         self.name, self.pid, self.starter = name, pid, starter
+
+
+def read_between(pid: int) -> str:
+    """Which of those in BETWEEN a process runs, by its executable; "" for all else.
+
+    The name of a process is its own to choose. So the file has to be the system's, which root alone
+    writes; and the one that has this path here: a process may have mounts of its own.
+    """
+    try:
+        place, path = f"/proc/{pid}/exe", os.readlink(f"/proc/{pid}/exe")
+        top, name = os.path.split(path)
+        if name not in BETWEEN or top not in SYSTEM_BIN:
+            return ""
+        found = os.stat(place)
+        is_system = found.st_uid == 0 and not found.st_mode & 0o022
+        return name if is_system and os.path.samestat(found, os.stat(path)) else ""
+    except OSError:
+        return ""
 
 
 def look_at_process(pid: int) -> list[str]:
@@ -22911,11 +23156,11 @@ def find_program(pid: int, found: list[str]) -> Behind:
         if not found:
             break
         name, parent, _, is_in_terminal = found
-        nearest.starter = pid
-        if not nearest.name or (name == "git" and nearest.name != "git"):
-            nearest.name, nearest.pid = name, pid
-        if name not in BETWEEN:
+        nearest.starter, between = pid, read_between(pid)
+        if not between:
             return Behind(name, pid, pid)
+        if not nearest.name or (between == "git" and nearest.name != "git"):
+            nearest.name, nearest.pid = between, pid
         pid = int(parent)
         if is_in_terminal or pid <= 1:
             break
@@ -22992,9 +23237,9 @@ def ask_invited(caller: dict[str, Any], invitation: Invitation) -> Asker:
 # What somebody wants signed by a key of which the phone is asked: what one approval covers.
 
 
-# kinds whose event is for one place, or undoes something: deletions, sealed messages, proofs to
-# relays and web servers, requests to signers
-ONE_BY_ONE = frozenset({5, 13, 22_242, 24_133, 27_235})
+# kinds of which one event is like another, to be read by people: notes and what answers them,
+# messages in a room, reposts, reactions, pictures and films, highlights, articles and their drafts
+ALIKE = frozenset({1, 6, 7, 9, 11, 16, 20, 21, 22, 42, 1_111, 1_311, 9_802, 30_023, 30_024})
 
 
 class Wish:
@@ -23029,7 +23274,7 @@ class Wish:
         if what == "sshsig":
             return ("sshsig", use["namespace"], *use["through"])
         if what == "nostr-event":
-            return None if use["kind"] in ONE_BY_ONE else (what, use["kind"])
+            return (what, use["kind"]) if use["kind"] in ALIKE else None
         return (what, use["peer"]) if "peer" in use else None
 
     def exact(self) -> tuple[object, ...] | None:
@@ -23298,6 +23543,7 @@ async def sign_asked(
 
 WAYS_TO_SIGN = {"ssh": "ssh", "sshsig": "ssh"}  # what is signed, and the way that a guard names
 WAY_FOR_NOSTR = "sign"
+ASKED_WAYS = ("ssh", WAY_FOR_NOSTR)  # by which a key signs of whose value the phone is asked
 
 
 @context
@@ -23336,7 +23582,8 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         said["public"] = public
         use = await decode(keyholder, said)
         guards = keyholder.gate.look(keyholder.open_store().vault)
-        servers = guards.rules_of(guards.of(name)).servers
+        # of each guard as it stands: of those together, "any" is no part any more
+        servers = [one for each in guards.of(name) for one in each.rules.servers]
         sentence = noted["signed"] = describe_use(use, name, servers, request)
 
         def admit(reserved: Passage | None = None) -> Passage:
@@ -23500,6 +23747,12 @@ def admit_key(
         check(guards, name, way, time.time())
     passage = Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
     if is_closed or rules.ask is not None:
+        if way not in ASKED_WAYS:
+            what = "is sealed" if is_closed else "has a guard that asks for its value"
+            raise Denied(
+                f"{name} {what}, and a key that pays is asked of by its rules alone",
+                f"avault unguard {name}, avault get it once, guard it with rules: ask always",
+            )
         passage.asked[name] = rules.ask or 0
         passage.thawed += [name] if rules.ask is None else []
     return rules, passage
@@ -23604,23 +23857,24 @@ class Reservation:
         if not self.is_open or not self.costs:
             return
         self.is_open = False
-        machine = self.keyholder.open_store().machine
+        machine, run = self.keyholder.open_store().machine, self.keyholder.signing.run_id
 
         def change(vault: Vault) -> None:
             for cost in self.costs:
-                note_spent(vault, cost.account, machine, self.hours[cost.account], 0, cost.amount)
+                when = self.hours[cost.account], run
+                note_spent(vault, cost.account, machine, when, 0, cost.amount)
 
         await self.keyholder.change(change)
 
 
 def note_spent(
-    vault: Vault, account: str, machine: str, hour: int, reserved: int, returned: int
+    vault: Vault, account: str, machine: str, when: tuple[int, str], reserved: int, returned: int
 ) -> None:
-    """Count in a vault what a machine reserves in an hour, or gives back of it."""
+    """Count in a vault what a machine reserves in an hour and a run, or gives back of it."""
     name = f"{SPENT}/{account}/{machine}"
     hours = read_spent(vault.fact(name) or "{}")
-    before = hours.get(hour, (0, 0))
-    hours[hour] = before[0] + reserved, min(before[1] + returned, before[0] + reserved)
+    before = hours.get(when, (0, 0))
+    hours[when] = before[0] + reserved, min(before[1] + returned, before[0] + reserved)
     vault.state(name, render_spent(hours), int(time.time()), machine)
 
 
@@ -23663,20 +23917,33 @@ async def reserve(keyholder: Keyholder, costs: Iterable[Cost]) -> Reservation:
     Changes of the vault are made one after the other, so no two see the same rest.
     """
     wanted, hours = [each for each in sum_costs(costs) if each.amount], dict[str, int]()
-    machine = keyholder.open_store().machine
+    machine, run = keyholder.open_store().machine, keyholder.signing.run_id
 
     def change(vault: Vault) -> None:
         now = time.time()
         refuse_over(vault, wanted, now)
         for cost in wanted:
             own = read_spent(vault.fact(f"{SPENT}/{cost.account}/{machine}") or "{}")
-            hour = max([int(now) // HOUR, *own])
+            hour = max([int(now) // HOUR, *(each for each, _ in own)])
             hours[cost.account] = hour
-            note_spent(vault, cost.account, machine, hour, cost.amount, 0)
+            note_spent(vault, cost.account, machine, (hour, run), cost.amount, 0)
 
+    reservation = Reservation(keyholder, wanted, hours)
     if wanted:
-        await keyholder.change(change)
-    return Reservation(keyholder, wanted, hours)
+        writing = asyncio.ensure_future(keyholder.change(change))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.shield(asyncio.ensure_future(unreserve(writing, reservation)))
+            raise
+    return reservation
+
+
+async def unreserve(writing: asyncio.Future[Any], reservation: Reservation) -> None:
+    """Give back what is being reserved for a caller that left meanwhile."""
+    with contextlib.suppress(AvaultError):
+        await writing
+        await reservation.release()
 
 
 def spent_today(keyholder: Keyholder, account: str) -> int:
@@ -23693,7 +23960,8 @@ def spent_today(keyholder: Keyholder, account: str) -> int:
 
 WAY_FOR_WALLETS = "wallet"
 WALLET_FIELDS = frozenset({"as", "payload", "public", "group", "key", "confirm"})
-CONFIRM_TIME = 30.0  # seconds that a caller has to say that it waits still
+# seconds that a caller has to say that it waits still: it may have to ask a node, behind others
+CONFIRM_TIME = 120.0
 
 
 def read_wallet_rules(sets: list[frozenset[str]]) -> list[list[WalletRule]]:
@@ -23713,6 +23981,8 @@ class Verdict:
         self.rules = [each for rules in found for each in rules if each.is_asset]
         self.use, self.public, self.asks = use, public, False
         self.costs: list[Cost] = []
+        self.sums: dict[WalletRule, int] = {}
+        self.moved: dict[WalletRule, int] = {}  # what all of the use moves of a rule's asset
         if not found:
             raise Denied("no rule lets it sign anything")
         for rules in found:
@@ -23724,6 +23994,8 @@ class Verdict:
         if does in ("message", "sign-in", "typed"):
             if not any(each.about() == (None, "messages") for each in rules):
                 raise Denied("no rule lets it sign messages")
+            if does == "typed" and use["to"] in {each.token for each in self.rules}:
+                raise Denied("typed data for a token that a rule names is signed only as a payment")
             self.asks = True
             return
         if does == "call":
@@ -23755,6 +24027,9 @@ class Verdict:
             if each.calls and (self.use["to"], self.use["selector"]) not in each.calls:
                 raise Denied("no rule lets it make that call")
             self.asks = self.asks or each.asks
+        tokens = {(each.chain, each.token) for each in self.rules}
+        if (self.use["chain"], self.use["to"]) in tokens:
+            raise Denied("it makes no unknown calls of a token that a rule names")
 
     def weigh_move(self, rule: WalletRule, to: bytes, amount: int) -> None:
         """Hold what is moved, or allowed, against a rule; an allowance counts as if it were paid.
@@ -23768,18 +24043,27 @@ class Verdict:
             raise Denied(f"no rule lets it let others take {rule.symbol}")
         if rule.to is not None and to not in rule.to:
             raise Denied(f"no rule lets it pay that address {rule.symbol}")
-        if amount > rule.tx:
+        moved = self.moved[rule] = self.moved.get(rule, 0) + amount
+        if moved > rule.tx:
             raise Denied(
-                f"{render_units(amount, rule.decimals)} {rule.symbol} is more than the"
+                f"{render_units(moved, rule.decimals)} {rule.symbol} is more than the"
                 f" {render_units(rule.tx, rule.decimals)} that may be spent at once"
             )
         self.asks = self.asks or rule.asks or is_allowance
         self.add(rule, amount)
 
     def add(self, rule: WalletRule, amount: int) -> None:
-        """Count an amount of a rule's asset, once for all guards."""
-        account = account_of(self.public, rule)
-        self.costs.append(Cost(account, amount, rule.day, rule.symbol, rule.decimals))
+        """Count an amount of a rule's asset: once, however many rules are about it."""
+        self.sums[rule] = self.sums.get(rule, 0) + amount
+        account, known = self.account_of(rule), [each.account for each in self.costs]
+        same = [each for each in self.sums if self.account_of(each) == account]
+        total, least = max(self.sums[each] for each in same), min(same, key=lambda each: each.day)
+        at = known.index(account) if account in known else len(known)
+        self.costs[at : at + 1] = [Cost(account, total, least.day, least.symbol, least.decimals)]
+
+    def account_of(self, rule: WalletRule) -> str:
+        """The account of a rule's asset."""
+        return account_of(self.public, rule)
 
     def terms(self) -> tuple[bool, list[tuple[str, int, int | None]]]:
         """What it comes to, to be compared."""
@@ -23910,6 +24194,9 @@ class Payment:
             caller = keyholder.identify(self.session)
         who, restraint = who_asks(caller), keyholder.askings.restraint
         holding = keyholder.holding
+        sentence = f"{self.noted['signed']}{spent}; {describe_who(caller)} on {holding.host}"
+        if len(sentence) > SENTENCE:
+            raise Denied("that is more than a phone shows", "pay in several transactions")
         restraint.check(who, [self.name])
         async with keyholder.askings.alone(who, [self.name]):
             restraint.check(who, [self.name])
@@ -23917,7 +24204,6 @@ class Payment:
             if not store or not holding.contact.find(store):
                 raise Locked("the phone cannot be asked", "pair it with: avault pair")
             restraint.note(who, [self.name])
-            sentence = f"{self.noted['signed']}{spent}; {describe_who(caller)} on {holding.host}"
 
             def tell(code: str) -> None:
                 self.session.send({"progress": "asking", "code": code})
@@ -23947,6 +24233,7 @@ class SolanaVerdict(Verdict):
     def __init__(self, use: dict[str, Any], sets: list[frozenset[str]], public: bytes) -> None:
         self.use = {"does": "transfer", **use}
         self.public, self.asks, self.costs = public, False, []
+        self.sums, self.moved = {}, {}
         if not sets:
             raise Denied("no rule lets it sign anything")
         for rules in ([read_pay_rule(each) for each in sorted(members)] for members in sets):
@@ -23983,8 +24270,11 @@ class SolanaVerdict(Verdict):
     def add(self, rule: WalletRule, amount: int) -> None:
         """Count an amount of a rule's asset."""
         if amount:
-            account = solana_account(self.public, rule)
-            self.costs.append(Cost(account, amount, rule.day, rule.symbol, rule.decimals))
+            super().add(rule, amount)
+
+    def account_of(self, rule: WalletRule) -> str:
+        """The account of a rule's asset."""
+        return solana_account(self.public, rule)
 
 
 def solana_account(public: bytes, rule: WalletRule) -> str:
@@ -25391,28 +25681,42 @@ def seal_for_desk(
 async def let_desk_in(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Have a desk open this vault from now on, if the operator agrees on this machine's phone.
 
-    Its secret key comes too, once, and is not kept: it shows that the desk has it.
+    Its secret key comes too, once, and is not kept: it shows that the desk has it. The phone has
+    one such question at a time, for as long as its client is there.
     """
     holding, store = keyholder.holding, keyholder.open_store()
     name, label = check_custodian(str(request.get("name"))), check_name(str(request.get("label")))
     is_there = Custodians(keyholder.places).is_there(name)
     replaces = find_desk(keyholder.places, name) if is_there else None
     keys = parse_keys(str((await session.frame()).get("key")))
-    settings = {"key": public_hex(keys), "label": label}
+    operator = to_npub(parse_npub(str(request.get("operator"))))
+    settings = {"key": public_hex(keys), "label": label, "operator": operator}
+    check_desk({"custodian": name, "settings": settings}, store.vault)
     keyholder.release(session, {"op": "custody", "for": f"add {name}, {DESK}"})
     sentence = (
         f"avault: let the desk {label} open {store.vault.name} on {holding.host} TOGETHER with"
-        " other machines, by ONE approval there"
+        f" other machines, by ONE approval there, of {operator}"
     )
     title = f"the desk {label} for {store.vault.name}"
 
     def tell(code: str) -> None:
         session.send({"progress": "asking", "code": code})
 
+    if keyholder.is_joined:
+        raise Denied("another desk is just being let in", "let that end first")
+    ask = ask_operator(holding, store, {"ticket": ""}, title, sentence, tell)
+    asking = asyncio.ensure_future(ask)
+
+    def give_up() -> None:
+        asking.cancel()
+
+    keyholder.is_joined, session.ended = True, give_up
     try:
-        await ask_operator(holding, store, {"ticket": ""}, title, sentence, tell)
+        await asking
     except TimeoutError as error:
         raise explain_change(error) from None
+    finally:
+        keyholder.is_joined, session.ended = False, None
     seal_for_desk(holding, name, settings, replaces)
     await open_with_desk(keyholder.places, name, keys.secret_key().to_hex()).obtain(
         holding.ratchet.content  # what was written opens, with that key
@@ -25424,7 +25728,8 @@ async def let_desk_in(keyholder: Keyholder, session: Session, request: Message) 
 async def turn_desk(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Seal anew for the desk's next key, which its present one has signed; no phone is asked.
 
-    Raises Denied for what that key has not signed, Tampered for a file that was not agreed to.
+    Raises Denied for what that key has not signed, and where it is nobody's who is an operator
+    now; Tampered for a file that was not agreed to.
     """
     store, name = keyholder.open_store(), check_custodian(str(request.get("name")))
     content = find_desk(keyholder.places, name)
@@ -25432,11 +25737,13 @@ async def turn_desk(keyholder: Keyholder, session: Session, request: Message) ->
         content["agreed"], mark_agreed(store.keys, {**content, "shared": False})
     ):
         raise Tampered(f"the desk {name} is not as it was agreed to", "enroll it anew at the desk")
+    check_desk(content, store.vault)
     try:
         author, text = read_signed(str((await session.frame()).get("statement")))
         said = json.loads(text)
         following = parse_npub(said["next"])
         is_right = (said["agent"], said["desk"]) == (store.vault.agent, name)
+        is_right = is_right and len(bytes.fromhex(said["salt"])) == 32
     except (ValueError, TypeError, KeyError, Usage, RecursionError):
         author, following, is_right = "", "", False
     if not is_right or author != content["settings"]["key"]:
@@ -25450,7 +25757,7 @@ async def turn_desk(keyholder: Keyholder, session: Session, request: Message) ->
 
 async def serve_desk(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """What a desk has an open vault do; raises Usage."""
-    refuse_unknown(request, frozenset({"action", "name", "label"}))
+    refuse_unknown(request, frozenset({"action", "name", "label", "operator"}))
     if request.get("action") == "join":
         return await let_desk_in(keyholder, session, request)
     if request.get("action") == "turn":
@@ -26687,6 +26994,9 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
     store = keyholder.open_store()
     if given.get("ask") is not None:
         keyholder.openers.need_pairing(store)
+        key = keyholder.signing.keys.look(store.vault).get(place)
+        if key and way_of_kind(key.kind) == "wallet":
+            raise Usage(f"{place} pays, and is asked of by its rules", "have them say: ask always")
     if GuardChange(store.vault, place, given).weakens:
         told = describe_guard(keyholder.gate.look(store.vault), place)
         return {"ok": True, "weakens": True, "guard": told}
@@ -26699,12 +27009,12 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
         planned.make(store.machine)(vault)
         refuse_more(before, vault, [place])
 
-    group, _, key = place.partition("/")
+    group, _, inner = place.partition("/")
     await write(keyholder, session, {**request, "for": None}, change)
     vault = keyholder.open_store().vault
     guards = keyholder.gate.look(vault)
     warning = warn_of_many(find_asked(vault, guards), place) if given.get("ask") is not None else ""
-    there = group in vault.groups and (not key or key in vault.groups[group].keys)
+    there = group in vault.groups and (not inner or inner in vault.groups[group].keys)
     return {
         "ok": True,
         "weakens": False,
@@ -26812,7 +27122,7 @@ class Opener:
         self.control.send(told)
         while self.control.queue:
             await asyncio.sleep(0.01)
-        if not told.get("stays"):
+        if not (told.get("stays") or self.is_staying):  # one may leave, and the next one comes
             self.ended.set()
 
     def jobs(self) -> dict[str, Callable[[Message, int | None], Awaitable[Message]]]:
@@ -27425,6 +27735,22 @@ class PairEnd:
         return self.sock
 
 
+@context
+def share_phone(keyholder: Keyholder, session: Session) -> Iterator[None]:
+    """Be one of those who have the phone asked, for the length of a `with`.
+
+    They are counted with the processes that ask it; raises Unavailable where there are too many.
+    """
+    openers, through = keyholder.openers, session.grant.name if session.grant else None
+    if openers.is_full(through=through):
+        raise Unavailable("too many wait for the phone", "try again in a while")
+    openers.starting.append((True, through))
+    try:
+        yield
+    finally:
+        openers.starting.remove((True, through))
+
+
 class ProxyCaller(Session):
     """Who uses secrets by the proxy, as a connection of its own would be; it is told nothing.
 
@@ -27463,6 +27789,7 @@ class ProxyConsent:
             keyholder.openers.need_pairing(keyholder.open_store())
         self.identity = secrets.token_hex(8)
         self.agreed: set[str] = set()
+        self.turn = asyncio.Lock()  # one question at a time
         self.questions: dict[str, HostQuestion] = {}
 
     async def obtain(self, session: Session, name: str, asked: Message) -> None:
@@ -27481,7 +27808,8 @@ class ProxyConsent:
             except TimeoutError:
                 raise TimedOut("nobody approved in time", "is the signer app open?") from None
         port = "" if asked["port"] == 443 else f":{asked['port']}"
-        label = f"{name} to {asked['host']}{port}"
+        place = f" ({asked['place']})" if asked.get("place") else ""
+        label = f"{name} to {asked['host']}{port}{place}"
         if not self.asks or label in self.agreed:
             return
         question = self.questions.get(label)
@@ -27524,9 +27852,10 @@ class ProxyConsent:
             keyholder.reporter.report()
 
         try:
-            async with asyncio.timeout(PROXY_ASK_TIME), askings.alone(who, [label]):
+            async with asyncio.timeout(PROXY_ASK_TIME), self.turn, askings.alone(who, [label]):
                 askings.restraint.check(who, [label])
-                await ask_operator(holding, store, {}, CONSENT_TITLE, sentence, tell)
+                with share_phone(keyholder, session):
+                    await ask_operator(holding, store, {}, CONSENT_TITLE, sentence, tell)
         except (Denied, TimeoutError, asyncio.CancelledError) as error:
             if (label, self) in askings.questions:
                 askings.restraint.note(who, [label])
@@ -27540,7 +27869,7 @@ class ProxyConsent:
         self.agreed.add(label)
 
     async def open(
-        self, session: Session, asked: Message, admit: Callable[[], Passage]
+        self, session: Session, asked: Message, admit: Callable[[bool], Passage]
     ) -> socket.socket:
         """Have a secret opened for one request: a socket on which it comes to who reads that.
 
@@ -27550,20 +27879,23 @@ class ProxyConsent:
         where = f"{self.identity} {asked['host']}:{asked['port']}"
         caller = {**(session.caller or {}), "proxy": where}
         group, key = str(asked["group"]), str(asked["key"])
-        if any(len(each.value) > LONGEST_SEALED for each in admit().vault.groups[group].keys[key]):
+        if any(
+            len(each.value) > LONGEST_SEALED for each in admit(False).vault.groups[group].keys[key]
+        ):
             raise Denied(f"{group}/{key} is too long for a header")
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 given = ProxyCaller(caller, session.grant, theirs)
                 request = {**asked, "timeout": PROXY_ASK_TIME}
-                names = sorted(admit().asked)
+                names = sorted(admit(False).asked)
                 try:
                     async with asyncio.timeout(PROXY_ASK_TIME + 60):
-                        await obtain(self.keyholder, given, request, admit, names)
+                        await obtain(self.keyholder, given, request, lambda: admit(False), names)
                 except TimeoutError:
                     raise TimedOut("nobody approved in time", "is the signer app open?") from None
-            admit()  # its rules may be others by now
+            self.keyholder.open_store().refresh()
+            admit(True)  # its rules may be others by now; this use is counted
             return ours
         except BaseException:
             ours.close()
@@ -27584,15 +27916,20 @@ class ProxyConsent:
 # written into the vault, and only then used; also after a crash, by who comes next.
 
 
-REFUSED_PAUSE = 60.0  # seconds after which one that is refused again is renewed again
+RENEWED_PAUSE = 60.0  # seconds in which one is not renewed again, unless it is over by then
 LONGEST_ANSWER_KEPT = 1 << 20  # bytes of a sealed answer
+
+
+class Outdated(AvaultError):
+    """What a server has answered is for a token that the vault has no more."""
 
 
 async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refused: bool) -> bool:
     """Have the token GROUP/KEY renewed if it is due; whether the vault has another one now.
 
-    `is_refused` says that a server did not take it. Raises what keeps it from that, unless the
-    token may be good for a while yet.
+    `is_refused` says that a server did not take it. What is sealed, or double, renews nothing.
+    Raises what keeps it from that, unless the token may be good for a while yet; through a grant
+    that names nothing which the grant does not have.
     """
     if not is_renewable(keyholder.open_store().vault, name):
         return False
@@ -27600,19 +27937,27 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
     turn = keyholder.brokers.turns.setdefault(group, asyncio.Lock())
     async with turn:
         found = await take_back(keyholder, group)
-        tokens = Tokens(keyholder.open_store().vault, group)
-        last = keyholder.brokers.renewed.get(group)
-        is_refused = is_refused and (last is None or time.monotonic() - last >= REFUSED_PAUSE)
-        if not is_refused and not tokens.is_due(time.time()):
+        try:
+            tokens = Tokens(keyholder.open_store().vault, group)
+        except Denied:
+            return found
+        last, now = keyholder.brokers.renewed.get(group), time.time()
+        is_late = last is None or time.monotonic() - last >= RENEWED_PAUSE or tokens.is_over(now)
+        if not is_late or not (is_refused or tokens.is_due(now)):
             return True  # perhaps who was before us has done it
         try:
             await ask_server(keyholder, session, tokens)
             keyholder.brokers.renewed[group] = time.monotonic()
             return await take_back(keyholder, group)
-        except AvaultError:
-            if tokens.is_over(time.time()):
+        except AvaultError as error:
+            if not tokens.is_over(time.time()):
+                return found
+            if not session.grant:
                 raise
-            return found
+            noted = {"op": "proxy", "group": group, "key": ACCESS_TOKEN, "why": error.message}
+            keyholder.release(session, noted, error.code)
+            said = f"{name} has expired, and there is no new one"
+            raise Unavailable(said, ASK_MAKER) from None
 
 
 async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> None:
@@ -27627,7 +27972,8 @@ async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> 
         **asked,
         "fields": tokens.fields(),
         "json": tokens.is_json,
-        "was": tokens.print,
+        "was": print_token(tokens.refresh),
+        "over": print_token(tokens.access),
         "to": public_hex(store.keys),
         "kept": find_answer(keyholder, tokens.group),
     }
@@ -27677,7 +28023,8 @@ async def take_back(keyholder: Keyholder, group: str) -> bool:
     """Write into the vault what a server has answered; whether there was something.
 
     It counts only for the token that it was asked with, which nobody else knows: so nobody else can
-    have written it, and an older one is none.
+    have written it, and an older one is none. It stays on the disk until it is in the vault, or is
+    surely for no token of the vault's; while that one is sealed, or double, nobody can say.
     """
     path, store = find_answer(keyholder, group), keyholder.open_store()
     try:
@@ -27685,27 +28032,51 @@ async def take_back(keyholder: Keyholder, group: str) -> bool:
             sealed = file.read(LONGEST_ANSWER_KEPT)
     except (OSError, ValueError):
         return False
-    is_taken = False
-    with contextlib.suppress(AvaultError, ValueError, KeyError, TypeError):
+    try:
         answer = json.loads(open_value(store.keys, sealed))
-        tokens = Tokens(store.vault, group)
-        if answer["was"] == tokens.print:
-            values = {ACCESS_TOKEN: str(answer["access"])}
-            values |= {REFRESH_TOKEN: str(answer["refresh"] or tokens.refresh)}
-            if answer["expires"]:
-                values |= {EXPIRES_AT: str(int(answer["expires"]))}
-            is_taken = True
-    if is_taken:
-        machine = store.machine
+        was, over, expires = answer["was"], answer.get("over"), int(answer["expires"])
+        values = {ACCESS_TOKEN: str(answer["access"]), REFRESH_TOKEN: str(answer["refresh"] or "")}
+    except (AvaultError, ValueError, KeyError, TypeError, AttributeError):
+        with contextlib.suppress(OSError):  # not ours; or for a key that the agent had before
+            os.replace(path, f"{path}.unread")
+        return False
+    values |= {EXPIRES_AT: str(expires)} if expires else {}
+    machine = store.machine
 
-        def put(vault: Vault) -> None:
-            for key, value in values.items():
+    def put(vault: Vault) -> None:
+        if not is_answer_for(vault, group, was, over, values[REFRESH_TOKEN]):
+            raise Outdated(f"{group} has other tokens by now")
+        for key, value in values.items():
+            if value:
                 vault.put(group, key, value, int(time.time()), machine)
+        if not expires and EXPIRES_AT in vault.groups[group].keys:
+            vault.remove(group, EXPIRES_AT)  # it was the old one's: who has it would always renew
 
+    try:
+        if not read_own_key(store.vault, group, REFRESH_TOKEN):
+            return False  # perhaps it comes back
+    except Denied:
+        return False
+    is_taken = True
+    try:
         await keyholder.change(put)  # if it raises, the file stays
+    except Outdated:
+        is_taken = False
     with contextlib.suppress(OSError):
         os.unlink(path)
     return is_taken
+
+
+def is_answer_for(vault: Vault, group: str, was: object, over: object, refresh: str) -> bool:
+    """Whether an answer is for the tokens that the vault has; raises Denied if nobody can say.
+
+    Of a server that gives no other refresh token, each answer is for the same one: there it is for
+    the access token as well, in whose place the new one comes.
+    """
+    now = read_own_key(vault, group, REFRESH_TOKEN)
+    if was != print_token(now):
+        return False
+    return refresh not in ("", now) or over == print_token(read_own_key(vault, group, ACCESS_TOKEN))
 
 
 async def use_nothing(message: Message) -> Message:
@@ -27728,6 +28099,7 @@ PROXY_CHOICE = frozenset(
     {"groups", "only", "as", "prefix", "allow", "also", "everything", "hosts", "egress", "ask"}
 )
 EGRESS = ("rules", "open")
+MOST_REACHED = 100  # hosts that are remembered of one session
 SHORTEST_PROXIED = 8  # bytes of a value: a shorter one cannot be told from other text
 CONTROLS = "[\x00-\x1f\x7f]"
 
@@ -27754,6 +28126,8 @@ def read_given_hosts(vault: Vault, request: Message) -> dict[str, frozenset[str]
         found.setdefault(place, set()).add(host)
     if any(len(hosts) > MOST for hosts in found.values()):
         raise Usage(f"more than {MOST} hosts for one key")
+    if fault := next(filter(None, map(find_hosts_fault, found.values())), None):
+        raise Usage(fault)
     return {place: frozenset(hosts) for place, hosts in found.items()}
 
 
@@ -27775,6 +28149,8 @@ class ProxiedUses:
                 "through a grant, nobody says to which hosts",
                 "whoever made the grant does: avault guard, or avault proxy start",
             )
+        if not is_owner and request.get("ask"):  # its holder would have the phone ring
+            raise Denied("through a grant, nobody says that the phone is asked", ASK_MAKER)
         self.consent = ProxyConsent(keyholder, bool(request.get("ask")))
         self.count, self.reached = 0, set[str]()  # requests that got a value, and to which hosts
         self.egress = str(request.get("egress") or EGRESS[0])
@@ -27890,17 +28266,19 @@ class ProxiedUses:
                 raise Denied("that is no secret of this session")
             group, _, key = name.partition("/")
             noted |= {"group": group, "key": key, **read_asked(message)}
+            if (places := read_places(message)) != [HEADER]:
+                noted["place"] = " and ".join(map(str, places))
             passage, grant = self.admit(message, name), self.session.grant
             await self.consent.obtain(self.session, name, noted)
             if grant:
                 grant.use("proxy")
             passage = self.admit(message, name)  # what has changed while the phone was asked
             is_refused = message.get("refused") is True
-            if await renew_token(self.keyholder, self.session, name, is_refused):
+            if await self.renew(name, is_refused):
                 passage = self.admit(message, name)
             if passage.asked:
                 end = await self.consent.open(
-                    self.session, noted, lambda: self.admit(message, name)
+                    self.session, noted, lambda is_counted: self.admit(message, name, is_counted)
                 )
                 found: Message = {"ok": True, "end": end}
             else:
@@ -27909,17 +28287,31 @@ class ProxiedUses:
                     passage = self.admit(message, name, is_counted=True)
                 self.keyholder.release(self.session, noted)
                 found = {"ok": True, "value": passage.vault.groups[group].keys[key][0].value}
-            self.count, self.reached = self.count + 1, {*self.reached, str(noted["host"])}
+            self.count += 1
+            if len(self.reached) < MOST_REACHED:
+                self.reached.add(str(noted["host"]))
             return found
         except Exception as error:
             known = complain(error)
-            if self.session.grant and "unguard" in (known.hint or ""):
-                known.hint = ASK_MAKER  # no hint leads to names that it does not have
+            cause = error.__cause__  # what a grant is not told
+            why = cause.message if isinstance(cause, AvaultError) else known.message
             try:
-                self.keyholder.release(self.session, {**noted, "why": known.message}, known.code)
+                self.keyholder.release(self.session, {**noted, "why": why}, known.code)
             except AvaultError:
                 pass  # nothing is released
-            return known.to_dict()
+            return hide_names(known).to_dict() if self.session.grant else known.to_dict()
+
+    async def renew(self, name: str, is_refused: bool) -> bool:
+        """Have a token renewed that is due; whether the vault has another one.
+
+        Raises AvaultError. What renews it, and where, a grant is not told: it may not have that.
+        """
+        try:
+            return await renew_token(self.keyholder, self.session, name, is_refused)
+        except AvaultError as error:
+            if not self.session.grant:
+                raise
+            raise Unavailable(f"{name} is over, and was not renewed", ASK_MAKER) from error
 
     def admit(self, message: Message, name: str, is_counted: bool = False) -> Passage:
         """What of the vault one request may have; raises Denied, NotFound, Locked.
@@ -27992,7 +28384,7 @@ def read_asked(message: Message) -> Message:
 def read_places(message: Message) -> list[str]:
     """Where in a request a value is to be, a header if nothing is said; raises Usage."""
     places = message.get("in", [HEADER])
-    known = (HEADER, *PLACES)
+    known = (HEADER, *PLACES, SIGNING)
     if not isinstance(places, list) or not places or any(each not in known for each in places):
         raise Usage("not a request of the proxy")
     return places
@@ -28359,7 +28751,6 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> A
 
 
 START_FIELDS = (PROXY_CHOICE - {"also", "everything"}) | {"grant", "port"}
-MOST_REACHED = 100  # hosts that are shown of one
 
 
 class StandingProxy:
@@ -28375,7 +28766,7 @@ class StandingProxy:
             "grant": grant.name,
             "since": render_time(self.since),
             "requests": self.proxied.count,
-            "hosts": sorted(self.proxied.reached)[:MOST_REACHED],
+            "hosts": sorted(self.proxied.reached),
             "secrets": sorted(self.proxied.placeholders),
             "egress": self.proxied.egress,
             "directory": self.place["directory"],
@@ -30026,20 +30417,28 @@ MOST_UNDELIVERED = 64
 
 
 class Deal:
-    """One thing to be signed, in words of `what`; `callers` is how many wait for it now."""
+    """One thing to be signed, in words of `what`; `callers` is how many wait for it now.
+
+    `raw` is a transaction that was signed for it, and that a node may have taken or not.
+    """
 
     def __init__(self, what: str) -> None:
         self.what, self.callers, self.left_at = what, 0, 0.0
-        self.is_delivered = False
+        self.is_delivered, self.raw = False, ""
         self.task: asyncio.Task[Any] | None = None
 
     def is_open(self) -> bool:
         """Whether who asks for the same takes part: nobody waits for it, and nobody has it."""
         if self.callers or self.is_delivered or not self.task:
             return False
-        if self.task.done() and (self.task.cancelled() or self.task.exception()):
+        if self.is_vain() and not self.raw:
             return False
         return uptime() < self.left_at + (UNDELIVERED_TIME if self.task.done() else WALLET_GRACE)
+
+    def is_vain(self) -> bool:
+        """Whether making it has failed."""
+        task = self.task
+        return bool(task and task.done() and (task.cancelled() or task.exception()))
 
     def end(self, is_delivered: bool) -> None:
         """A caller has its answer, which is nobody else's then; or it left without."""
@@ -30065,6 +30464,7 @@ class Deals:
         deal = found[0] if found else Deal(what)
         if not found:
             self.deals.append(deal)
+        if not found or deal.is_vain():
             deal.task = asyncio.get_running_loop().create_task(self.run(deal, make))
         deal.callers += 1
         try:
@@ -30106,7 +30506,8 @@ def is_busy(deal: Deal) -> bool:
 # The door of a wallet: JSON-RPC over HTTP on the loopback, for who knows the token in its path.
 #
 # A web page is not let in: who sends an Origin is one, and so is who calls us by another name (DNS
-# rebinding). Who hangs up is noticed while an answer is made.
+# rebinding); localhost may be another user's, on ::1. Who hangs up is noticed while an answer is
+# made; who sends more before it has the answer could hide that, and is taken for gone.
 
 
 LONGEST_HEAD = 16_384  # bytes of a request's lines before its body
@@ -30185,7 +30586,7 @@ class WalletDoor:
         if method != "POST":
             raise NotLetIn(405)
         host = headers.get("host", "")
-        if "origin" in headers or host not in (f"127.0.0.1:{self.port}", f"localhost:{self.port}"):
+        if "origin" in headers or host != f"127.0.0.1:{self.port}":
             raise NotLetIn(403)
         if not hmac.compare_digest(path.encode(), f"/{self.token}".encode()):
             raise NotLetIn(404)
@@ -30223,7 +30624,7 @@ class WalletDoor:
         whole: asyncio.Future[Any] = asyncio.gather(*works, return_exceptions=True)
         both: list[asyncio.Future[Any]] = [whole, left]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        is_gone = left.done() and not left.result()
+        is_gone = left.done()
         if not is_gone:
             shown = [each[0] for each in await whole]
             answer = json.dumps(shown if isinstance(wanted, list) else shown[0]).encode()
@@ -30438,7 +30839,10 @@ class WalletRpc:
         """A transaction that is signed and sent: its hash. The nonce is that of after the approval.
 
         A caller's own is not asked for: it would leave a gap that keeps all later ones waiting.
+        What a node did not answer to may have been taken: who asks again has the same one sent.
         """
+        if deal.raw:
+            return await self.send_raw(deal)
         made = await self.complete(fields)
         made.pop("nonce", None)
         holder: list[int] = []
@@ -30450,13 +30854,36 @@ class WalletRpc:
             return hex(holder[0])
 
         try:
-            raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal, nonce)
-            sent = await self.node.ask("eth_sendRawTransaction", raw)
-            self.next_nonce = holder[0] + 1
+            deal.raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal, nonce)
+            sent = await self.send_raw(deal)
+            self.next_nonce = max(self.next_nonce, holder[0] + 1)
         finally:
             if holder:
                 self.sending.release()
-        return str(sent)
+        return sent
+
+    async def send_raw(self, deal: Deal) -> str:
+        """Send what is signed: its hash, of ours. Raises NodeFault where the node has it not.
+
+        Where the node may have it, Unavailable; then it stays with the deal.
+        """
+        own = hash_raw(deal.raw)
+        try:
+            await self.node.ask("eth_sendRawTransaction", deal.raw)
+        except NodeFault:  # "already known" among them
+            try:
+                known = await self.node.ask("eth_getTransactionByHash", own)
+            except NodeFault:
+                known = None
+            if not known:
+                deal.raw = ""
+                raise
+        except Unavailable as error:
+            raise Unavailable(
+                f"{error.message}; it may have taken {own}, and who asks for the same again"
+                " has the same one sent"
+            ) from None
+        return own
 
     async def sign_transaction(self, fields: dict[str, Any], deal: Deal) -> dict[str, Any]:
         """A transaction that is signed, and not sent: as geth has it, `raw` and `tx`."""
@@ -30464,7 +30891,12 @@ class WalletRpc:
         if "nonce" not in made:
             made["nonce"] = hex(await self.find_nonce())
         raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal)
-        return {"raw": raw, "tx": {**made, "hash": "0x" + keccak256(bytes.fromhex(raw[2:])).hex()}}
+        return {"raw": raw, "tx": {**made, "hash": hash_raw(raw)}}
+
+
+def hash_raw(raw: str) -> str:
+    """What a transaction is called on its chain."""
+    return "0x" + keccak256(bytes.fromhex(raw[2:])).hex()
 
 
 def is_account(account: object, address: str) -> bool:
@@ -36324,6 +36756,7 @@ CLAUDE = {
     CLIENT_ID: "9d1c250a-e61b-44d9-88ed-5944d1962f5e",
     TOKEN_ENCODING: "json",
 }
+OTHER_LOGIN = "it is another login, and stays in the file only"
 CODEX = {
     TOKEN_URL: "https://auth.openai.com/oauth/token",
     CLIENT_ID: "app_EMoamEEZ73f0CkXaXp7hrann",
@@ -36344,7 +36777,8 @@ def find_token_form(content: Any) -> str | None:
 
 def read_claude(text: str) -> FileSecrets:
     """~/.claude/.credentials.json; raises Usage. It has milliseconds, the vault seconds."""
-    tokens, found = load_json(text).get("claudeAiOauth"), FileSecrets()
+    content, found = load_json(text), FileSecrets()
+    tokens = content.get("claudeAiOauth")
     if not isinstance(tokens, dict):
         raise Usage("this is no file of Claude Code's", "as in ~/.claude/.credentials.json")
     expires = text_of(tokens, "expiresAt")
@@ -36354,6 +36788,10 @@ def read_claude(text: str) -> FileSecrets:
         EXPIRES_AT: str(int(expires) // 1000) if expires.isdigit() else "",
     }
     found.add("claude", complete(values, CLAUDE))
+    for each, more in content.items():  # as `mcpOAuth`, with the tokens of other servers
+        if isinstance(more, dict) and each != "claudeAiOauth":
+            for server in more:
+                found.leave(0, f"{each}/{server}", OTHER_LOGIN)
     return found
 
 
@@ -37342,10 +37780,15 @@ def encodings(text: str, rare: bool) -> Iterator[tuple[bytes, str]]:
 
 
 def in_json(text: str) -> Iterator[str]:
-    """As JSON has it; as Go escapes it; with the digits of an escape in either case."""
+    """As JSON has it; as Go, .NET and PHP escape it; with an escape's digits in either case."""
     for ascii_only in (True, False):
         escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
-        for each in (escaped, re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", escaped)):
+        quoted = escaped.replace('\\"', "\\u0022")
+        in_go, in_net = (
+            re.sub(letters, lambda found: f"\\u{ord(found[0]):04x}", each)
+            for letters, each in (("[<>&]", escaped), ("[<>&'+`]", quoted))
+        )
+        for each in (escaped, in_go, in_net, escaped.replace("/", "\\/")):
             yield each
             yield re.sub(r"(?<=\\u)[0-9a-f]{4}", lambda found: found[0].upper(), each)
 
@@ -45851,6 +46294,10 @@ REFUSALS = (  # of ssh, exit code 255: what it says, the word for it, and the ex
 AFTER_LOGIN = regex(  # of ssh, when the connection was cut: something may have been run
     r"not responding|Read from remote host|client_loop:|Connection to \S+ closed by remote host"
 )
+NOT_DONE = frozenset(  # words of what surely had no effect, also where something was sent
+    {word for _, word, _ in REFUSALS} - {"no answer"}
+    | {"no avault", "too old", "refused", "locked"}
+)
 ERROR_WORDS = {  # of avault's errors
     "usage": "too old", "locked": "locked", "not_found": "not there", "denied": "refused",
     "unavailable": "stopped", "timed_out": "no answer", "tampered": "tampered",
@@ -46170,7 +46617,7 @@ class DeskFile:
     """desk.json: the NIP-46 client `keys`, the `signer` and the `operator` (hex), and `groups`.
 
     Of a group a list, the latest key first: {"peer", "envelope", "hosts"}, and of the hosts that
-    may be on it, by label, {"agent", "key"}. `label` is the desk's own name, as phones show it.
+    may be on it, by label, {"agent", "salt", "key"}. `label` is the desk's own name on phones.
     """
 
     def __init__(
@@ -46237,6 +46684,15 @@ class DeskFile:
         """The labels of the hosts of a group."""
         return {label for key in self.groups.get(group, []) for label in key["hosts"]}
 
+    def agents(self) -> dict[str, str]:
+        """The agents' public keys (hex) of all hosts, by label."""
+        return {
+            label: each["agent"]
+            for keys in self.groups.values()
+            for key in reversed(keys)
+            for label, each in key["hosts"].items()
+        }
+
     def group_of(self, label: str) -> str | None:
         """The group that a host is in."""
         return next((name for name in self.groups if label in self.members(name)), None)
@@ -46258,10 +46714,34 @@ class DeskFile:
                     key["hosts"].pop(label, None)
 
 
+class DeskLock:
+    """No other command writes the desk's file, for the length of a `with`.
+
+    Each has it from its beginning to its end: what it writes is all groups, as it has read them.
+    """
+
+    def __enter__(self) -> None:
+        """Raises Unavailable where another command is under way."""
+        directory = os.path.dirname(DeskFile.path())
+        make_private_directory(directory)
+        self.fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        if not take_lock(self.fd):
+            os.close(self.fd)
+            said = "another fleet command is under way at this desk"
+            raise Unavailable(said, "let it end, then the same again")
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
 def read_group_key(found: Any) -> dict[str, Any]:
     """A key of a group, as the file has it; raises Usage, TypeError, KeyError."""
     hosts = {
-        str(label): {"agent": parse_npub(each["agent"]), "key": parse_npub(each["key"])}
+        str(label): {
+            "agent": parse_npub(each["agent"]),
+            "salt": bytes.fromhex(each["salt"]).hex(),
+            "key": parse_npub(each["key"]),
+        }
         for label, each in found["hosts"].items()
     }
     return {"peer": parse_npub(found["peer"]), "envelope": str(found["envelope"]), "hosts": hosts}
@@ -46706,9 +47186,12 @@ def conclude(terminal: Terminal, board: Board, code: int | None = None, **more: 
 FLEET_CONTEXT = b"avault fleet\0"
 
 
-def derive_key(fleet: str, agent: str) -> Keys:
-    """The key for one machine, by its agent's public key (hex), from a fleet's key (hex)."""
-    message = FLEET_CONTEXT + bytes.fromhex(agent)
+def derive_key(fleet: str, salt: str, agent: str) -> Keys:
+    """The key for one host, by its salt and its agent's public key, from a fleet's key (all hex).
+
+    An agent is what a host says it is; the salt is the desk's: no host is given another's key.
+    """
+    message = FLEET_CONTEXT + bytes.fromhex(salt) + bytes.fromhex(agent)
     return read_keys(hmac.digest(bytes.fromhex(fleet), message, "sha256").hex())
 
 
@@ -46722,10 +47205,11 @@ def make_fleet_key(
     title = f"unlock {count} of {group} from {desk.label}, code {code}"
     said = f"avault: {title}. ONE approval opens all of them. Approve only if you expect it."
     envelope = make_envelope(peer, desk.operator, title, said, fleet)
-    hosts = {
-        label: {"agent": agent, "key": public_hex(derive_key(fleet, agent))}
-        for label, agent in agents.items()
-    }
+    hosts = {}
+    for label, agent in agents.items():
+        salt = secrets.token_hex(32)
+        key = public_hex(derive_key(fleet, salt, agent))
+        hosts[label] = {"agent": agent, "salt": salt, "key": key}
     return fleet, {"peer": public_hex(peer), "envelope": envelope, "hosts": hosts}, code
 
 
@@ -46733,10 +47217,10 @@ def accept_fleet_key(kept: dict[str, Any], result: str) -> str:
     """The fleet's key (hex) out of the phone's answer; raises Tampered where it is another."""
     try:
         fleet = str(json.loads(result)["avault"])
-        mine = {
-            public_hex(derive_key(fleet, each["agent"])): each for each in kept["hosts"].values()
-        }
-        if all(each["key"] == public for public, each in mine.items()):
+        if all(
+            public_hex(derive_key(fleet, each["salt"], each["agent"])) == each["key"]
+            for each in kept["hosts"].values()
+        ):
             return fleet
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
@@ -46793,9 +47277,12 @@ async def look_at_host(crew: Crew, host: Host, desk: str) -> Outcome:
     return Outcome(state.word, state.code, state.note, {**state.fields, "key": shown.get("key")})
 
 
-async def let_in(crew: Crew, host: Host, desk: str, label: str, keys: Keys, hear: Any) -> Outcome:
+async def let_in(
+    crew: Crew, host: Host, name: str, desk: DeskFile, keys: Keys, hear: Any
+) -> Outcome:
     """Have a host let the desk in, if the phone agrees: it is given its key on stdin."""
-    line = command_line(host, "desk", "join", desk, "--label", label, "--json")
+    who = ("--label", desk.label, "--operator", to_npub(desk.operator))
+    line = command_line(host, "desk", "join", name, *who, "--json")
     data = f"{keys.secret_key().to_hex()}\n".encode()
     ended = await crew.reach(host, line, data, None, hear, is_once=True)
     if failed := judge_answer(ended, has_written=True):
@@ -46814,9 +47301,10 @@ async def open_host(crew: Crew, host: Host, desk: str, keys: Keys) -> Outcome:
     return judge_error(error) if error and state.word != "unlocked" else state
 
 
-def sign_next(keys: Keys, agent: str, desk: str, following: str) -> str:
-    """That a machine's key from now on is another one (hex), signed by its present one."""
-    return sign_text(keys, json.dumps({"agent": agent, "desk": desk, "next": following}))
+def sign_next(keys: Keys, agent: str, desk: str, following: dict[str, Any]) -> str:
+    """That a host's key from now on is another one, of another salt, signed by its present one."""
+    told = {"agent": agent, "desk": desk, "next": following["key"], "salt": following["salt"]}
+    return sign_text(keys, json.dumps(told))
 
 
 async def turn_host(crew: Crew, host: Host, desk: str, statement: str, following: str) -> Outcome:
@@ -46911,8 +47399,9 @@ class Together:
             return False
 
         async def open_it(crew: Crew, host: Host) -> Outcome:
-            agent = kept["hosts"][host.label()]["agent"]
-            return await open_host(crew, host, self.name, derive_key(fleet, agent))
+            mine = kept["hosts"][host.label()]
+            keys = derive_key(fleet, mine["salt"], mine["agent"])
+            return await open_host(crew, host, self.name, keys)
 
         await ask_all(crew, hosts, self.board, open_it)
         for host in [*hosts, *self.open_hosts]:
@@ -46933,18 +47422,17 @@ class Together:
         failed = Board(self.chosen.hosts, is_shown=False)
 
         async def turn_it(crew: Crew, host: Host) -> Outcome:
-            label, (_, fleet) = host.label(), self.opened[host.label()]
-            agent, public = agents[label], following["hosts"][label]["key"]
-            statement = sign_next(derive_key(fleet, agent), agent, self.name, public)
-            return await turn_host(crew, host, self.name, statement, public)
+            kept, fleet = self.opened[host.label()]
+            mine, later = kept["hosts"][host.label()], following["hosts"][host.label()]
+            keys = derive_key(fleet, mine["salt"], mine["agent"])
+            statement = sign_next(keys, mine["agent"], self.name, later)
+            return await turn_host(crew, host, self.name, statement, later["key"])
 
         hosts = [host for host in self.chosen.hosts if host.label() in self.opened]
         await ask_all(crew, hosts, failed, turn_it)
         for label, outcome in failed.outcomes.items():
-            if not outcome.code:
+            if not outcome.code:  # else it has the one or the other, and says which the next time
                 self.desk.forget(label, following)
-            elif outcome.word != "unknown":
-                following["hosts"].pop(label, None)
         self.desk.save()
 
 
@@ -47954,7 +48442,8 @@ def name_wallet_uses(given: tuple[str, ...]) -> dict[str, Any]:
             found.append(arrange_pay_rule(each))
         except ValueError as error:
             said = printable(str(error), 120)
-            raise Usage(f"not a rule of a wallet: {said}", WALLET_EXAMPLE) from None
+            hint = error.right if isinstance(error, WrongCoin) else WALLET_EXAMPLE
+            raise Usage(f"not a rule of a wallet: {said}", hint) from None
     return {"wallet": found} if found else {}
 
 
@@ -49178,15 +49667,20 @@ def cmd_desk_show(terminal: Terminal, name: str) -> int:
     return answer_desk({"ok": True, "desk": name, "key": content["settings"].get("key")})
 
 
-@command("desk join", argument("name"), option("--label", required=True))
-def cmd_desk_join(terminal: Terminal, name: str, label: str) -> int:
-    """usage: avault desk join NAME --label DESK < KEY
+@command(
+    "desk join", argument("name"), option("--label", required=True),
+    option("--operator", required=True),
+)  # fmt: skip
+def cmd_desk_join(terminal: Terminal, name: str, label: str, operator: str) -> int:
+    """usage: avault desk join NAME --label DESK --operator NPUB < KEY
 
     Lets a desk open this vault together with others, if the phone agrees. `avault
-    fleet enroll` runs this, with the desk's key for this machine on stdin.
+    fleet enroll` runs this, with the desk's key for this machine on stdin, and says
+    which operator of this vault approves on the desk's phone.
     """
+    fields = {"name": name, "label": label, "operator": operator}
     value = {"key": read_for_desk()}
-    return answer_desk(terminal.ask("desk", action="join", name=name, label=label, value=value))
+    return answer_desk(terminal.ask("desk", action="join", **fields, value=value))
 
 
 @command("desk open", argument("name"))
@@ -49475,6 +49969,7 @@ def render_line(line: bytes) -> str:
         about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
         if entry["op"] == "proxy":
             about = f"proxy {entry.get('method', '?')} {entry.get('host')}{entry.get('path', '')}"
+            about += f" ({entry['place']})" if entry.get("place") else ""
         what = [entry["signed"]] if entry.get("signed") else [about, names(entry)]
         words = [entry["time"], *what, entry.get("client"), callers(entry)]
         why = f", as {entry['why']}" if entry.get("why") else ""
@@ -50198,23 +50693,24 @@ def cmd_fleet_enroll(
 
       avault fleet enroll --bunker - --only 'web*'
     """
-    harden("avault-desk")
-    name = name_desk(check_operator(group))
-    chosen = Round(True, **which, usual=DESK_LIMIT)
-    for line in MEANING_OF_TOGETHER.splitlines():
-        say(line)
-    if not yes and not confirm(f"avault: let this desk open {len(chosen.hosts)} together?"):
-        raise Denied("not confirmed; nothing was changed", "avault fleet enroll --yes")
-    desk = find_desk_file(bunker, label, not no_drill)
-    members = {*desk.members(group), *(host.label() for host in chosen.hosts)}
-    if len(members) > MOST_TOGETHER:
-        raise Usage(
-            f"{len(members)} machines; a group has at most {MOST_TOGETHER}",
-            "another group: --group NAME --only PATTERN",
-        )
-    board = Board(chosen.hosts, is_shown=not terminal.want_json)
-    run_shown(board, enroll_all(desk, chosen, board, group, name))
-    return conclude(terminal, board)
+    with DeskLock():
+        harden("avault-desk")
+        name = name_desk(check_operator(group))
+        chosen = Round(True, **which, usual=DESK_LIMIT)
+        for line in MEANING_OF_TOGETHER.splitlines():
+            say(line)
+        if not yes and not confirm(f"avault: let this desk open {len(chosen.hosts)} together?"):
+            raise Denied("not confirmed; nothing was changed", "avault fleet enroll --yes")
+        desk = find_desk_file(bunker, label, not no_drill)
+        members = {*desk.members(group), *(host.label() for host in chosen.hosts)}
+        if len(members) > MOST_TOGETHER:
+            raise Usage(
+                f"{len(members)} machines; a group has at most {MOST_TOGETHER}",
+                "another group: --group NAME --only PATTERN",
+            )
+        board = Board(chosen.hosts, is_shown=not terminal.want_json)
+        run_shown(board, enroll_all(desk, chosen, board, group, name))
+        return conclude(terminal, board)
 
 
 async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, name: str) -> None:
@@ -50228,6 +50724,9 @@ async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, na
             board.show(host, problem)
         else:
             ready[host] = parse_npub(str(state.fields["agent_npub"]))
+    for host, problem in refuse_twice(desk, ready).items():
+        board.show(host, problem)
+        del ready[host]
     if not ready:
         return
     fleet, kept, _ = make_fleet_key(desk, group, {host.label(): ready[host] for host in ready})
@@ -50236,15 +50735,15 @@ async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, na
     for number, (host, agent) in enumerate(ready.items(), 1):
         board.clear()
         say(f"{number} of {len(ready)}: approve {printable(host.label())} on the phone")
-        keys = derive_key(fleet, agent)
+        keys = derive_key(fleet, kept["hosts"][host.label()]["salt"], agent)
 
         async def join(crew: Crew, host: Host, keys: Any = keys) -> Outcome:
-            return await let_in(crew, host, name, desk.label, keys, hear_code)
+            return await let_in(crew, host, name, desk, keys, hear_code)
 
         outcome = await try_host(crew, host, join)
         if not outcome.code:
             desk.forget(host.label(), kept)
-        elif outcome.word != "unknown":
+        elif outcome.word in NOT_DONE:
             kept["hosts"].pop(host.label())
         desk.save()
         board.show(host, outcome)
@@ -50267,22 +50766,36 @@ def refuse_member(desk: DeskFile, host: Host, state: Outcome, group: str) -> Out
     return None
 
 
+def refuse_twice(desk: DeskFile, ready: dict[Host, str]) -> dict[Host, Outcome]:
+    """The hosts that say they have the agent of another one: nobody can tell who has it."""
+    agents = {**desk.agents(), **{host.label(): agent for host, agent in ready.items()}}
+    found = {}
+    for host, agent in ready.items():
+        others = [each for each in agents if each != host.label() and agents[each] == agent]
+        if others:
+            said = f"it says that its vault is that of {printable(', '.join(others))} too:"
+            said += " they are one machine, or copies of one vault, or one of them lies"
+            found[host] = Outcome("refused", 5, said)
+    return found
+
+
 def unlock_together(terminal: Terminal, chosen: Round, group: str, limit: float) -> int:
     """Open the locked machines of a group, by one approval for each key; the exit code."""
-    harden("avault-desk")
-    desk = DeskFile.need()
-    desk.keys_of(group)
-    members = desk.members(group)
-    chosen.hosts = [host for host in chosen.hosts if host.label() in members]
-    if not chosen.hosts:
-        raise NotFound(f"no host of the list is in the group {group}", "avault fleet enroll")
-    board = Board(chosen.hosts, is_shown=not terminal.want_json)
-    run_shown(board, Together(desk, chosen, board, group, limit).run())
-    left = desk.laggards().keys() & members
-    if left:
-        shown = ", ".join(sorted(map(printable, left)))
-        say(f"an older key opens {len(left)} of them, for which it asks separately: {shown}")
-    return conclude(terminal, board)
+    with DeskLock():
+        harden("avault-desk")
+        desk = DeskFile.need()
+        desk.keys_of(group)
+        members = desk.members(group)
+        chosen.hosts = [host for host in chosen.hosts if host.label() in members]
+        if not chosen.hosts:
+            raise NotFound(f"no host of the list is in the group {group}", "avault fleet enroll")
+        board = Board(chosen.hosts, is_shown=not terminal.want_json)
+        run_shown(board, Together(desk, chosen, board, group, limit).run())
+        left = desk.laggards().keys() & members
+        if left:
+            shown = ", ".join(sorted(map(printable, left)))
+            say(f"an older key opens {len(left)} of them, for which it asks separately: {shown}")
+        return conclude(terminal, board)
 
 
 @command("fleet leave", *WHICH, option("--group", default="fleet"), option("--yes", is_flag=True))
@@ -50296,27 +50809,30 @@ def cmd_fleet_leave(terminal: Terminal, group: str, yes: bool, **which: Any) -> 
 
       avault fleet leave --only web2
     """
-    desk = DeskFile.need()
-    desk.keys_of(group)
-    chosen, members = Round(True, **which), desk.members(group)
-    chosen.hosts = [host for host in chosen.hosts if host.label() in members]
-    if not chosen.hosts:
-        raise NotFound(f"no host of the list is in the group {group}", "avault fleet status")
-    if not yes and not confirm(f"avault: take this desk's key away on {len(chosen.hosts)}?"):
-        raise Denied("not confirmed; nothing was changed", "avault fleet leave --yes")
-    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+    with DeskLock():
+        desk = DeskFile.need()
+        desk.keys_of(group)
+        chosen, members = Round(True, **which), desk.members(group)
+        chosen.hosts = [host for host in chosen.hosts if host.label() in members]
+        if not chosen.hosts:
+            raise NotFound(f"no host of the list is in the group {group}", "avault fleet status")
+        if not yes and not confirm(f"avault: take this desk's key away on {len(chosen.hosts)}?"):
+            raise Denied("not confirmed; nothing was changed", "avault fleet leave --yes")
+        board = Board(chosen.hosts, is_shown=not terminal.want_json)
 
-    async def leave(crew: Crew, host: Host) -> Outcome:
-        line = command_line(host, "custody", "remove", name_desk(group), "--yes", "--json")
-        failed = judge_answer(await crew.reach(host, line), has_written=True)
-        is_gone = failed is None or (failed.fields.get("error") or {}).get("code") == "not_found"
-        if is_gone:
-            desk.forget(host.label())
-        return Outcome("left") if is_gone or not failed else failed
+        async def leave(crew: Crew, host: Host) -> Outcome:
+            line = command_line(host, "custody", "remove", name_desk(group), "--yes", "--json")
+            failed = judge_answer(await crew.reach(host, line), has_written=True)
+            is_gone = (
+                failed is None or (failed.fields.get("error") or {}).get("code") == "not_found"
+            )
+            if is_gone:
+                desk.forget(host.label())
+            return Outcome("left") if is_gone or not failed else failed
 
-    run_shown(board, ask_all(chosen.crew(), chosen.hosts, board, leave))
-    desk.save()
-    return conclude(terminal, board)
+        run_shown(board, ask_all(chosen.crew(), chosen.hosts, board, leave))
+        desk.save()
+        return conclude(terminal, board)
 
 
 # ----------------------------------------------------------- cli/secrets ----
@@ -51422,7 +51938,7 @@ def cmd_guard(
     terminal: Terminal, group: str | None, ask: str | None, yes: bool, **options: Any
 ) -> int:
     """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign|wallet]…
-                          [--host HOST]… [--in header|path|query|body|websocket|refresh]…
+                          [--host HOST]… [--in header|path|query|body|websocket|sign|refresh]…
                           [--method METHOD]… [--path GLOB]…
                           [--preset SERVICE] [--server SERVER]… [--user USER]…
                           [--namespace NS]… [--kinds K,…] [--ciphers C,…]
@@ -51449,7 +51965,8 @@ def cmd_guard(
     the secret, for requests like that. --preset names a usual service's hosts.
     --in says where in a request it may be: in a header if nothing is said, else in
     these places and no other. In a query or a body, others may come to read it.
-    refresh is for what renews a token: no command can send it anywhere.
+    sign is for a secret that signs requests (AWS), and goes into none; refresh for
+    what renews a token: no command can send it anywhere.
     --server, --user, --namespace, --kinds, --ciphers, --peer and --wallet are for
     keys that sign: see avault key generate --help.
     --until is a duration, a date or a time (2030-01-31, 2030-01-31T12:00:00Z).
@@ -51585,9 +52102,9 @@ def read_options(
 
 def place_hosts(hosts: list[str], places: tuple[str, ...]) -> list[str]:
     """Hosts with the places in requests to them, as a guard has them; raises Usage."""
-    if wrong := next((each for each in places if each not in (HEADER, *PLACES, RENEWAL)), None):
-        known = ", ".join((HEADER, *PLACES, RENEWAL))
-        raise Usage(f"no place in a request: {printable(wrong)}", f"one of: {known}")
+    known = (HEADER, *PLACES, SIGNING, RENEWAL)
+    if wrong := next((each for each in places if each not in known), None):
+        raise Usage(f"no place in a request: {printable(wrong)}", f"one of: {', '.join(known)}")
     if places and not hosts:
         raise Usage("--in is about requests to a host", "name it, too: --host HOST")
     before = ["" if each == HEADER else f"{each}@" for each in places] or [""]
@@ -53153,6 +53670,7 @@ def cmd_rotate_report(terminal: Terminal) -> int:
 
 LONGEST_RESULT = 1 << 20  # bytes of a node's
 SOLANA_NODE_TIME = 20.0  # seconds for an answer
+LOOK_FIRST = "it may still be taken: look before you pay again"
 TAKEN_TIME, TAKEN_PAUSE = 90.0, 1.0  # seconds: a blockhash lives about 60
 
 
@@ -53219,7 +53737,7 @@ class SolanaNode:
             time.sleep(TAKEN_PAUSE)
         raise TimedOut(
             f"nobody has confirmed {signature} yet",
-            "it may still be taken: look before you pay again",
+            LOOK_FIRST,
         )
 
 
@@ -53267,8 +53785,14 @@ def sign_and_send(ask: AskToSign, node: SolanaNode, content: bytes) -> dict[str,
     answer = ask(go_on)
     signature = str(answer["signature"])
     whole = b"\1" + decode_base58(signature, SIGNATURE_BYTES) + made[0]
-    node.call("sendTransaction", encode_base64(whole), {"encoding": "base64"})
-    node.wait(signature)
+    try:
+        node.call("sendTransaction", encode_base64(whole), {"encoding": "base64"})
+        node.wait(signature)
+    except AvaultError as error:
+        if signature not in error.message:
+            error.message += f"; signed, and perhaps taken, is {signature}"
+            error.hint = LOOK_FIRST
+        raise
     return answer
 
 

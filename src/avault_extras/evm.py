@@ -131,7 +131,12 @@ class EvmKeys:
         return address_of(self.loaded[identity])
 
     def sign(self, identity: str, use: dict[str, Any]) -> str:
-        """What comes of a use: a whole transaction, or a signature of 65 bytes, in hex."""
+        """What comes of a use: a whole transaction, or a signature of 65 bytes, in hex.
+
+        Raises Usage for a transaction whose nonce nobody has said.
+        """
+        if use["as"] == "evm-tx" and use["made"].nonce is None:
+            raise Usage("a transaction that is to be signed has no nonce", "ask the node for it")
         parity, r, s = sign_digest(self.loaded[identity], use["digest"])
         if use["as"] == "evm-tx":
             return "0x" + bytes(use["made"].pack(parity, r, s)).hex()

@@ -147,7 +147,7 @@ class Broker:
     async def ask(self, fields: Message) -> str:
         """A secret for a request; raises what the keyholder says, and Unavailable.
 
-        Where nobody waits for it any more, the keyholder is told.
+        Where nobody waits for it any more, the keyholder is told, and what has come is closed.
         """
         self.last += 1
         number = self.last
@@ -157,10 +157,13 @@ class Broker:
             async with asyncio.timeout(ANSWER_TIME):
                 self.control.send({"use": number, **fields})
                 answer = await waiting
-        except TimeoutError:
-            raise Unavailable("the keyholder does not answer", "see: avault status") from None
-        except asyncio.CancelledError:
-            self.control.send({"drop": number})
+        except (TimeoutError, asyncio.CancelledError) as ended:
+            if waiting.done() and not waiting.cancelled() and waiting.result()["end"] is not None:
+                os.close(waiting.result()["end"])
+            with contextlib.suppress(AvaultError):  # it is gone
+                self.control.send({"drop": number})
+            if isinstance(ended, TimeoutError):
+                raise Unavailable("the keyholder does not answer", "see: avault status") from None
             raise
         finally:
             del self.answers[number]

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import avault
-from avault import HEADER, AvaultError, Denied, fits_hosts, headers_for
+from avault import HEADER, SIGNING, AvaultError, Denied, fits_hosts, headers_for
 
 if TYPE_CHECKING:
     from mitmproxy import http
@@ -23,11 +23,16 @@ except AvaultError:
     raise
 
 
+MOST_HELD = 64 << 20  # bytes of bodies that one session waits for at once
+OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
+
+
 class Filling:
     """What a session's gate lets through gets its secrets here."""
 
     def __init__(self, gate: Any) -> None:
         self.gate = gate
+        self.held: dict[tuple[str, str], int] = {}  # bytes, by client and request
 
     async def fill(self, flow: http.HTTPFlow, fields: Any, is_socket: bool) -> None:
         """Have a request as it goes out, with these headers; raises what keeps it from that.
@@ -50,7 +55,8 @@ class Filling:
             for name in place.names if place else ():
                 uses.setdefault(name, []).append(HEADER)
         payload = find_payload(request, signed) if signed else None
-        how = None if is_socket or payload else proxy_places.find_writing(request)
+        is_said = payload is not None
+        how = None if is_socket or is_said else proxy_places.find_writing(request)
         bodily = self.texts_for(flow, "body") if how else {}
         is_held = bool(bodily) and proxy_places.is_short(request)
         is_held = is_held or (signed is not None and payload is None)
@@ -73,9 +79,10 @@ class Filling:
         request.headers.fields = fields
         self.add_needles(flow, values, pairs)
         flow.metadata["passed"], flow.metadata["is_socket"] = True, is_socket
-        if payload:
+        if payload is not None:
             await self.sign(flow, signed, payload, payload)
         if is_held:
+            self.hold(flow)
             flow.metadata["body"] = how, bodily, signed
         elif bodily:
             fill_stream(request, proxy_places.list_pairs(how, values, bodily))
@@ -111,6 +118,9 @@ class Filling:
         target, request = self.gate.targets[flow.client_conn.id], flow.request
         path = request.data.path.partition(b"?")[0].decode("ascii", "backslashreplace")
         said = {"host": target.host, "port": target.port, "method": request.method, "path": path}
+        others = [each for name in OVERRIDES for each in request.headers.get_all(name)]
+        if any(each.strip() != request.method for each in others):
+            raise Denied("a header says another method than the request's own")
         said = flow.metadata.setdefault("said", said)  # as it came: later, a secret is in the path
         values = {}
         for name, places in uses.items():
@@ -154,9 +164,10 @@ class Filling:
         """A request that is signed for AWS, if a secret of this session may have done it."""
         request = flow.request
         fields = add_host(request, request.headers.fields)
-        signed = proxy_sigv4.read_signed(request.method, request.data.path, fields)
-        is_ours = signed and signed.access.encode() in self.gate.placeholders
-        return signed if is_ours or self.texts_for(flow, HEADER) else None
+        found = proxy_sigv4.find_signature(fields)
+        if not found or not (found[1] in self.gate.placeholders or self.texts_for(flow, SIGNING)):
+            return None
+        return proxy_sigv4.SignedRequest(request.method, request.data.path, fields, found)
 
     async def sign(self, flow: http.HTTPFlow, signed: Any, came: str, goes: str) -> None:
         """Have a request signed by the secret whose placeholder has signed it; raises Denied.
@@ -165,18 +176,21 @@ class Filling:
         else has signed goes as it is.
         """
         request = flow.request
-        found = signed.find_signer(self.texts_for(flow, HEADER), came)
+        found = signed.find_signer(self.texts_for(flow, SIGNING), came)
         if not found:
             said = b" ".join(request.headers.get_all("authorization")[0].encode().split())
             if not proxy_headers.find_placeholders(said, self.gate.placeholders):
                 return
             raise Denied(
-                "the request is signed by no placeholder that a rule has for this host",
-                "the client needs the secret's placeholder, too, as the command has it",
+                "the request is signed by no placeholder that a rule has sign for this host",
+                "a secret that signs has a guard for that: avault guard GROUP/KEY --in sign",
             )
         name, reading = found
         own = self.gate.placeholders.get(signed.access.encode())
-        values = await self.get_values({each: [HEADER] for each in (name, own) if each}, flow)
+        uses = {name: [SIGNING], **({own: [HEADER]} if own else {})}
+        if own and own not in self.texts_for(flow, HEADER):
+            raise Denied(f"{own} is no id of a key, for which a rule has this host's headers")
+        values = await self.get_values(uses, flow)
         access, fields = values.get(own, signed.access), request.headers.fields
         if not re.fullmatch("[A-Za-z0-9_+=.-]{1,128}", access):
             raise Denied(f"{own or name} is no id of a key of AWS")
@@ -186,7 +200,23 @@ class Filling:
         request.headers.fields = tuple(
             (each, said if each.lower() == b"authorization" else value) for each, value in fields
         )
-        self.add_needles(flow, values, [])
+        theirs = signed.signature.encode()
+        self.add_needles(flow, values, [(theirs, said[-len(theirs) :])])
+
+    def hold(self, flow: http.HTTPFlow) -> None:
+        """Have a body waited for, if no more is than a session may; raises Denied."""
+        length = int(flow.request.headers.get("content-length", 0))
+        if sum(self.held.values()) + length > MOST_HELD:
+            raise Denied(
+                "too many bodies are waited for at once", "try again when some are through"
+            )
+        self.held[flow.client_conn.id, flow.id] = length
+
+    def let_go(self, client: Any, flow: Any = None) -> None:
+        """A body is here, or does not come: that of one request, or all of a client's."""
+        for each in [*self.held]:
+            if each[0] == client.id and (flow is None or each[1] == flow.id):
+                del self.held[each]
 
     def add_needles(self, flow: http.HTTPFlow, values: dict[str, str], pairs: Pairs) -> None:
         """Have answers looked through for secrets, also in the forms in which they went out."""

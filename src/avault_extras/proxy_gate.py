@@ -191,6 +191,11 @@ class Gate:
         """It is gone."""
         self.heard.discard(client.id)
         self.targets.pop(client.id, None)
+        self.filling.let_go(client)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """A request or its answer was cut off."""
+        self.filling.let_go(flow.client_conn, flow)
 
     def tls_failed_client(self, data: Any) -> None:
         """Most do not trust us: said in the log, as the client often hides it."""
@@ -273,13 +278,14 @@ class Gate:
         content, length = flow.request.raw_content, flow.request.headers.get("content-length")
         if flow.response is not None or content is None:
             return
-        if length is not None and int(length) != len(content):
-            self.refuse(flow, Denied("the request ends before its length"))
-            return
         try:
+            if length is not None and int(length) != len(content):
+                raise Denied("the request ends before its length")
             await self.while_there(flow.client_conn, self.filling.fill_body(flow))
         except Exception as error:
             self.refuse(flow, understand(error))
+        finally:
+            self.filling.let_go(flow.client_conn, flow)
 
     def refuse(self, flow: http.HTTPFlow, error: AvaultError) -> None:
         """Answer with the reason; where too much comes with the request, end it."""

@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from avault import Denied, Unavailable, seal_value, write_file
+from avault import Denied, Unavailable, read_expiry, seal_value, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ASK_TIME = 15.0  # seconds for the server
 LOOK = 0.1  # seconds between two looks at whether it is our turn
 LONGEST_ANSWER = 256 << 10  # bytes
+SHORTEST = 10  # seconds for which a token is good, if that is to be believed
 LATEST = 10 * 365 * 86_400  # seconds for which a token may be good
 STAYS = threading.Event()  # this process is not to end
 
@@ -46,8 +47,7 @@ async def ask_for_token(job: dict[str, Any], find_roots: Callable[[], str]) -> N
     STAYS.set()
     try:
         outlive_others()
-        async with asyncio.timeout(ASK_TIME):
-            status, body = await post(job, find_roots())
+        status, body = await post(job, find_roots())
         write_answer(job, read_answer(job["host"], status, body))
     except TimeoutError:
         raise Unavailable(f"{job['host']} does not answer", "try again") from None
@@ -79,7 +79,11 @@ def outlive_others() -> None:
 
 
 async def post(job: dict[str, Any], roots: str) -> tuple[int, bytes]:
-    """Status and body of the server's answer; raises OSError, TimeoutError."""
+    """Status and body of the server's answer; raises OSError, TimeoutError.
+
+    It ends where it says so, though the connection does not (RFC 9112, 6.3). What has come before
+    an error, or the end of the time, is looked at as well: that token may be there only once.
+    """
     if job["json"]:
         kind, body = "application/json", json.dumps(job["fields"]).encode()
     else:
@@ -90,21 +94,42 @@ async def post(job: dict[str, Any], roots: str) -> tuple[int, bytes]:
         f"Content-Length: {len(body)}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
     )
     context = ssl.create_default_context(cafile=roots)
-    reader, writer = await asyncio.open_connection(job["host"], job["port"], ssl=context)
+    data, writer = b"", None
     try:
-        writer.write(head.encode("ascii") + body)
-        await writer.drain()
-        data = b""
-        while len(data) < LONGEST_ANSWER and (piece := await reader.read(1 << 16)):
-            data += piece
+        async with asyncio.timeout(ASK_TIME):
+            reader, writer = await asyncio.open_connection(job["host"], job["port"], ssl=context)
+            writer.write(head.encode("ascii") + body)
+            await writer.drain()
+            while len(data) < LONGEST_ANSWER and (piece := await reader.read(1 << 16)):
+                data += piece
+                if read_response(data)[2]:
+                    break
+    except OSError:  # a TimeoutError is one
+        if b"\r\n\r\n" not in data:
+            raise
     finally:
-        writer.close()
+        if writer:
+            writer.close()
+    status, answered, _ = read_response(data)
+    if not status:
+        raise ConnectionError
+    return status, answered
+
+
+def read_response(data: bytes) -> tuple[int, bytes, bool]:
+    """Status and body of what has come, and whether that is all; raises ConnectionError."""
+    response = http.client.HTTPResponse(Came(data))  # type: ignore[arg-type]
+    has_end = b"\r\n\r\n" in data
     try:
-        response = http.client.HTTPResponse(Came(data))  # type: ignore[arg-type]
         response.begin()
-        return response.status, response.read()
+        has_end &= data.endswith(b"\r\n\r\n") if response.chunked else response.length is not None
+        return response.status, response.read(), has_end
+    except http.client.IncompleteRead as cut:
+        return response.status, cut.partial, False
     except http.client.HTTPException:
-        raise ConnectionError from None
+        if has_end:
+            raise ConnectionError from None
+        return 0, b"", False
 
 
 class Came:
@@ -137,10 +162,13 @@ def read_answer(host: str, status: int, body: bytes) -> dict[str, Any]:
     )
     if not is_token(access) or not (refresh is None or is_token(refresh)):
         raise Unavailable(f"{host} answers, and gives no token")
-    expires = 0
-    if isinstance(seconds, int | float) and 0 < seconds < LATEST:
-        expires = int(time.time() + seconds)
-    return {"access": access, "refresh": refresh, "expires": expires}
+    now = time.time()
+    if isinstance(seconds, int | float):
+        expires = now + seconds
+    else:  # perhaps the token says it
+        expires = float(read_expiry(str(access))[:20] or 0)
+    known = int(expires) if SHORTEST <= expires - now < LATEST else 0
+    return {"access": access, "refresh": refresh, "expires": known}
 
 
 def is_token(found: Any) -> bool:
@@ -150,5 +178,5 @@ def is_token(found: Any) -> bool:
 
 def write_answer(job: dict[str, Any], answer: dict[str, Any]) -> None:
     """Have it on the disk, sealed to the agent; raises AvaultError."""
-    sealed = seal_value(job["to"], json.dumps({**answer, "was": job["was"]}))
+    sealed = seal_value(job["to"], json.dumps({**answer, "was": job["was"], "over": job["over"]}))
     write_file(str(job["kept"]), sealed.encode())

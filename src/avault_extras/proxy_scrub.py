@@ -8,9 +8,10 @@ who has an upstream echo guesses could see by the time that one begins as the va
 from __future__ import annotations
 
 import base64
-import json
 import re
 from urllib.parse import quote, quote_plus
+
+import avault
 
 FREE = re.compile(rb"[^\x00-\x1f]*\Z")  # no value that a header may carry has any of these
 
@@ -21,16 +22,17 @@ def list_needles(value: str, placeholder: str) -> list[tuple[bytes, bytes]]:
     def forms(text: str) -> list[bytes]:
         plain = text.encode()
         percent = quote(text, safe="")
+        digits = [plain.hex(), *(plain.hex(apart) for apart in " :-")]
         shown = [
             text,
             percent,
             re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), percent),
             quote_plus(text),
-            json.dumps(text)[1:-1],
-            json.dumps(text, ensure_ascii=False)[1:-1],
+            *avault.in_json(text),
+            *avault.in_html(text),
             base64.b64encode(plain).decode().rstrip("="),
             base64.urlsafe_b64encode(plain).decode().rstrip("="),
-            plain.hex(),
+            *(spell for each in digits for spell in (each, each.upper())),
         ]
         return [each.encode() for each in shown]
 

@@ -6,13 +6,16 @@ it was, is found by making that signature again: so what is signed is read here 
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import hmac
 import posixpath
 import re
+import time
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_plus
 
+from avault import ISSUERS as ISSUERS_OF_KEYS
 from avault import Denied
 
 if TYPE_CHECKING:
@@ -30,6 +33,10 @@ FORM = re.compile(
     rb", ?Signature=([0-9a-f]{64})"
 )
 UNRESERVED = "-_.~"
+HASHES = re.compile("[0-9a-f]{64}|UNSIGNED-PAYLOAD|STREAMING-UNSIGNED-PAYLOAD-TRAILER")
+PRESIGNED = "x-amz-"  # how the names begin in the query that make a signature one for days
+ISSUERS = ("s3express", *ISSUERS_OF_KEYS)  # services whose answers may be keys, good without us
+OFF = 15 * 60  # seconds that a date may be off: for so long AWS takes a signature
 
 
 class SignedRequest:
@@ -41,6 +48,16 @@ class SignedRequest:
         self.access, self.signature = access, signature
         self.scope = [date, region, service, "aws4_request"]
         self.names = names.split(";")
+        if service in ISSUERS:
+            said = f"no key signs for {service} here, which gives out credentials"
+            raise Denied(said, "they would be good without us")
+        _, _, query = target.decode("latin-1").partition("?")
+        parts = (unquote_plus(unquote_plus(each)).strip() for each in re.split("[&;]", query))
+        if any(each.lower().startswith(PRESIGNED) for each in parts):
+            raise Denied(
+                "the query of a signed request says X-Amz-…, as that of a presigned address does",
+                "for days it would be good without us; sign in the header alone",
+            )
         times = read_field(fields, "x-amz-date")
         if len(times) != 1 or not re.fullmatch(date + "T[0-9]{6}Z", times[0]):
             raise Denied(
@@ -49,10 +66,15 @@ class SignedRequest:
         if "host" not in self.names or self.names != sorted({*self.names}):
             raise Denied("the signature is not over the request's host", "sign it, as AWS asks")
         self.time = times[0]
-        said = read_field(fields, PAYLOAD)
-        if len(said) > 1:
+        if abs(read_time(self.time) - time.time()) > OFF:
+            raise Denied("the signed request is of another time", "is this machine's clock right?")
+        hashes = read_field(fields, PAYLOAD)
+        if len(hashes) > 1:
             raise Denied("the signed request says two hashes of its body")
-        self.payload = said[0] if said else None
+        self.payload = hashes[0] if hashes else None
+        for each in ("x-amz-date", *([PAYLOAD] if hashes else [])):
+            if each not in self.names:
+                raise Denied(f"the signature is not over {each}", "sign it, as AWS asks")
         if self.payload and self.payload.startswith(
             ("STREAMING-AWS4-HMAC", "STREAMING-AWS4-ECDSA")
         ):
@@ -60,6 +82,8 @@ class SignedRequest:
                 "a body in which each piece is signed cannot be signed anew",
                 "have the client sign the whole body, or none of it (UNSIGNED-PAYLOAD)",
             )
+        if self.payload is not None and not HASHES.fullmatch(self.payload):
+            raise Denied(f"what the header {PAYLOAD} says is not understood")
 
     def find_signer(self, texts: dict[str, str], payload: str) -> tuple[str, int] | None:
         """Whose placeholder signed it, and by which reading of path and query; None for nobody's.
@@ -114,15 +138,18 @@ class SignedRequest:
                 yield "\n".join([self.method, said, text, heads, ";".join(self.names), payload])
 
 
-def read_signed(method: str, target: bytes, fields: Fields) -> SignedRequest | None:
-    """A request as it came, if it is signed for AWS in its header; raises Denied for an odd one.
-
-    Of HTTP/2 with `host` among `fields`.
-    """
+def find_signature(fields: Fields) -> re.Match[bytes] | None:
+    """The signature for AWS in a request's header, taken apart, with its key's id first."""
     found = [value for name, value in fields if name.lower() == b"authorization"]
-    if len(found) != 1 or not (match := FORM.fullmatch(found[0])):
-        return None
-    return SignedRequest(method, target, fields, match)
+    return FORM.fullmatch(found[0]) if len(found) == 1 else None
+
+
+def read_time(text: str) -> float:
+    """Unix seconds of a date as AWS has it; raises Denied for what is none."""
+    try:
+        return datetime.datetime.strptime(text + "+0000", "%Y%m%dT%H%M%SZ%z").timestamp()
+    except ValueError:
+        raise Denied("the signed request is of no time") from None
 
 
 def read_field(fields: Fields, wanted: str) -> list[str]:

@@ -27,6 +27,7 @@ except AvaultError:
 
 LONGEST_CONTROL = 125  # bytes of a control frame (RFC 6455, 5.5)
 LONGEST_MESSAGE = 16 << 20  # bytes of a message, as it is once unpacked
+MOST_TOLD = 64 << 20  # bytes of messages of a session that are not whole yet
 PLACE = "websocket"
 
 
@@ -37,6 +38,7 @@ class Talks:
         self.gate = gate
         self.needles: dict[str, list[tuple[bytes, bytes]]] = {}  # by client
         self.clients: dict[str, Any] = {}  # by either end
+        self.held: dict[str, int] = {}  # bytes of a message that is not whole, by end
 
     def websocket_start(self, flow: http.HTTPFlow) -> None:
         """What else a server says is looked at, too: see `SparingWebSocket`."""
@@ -52,6 +54,7 @@ class Talks:
         """It is gone."""
         self.needles.pop(client.id, None)
         self.clients = {one: each for one, each in self.clients.items() if each is not client}
+        self.held = {one: size for one, size in self.held.items() if one in self.clients}
 
     async def websocket_message(self, flow: http.HTTPFlow) -> None:
         """A message, whole; what the server says is scrubbed, and none is kept.
@@ -87,10 +90,12 @@ class Talks:
         message.content = proxy_scrub.replace_needles(message.content, pairs)
 
     def end_long(self, end: Any) -> None:
-        """A message is longer than any may be: no more of it is held."""
+        """A message is longer than any may be, or all are: no more of it is held."""
         if client := self.clients.get(end.id):
             target = self.gate.targets.get(client.id)
             said = f"a WebSocket's message of more than {LONGEST_MESSAGE} bytes"
+            if self.held.get(end.id, 0) <= LONGEST_MESSAGE:
+                said = f"WebSockets' messages of more than {MOST_TOLD} bytes together"
             self.gate.tell({"host": target.host if target else "", "why": said, "code": "error"})
             self.gate.cut(client)
 
@@ -110,11 +115,13 @@ class SparingWebSocket(websocket.WebsocketConnection):  # type: ignore[misc]
         for event in super().events():
             if isinstance(event, Message):
                 self.held += len(event.data)
-                if self.held > LONGEST_MESSAGE:
+                self.talks.held[self.conn.id] = self.held
+                if self.held > LONGEST_MESSAGE or sum(self.talks.held.values()) > MOST_TOLD:
                     self.talks.end_long(self.conn)
                     return
                 if event.message_finished:
                     self.held = 0
+                    del self.talks.held[self.conn.id]
             yield event
 
     def send2(self, event: Any) -> Any:

@@ -455,6 +455,25 @@ async def test_once_in_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> 
     assert "again" not in await house.man.asked(asked + 2), "what is stricter now, counts now"
 
 
+async def test_who_leaves_amid_the_answer_keeps_it_from_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = {"pid": os.getpid(), "uid": 1, "exe": "/usr/bin/python3", "name": "python3"}
+    parent = {"pid": os.getppid(), "exe": "/usr/bin/node"}
+    monkeypatch.setattr(avault, "describe_caller", lambda *_: {**caller, "parent": parent})
+    assert (await house.ask("guard", group="later", ask=900))["ok"]
+    assert (await house.ask("set", group="later", key="KEY", generate=20))["ok"]
+    client = await house.begin("get", group="later", key="KEY")
+    await house.man.approve(1)
+    await house.man.approve(2)
+    value = (await house.end(client))["value"]
+    opener = house.openers[-1]
+    ours, theirs = socket.socketpair()
+    ours.close()
+    job = {"do": "again", "held": [], "request": opener.job["request"], "body": opener.job["body"]}
+    await opener.run(job, theirs.detach())
+    assert not opener.ended.is_set()
+    assert (await house.ask("get", group="later", key="KEY"))["value"] == value and len(house.man.questions) == 2
+
+
 async def test_it_is_given_again_no_longer_than_was_said(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await house.ask("guard", group="later", ask=1))["ok"]
     assert (await house.ask("set", group="later", key="KEY", generate=20))["ok"]
@@ -466,6 +485,28 @@ async def test_it_is_given_again_no_longer_than_was_said(house: House, monkeypat
         await house.openers[-1].ended.wait()
     await house.begin("get", group="later", key="KEY")
     await house.man.asked(3)
+
+
+async def test_who_waits_to_be_given_it_again_gets_what_the_guards_let_out_then(house: House) -> None:
+    assert (await house.ask("guard", group="later", ask=900))["ok"]
+    later = {"group": "later", "key": "KEY"}
+    assert (await house.ask("set", **later, generate=20))["ok"]
+    client = await house.begin("get", **later)
+    await house.man.approve(1)
+    await house.man.approve(2)
+    assert (await house.end(client))["ok"]
+    async with asyncio.timeout(5):
+        while not house.keyholder.askings.staying:
+            await asyncio.sleep(0.01)
+    [open_yet] = house.keyholder.askings.staying.values()
+    async with open_yet.giving:
+        client = await house.begin("get", **later)
+        async with asyncio.timeout(5):
+            while not open_yet.giving._waiters:
+                await asyncio.sleep(0.01)
+        assert (await house.ask("guard", **later, only=["run"]))["ok"]
+    assert "only run may use it" in (await house.end(client))["error"]["message"]
+    assert len(house.man.questions) == 2
 
 
 async def test_what_was_there_before_the_guard_is_sealed(house: House) -> None:

@@ -90,7 +90,7 @@ def asks(op: str, name: str) -> list[dict[str, Any]]:
         "grants": [{}, {"format": "names"}],
         "revoke": [{"name": name}, {}],
         "delete": [key],
-        "desk": [{"action": action, "name": "desk-x", "label": "x"} for action in ("join", "turn", None)],
+        "desk": [{"action": action, "name": "desk-x", "label": "x", "operator": "x"} for action in ("join", "turn", None)],
         "key": [{**key, "action": "generate", "kind": "ed25519"}, {**key, "action": "import"}],
         "keys": [{"as": "ssh"}, {"as": "wallet"}, {}],
         "word": [
@@ -753,7 +753,7 @@ async def test_a_guard_that_git_brings_is_sealed_before_anything_is_answered(hou
     Path(house.places.own("guards.enc")).unlink()
     content = avault.read_sealed("unlock", house.places.own("unlock.json"))
     content["guards"] = avault.read_known(store.keys, content)
-    with pytest.raises(avault.Tampered, match="guards that this machine knows"):
+    with pytest.raises(avault.Tampered, match="guards or payments known to this machine"):
         avault.Store.load(house.places, store.keys, content)
 
 
@@ -799,7 +799,7 @@ async def test_guards_that_are_known_are_not_done_without_by_any_way_in(house: H
     await again.holding.use_up(house.example.agent, content, True)
     assert house.own("unlock.json") != unlock, "by an answer that nobody waited for"
     for _ in range(2):
-        with pytest.raises(avault.Tampered, match="guards that this machine knows"):
+        with pytest.raises(avault.Tampered, match="guards or payments known to this machine"):
             await again.unlocking.open(avault.GivenKey(house.nsec))
         assert again.holding.store is None
     house.example.write("avault.enc", later)

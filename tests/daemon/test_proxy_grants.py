@@ -179,6 +179,43 @@ async def test_a_proxys_grant_masks_with_nothing(counter: Counter) -> None:
     assert not (await counter.grant("both", can=["proxy", "get"])).is_mask({"op": "reveal", "for": "mask"})
 
 
+async def test_no_hint_leads_to_the_name_that_a_guard_is_on(counter: Counter) -> None:
+    """Of a secret that was moved into the group: neither at the start, nor at a use."""
+    await counter.serve("set", group="payroll", key="CEO_KEY", value=VALUE)
+    await counter.serve("guard", group="payroll", key="CEO_KEY", only=["proxy"])
+    await counter.serve("set", group="shop", key="A", value=VALUE)
+    await counter.serve("move", group="payroll", key="CEO_KEY", to_group="shop", to_key="MOVED")
+    grant = await counter.grant(groups=["shop"])
+    session = avault.Session({}, lambda session, request: {}, lambda: None, {}, 0.0, grant)
+    with pytest.raises(avault.Denied) as refused:
+        counter.begin(grant, only=["shop/MOVED"])
+    told = session.explain(refused.value)
+    assert "payroll" not in json.dumps(told) and told["error"]["hint"] == avault.ASK_MAKER
+
+
+async def test_what_renews_a_token_is_not_told_through_a_grant(counter: Counter) -> None:
+    """Neither that it is there, nor its server; the log has both."""
+    tokens = {"ACCESS_TOKEN": "access-0123456789", "REFRESH_TOKEN": "refresh-0123456789", "EXPIRES": "100"}
+    for key, value in (tokens | {"TOKEN_URL": "https://id.internal.example.com/token"}).items():
+        await counter.serve("set", group="claude", key=f"OAUTH_{key}", value=value)
+    name = "claude/OAUTH_ACCESS_TOKEN"
+    await counter.serve("guard", group="claude", key="OAUTH_ACCESS_TOKEN", hosts=["api.openai.com"])
+    await counter.serve("guard", group="claude", key="OAUTH_REFRESH_TOKEN", hosts=["refresh@elsewhere.example.com"])
+    session = counter.begin(await counter.grant(groups=[], only=[name]))
+    told = json.dumps(await counter.use(session, name))
+    assert "was not renewed" in told and "REFRESH" not in told and "internal" not in told
+    assert "REFRESH" in counter.lines("refused.log")[-1]["why"]
+
+
+async def test_the_hosts_that_are_remembered_are_few(counter: Counter) -> None:
+    await counter.serve("set", group="wild", key="KEY", value=VALUE)
+    await counter.serve("guard", group="wild", key="KEY", hosts=["*.example.com"])
+    session = counter.begin(only=["wild/KEY"])
+    for number in range(150):
+        assert (await counter.use(session, "wild/KEY", host=f"h{number}.example.com"))["ok"]
+    assert session.count == 150 and len(session.reached) == 100
+
+
 # one that stays
 
 
@@ -285,6 +322,37 @@ async def test_the_first_use_of_a_host_asks_in_words(counter: Counter) -> None:
     assert not counter.keyholder.describe()["questions"]
 
 
+async def test_the_phone_is_not_asked_by_who_has_a_grant_unless_its_maker_says_so(counter: Counter) -> None:
+    grant = await counter.grant()
+    with pytest.raises(avault.Denied, match="nobody says that the phone is asked"):
+        counter.begin(grant, ask=True)
+    assert counter.begin(grant, is_owner=True, ask=True).placeholders
+
+
+async def test_a_session_asks_one_question_at_a_time_and_grants_few(counter: Counter) -> None:
+    """Else who may go to `*.example.com` has as many on the phone as it has names."""
+    await counter.serve("set", group="wild", key="KEY", value=VALUE)
+    await counter.serve("guard", group="wild", key="KEY", hosts=["*.example.com"])
+    sessions = [counter.begin(await counter.grant(f"g{number}", groups=["wild"]), True, ask=True) for number in range(6)]
+    names = [(each, f"h{number}-{at}.example.com") for at, each in enumerate(sessions) for number in range(20)]
+    asked = [asyncio.create_task(counter.use(each, "wild/KEY", host=host)) for each, host in names]
+    await counter.asked()
+    async with asyncio.timeout(5):
+        while not sum(each.done() for each in asked) >= 40:
+            await asyncio.sleep(0.01)
+    assert len(counter.consents) == 4 == len(counter.keyholder.describe()["questions"])
+    assert counter.keyholder.openers.is_full(through="g9") and not counter.keyholder.openers.is_full()
+    refused = [each.result()["error"] for each in asked if each.done()]
+    assert {each["message"] for each in refused} == {"too many wait for the phone"}
+    await counter.agree()
+    await counter.asked(5)  # the next one of the same session
+    assert len(counter.consents) == 5
+    for each in asked:
+        each.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert not counter.keyholder.openers.starting
+
+
 async def test_it_is_asked_only_of_what_may_go_there(counter: Counter) -> None:
     session = counter.begin(ask=True)
     assert not (await counter.use(session, host="evil.example.com"))["ok"] and not counter.consents
@@ -385,6 +453,21 @@ async def test_a_sealed_secret_is_opened_for_one_request_and_the_keyholder_never
         assert answer["ok"] and "value" not in answer
         assert (await read_end(answer))["value"] == SEALED
     assert counter.holding.store and SEALED not in counter.holding.store.vault.to_json()
+
+
+async def test_the_last_use_of_a_sealed_secret_is_one(counter: Counter) -> None:
+    """It is counted when it is opened: that none is left then keeps it from nothing."""
+    await counter.serve("set", group="asked", key="KEY", value=SEALED)
+    await counter.serve("guard", group="asked", key="KEY", hosts=["api.openai.com"], ask=900, times=2)
+    session = counter.begin(only=[ASKED_OF])
+    asked = asyncio.create_task(counter.use(session, ASKED_OF))
+    await counter.man.approve(1)
+    await counter.man.approve(2)
+    assert (await read_end(await asked))["value"] == SEALED
+    asked = asyncio.create_task(counter.use(session, ASKED_OF))  # of what stays open
+    answer = await asked
+    assert answer.get("ok") and (await read_end(answer))["value"] == SEALED
+    assert "as often as it may" in (await counter.use(session, ASKED_OF))["error"]["message"]
 
 
 async def test_one_approval_is_good_for_this_session_and_host_alone(counter: Counter) -> None:

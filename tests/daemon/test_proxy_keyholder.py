@@ -320,3 +320,43 @@ async def test_what_renews_a_token_is_in_no_request(counter: Counter) -> None:
     session.placeholders["plain/TOKEN"] = "x" * 24
     for place in ("refresh", "body", "header"):
         assert not (await counter.use(session, "plain/TOKEN", host="api.example.com", **{"in": [place]}))["ok"]
+
+
+async def test_what_signs_is_in_no_place_of_a_request(counter: Counter) -> None:
+    """An API that is sent it says it again, in forms that nobody takes out."""
+    await counter.guard("plain/TOKEN", hosts=["sign@s3.example.com"])
+    session = counter.begin(groups=["plain", "openai"])
+    assert (await counter.use(session, "plain/TOKEN", host="s3.example.com", **{"in": ["sign"]}))["value"] == "plain-value-0123"
+    assert counter.lines("access.log")[-1]["place"] == "sign"
+    for places in (["header"], ["body"], ["sign", "header"]):
+        answer = await counter.use(session, "plain/TOKEN", host="s3.example.com", **{"in": places})
+        assert answer["error"]["code"] == "denied" and "plain-value" not in json.dumps(answer)
+    answer = await counter.use(session, host="api.openai.com", **{"in": ["sign"]})  # nor does a header's key sign
+    assert "sign requests to api.openai.com" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        ["sign@s3.example.com", "s3.example.com"],
+        ["sign@s3.example.com", "body@other.example.com"],
+        ["sign@sts.amazonaws.com"],
+        ["sign@sts-fips.us-east-1.amazonaws.com:443"],
+        ["sign@*.iam.amazonaws.com"],
+    ],
+)
+async def test_hosts_for_which_no_key_signs(counter: Counter, hosts: list[str]) -> None:
+    with pytest.raises(avault.Usage):
+        await counter.guard("plain/TOKEN", hosts=hosts)
+    with pytest.raises(avault.Usage):
+        counter.begin(hosts=[f"plain/TOKEN={each}" for each in hosts])
+    on, rules = avault.read_rules(json.dumps({"on": "plain/TOKEN", "only": ["proxy"], "hosts": hosts}))
+    assert on == "plain/TOKEN" and not rules.is_known  # as another machine may have it
+
+
+async def test_a_pattern_of_hosts_signs_for_no_issuer(counter: Counter) -> None:
+    session = counter.begin(hosts=["plain/TOKEN=sign@*.amazonaws.com"])
+    assert (await counter.use(session, "plain/TOKEN", host="sqs.amazonaws.com", **{"in": ["sign"]}))["ok"]
+    for host in ("sts.amazonaws.com", "iam.amazonaws.com"):
+        answer = await counter.use(session, "plain/TOKEN", host=host, **{"in": ["sign"]})
+        assert "gives out credentials" in answer["error"]["message"]

@@ -130,7 +130,7 @@ async def test_two_machines_are_one_sum(desk: Desk) -> None:
     await avault.reserve(desk.keyholder, [usdc(12)])
     store = desk.keyholder.open_store()
     other = store.vault.copy()
-    avault.note_spent(other, ACCOUNT, "other", NOON // 3600, 8 * 10**6, 0)
+    avault.note_spent(other, ACCOUNT, "other", (NOON // 3600, "r"), 8 * 10**6, 0)
     other.generation["other"] = 1
     for merged in (store.vault.merge(other), other.merge(store.vault), other.merge(store.vault).merge(store.vault)):
         assert avault.sum_spent(merged.facts, ACCOUNT, NOON) == 20 * 10**6
@@ -138,25 +138,79 @@ async def test_two_machines_are_one_sum(desk: Desk) -> None:
 
 def test_a_key_that_was_rotated_away_gives_nothing_back() -> None:
     ours = avault.Vault("v", "a", "o", "n")
-    avault.note_spent(ours, ACCOUNT, "m", NOON // 3600, 20, 0)
+    avault.note_spent(ours, ACCOUNT, "m", (NOON // 3600, "r"), 20, 0)
     forged = ours.copy()
-    avault.note_spent(forged, ACCOUNT, "m", NOON // 3600, 0, 20)
+    avault.note_spent(forged, ACCOUNT, "m", (NOON // 3600, "r"), 0, 20)
     assert avault.sum_spent(forged.facts, ACCOUNT, NOON) == 0
     added = avault.only_additions(ours.facts, forged.facts, NOON)
     assert avault.sum_spent(avault.join_facts(ours.facts, added), ACCOUNT, NOON) == 20
 
 
+def test_what_two_runs_of_a_machine_have_counted_adds_up() -> None:
+    """One went on with an older copy: that it gave all of its own back frees nothing of the other's."""
+    one = avault.Vault("v", "a", "o", "n")
+    other = one.copy()
+    avault.note_spent(one, ACCOUNT, "m", (NOON // 3600, "r"), 20, 0)
+    avault.note_spent(other, ACCOUNT, "m", (NOON // 3600, "s"), 20, 0)
+    avault.note_spent(other, ACCOUNT, "m", (NOON // 3600, "s"), 0, 20)
+    assert avault.sum_spent(avault.join_facts(one.facts, other.facts), ACCOUNT, NOON) == 20
+
+
+def test_what_was_spent_is_known_beside_the_key() -> None:
+    """Who puts back what the vault was, with what is kept beside it, does not put that back."""
+    vault = avault.Vault("v", "a", "o", "n")
+    avault.note_spent(vault, ACCOUNT, "m", (NOON // 3600 - 3, "r"), 5, 0)
+    old = vault.copy()
+    avault.note_spent(vault, ACCOUNT, "m", (NOON // 3600, "r"), 15, 0)
+    known = avault.list_known(avault.Guards(vault.facts))
+    assert known == {f"spent/{ACCOUNT}/{NOON // 3600}": 20}
+    assert avault.lacks_known(old.facts, known) and avault.lacks_known({}, known)
+    assert not avault.lacks_known(vault.facts, known)
+    avault.note_spent(vault, ACCOUNT, "m", (NOON // 3600, "r"), 0, 15)
+    assert not avault.lacks_known(vault.facts, known), "what was given back later is no lack"
+    avault.note_spent(vault, ACCOUNT, "m", (NOON // 3600 + 90, "s"), 1, 0)
+    assert not avault.lacks_known(vault.facts, known), "nor is what is long over"
+
+
+async def test_all_that_has_the_limits_put_back_is_seen(desk: Desk) -> None:
+    files = [desk.example.path("avault.enc"), Path(desk.places.own("guards.enc")), Path(desk.places.own("pin.json"))]
+    await avault.reserve(desk.keyholder, [usdc(1)])
+    old = [each.read_bytes() for each in files]
+    await avault.reserve(desk.keyholder, [usdc(15)])
+    await desk.holding.save()
+    desk.close()
+    for path, content in zip(files, old, strict=True):
+        path.write_bytes(content)
+    desk.set_up()
+    with pytest.raises(avault.Tampered, match="guards or payments known to this machine"):
+        await desk.unlocking.open(avault.GivenKey(desk.nsec), False)
+
+
+async def test_a_caller_that_leaves_while_it_is_written_has_spent_nothing(desk: Desk) -> None:
+    for _ in range(3):
+        task = asyncio.ensure_future(avault.reserve(desk.keyholder, [usdc(15)]))
+        while not desk.holding.writer.task:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await desk.holding.writer.finish()
+        assert left(desk) == 0
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}x", '{"1":[1]}', '{"1":[-1,0]}', '{"1":[1,true]}', '{"01":[1,0]}', '{"x":[1,0]}', '{"1":[1.0,0]}',
-     '{"99999999":[1,0]}', '{"²":[1,0]}', json.dumps({str(each): [1, 0] for each in range(200)})],
+    ["", "[]", "{}x", '{"1.r":[1]}', '{"1.r":[-1,0]}', '{"1.r":[1,true]}', '{"01.r":[1,0]}', '{"x.r":[1,0]}', '{"1.r":[1.0,0]}',
+     '{"99999999.r":[1,0]}', '{"².r":[1,0]}', '{"1":[1,0]}', '{"1.":[1,0]}', '{"1.r.s":[1,0]}', '{"1.é":[1,0]}',
+     json.dumps({f"{each}.r": [1, 0] for each in range(5000)})],
 )  # fmt: skip
 def test_what_is_no_count_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         avault.check_fact(f"spent/{ACCOUNT}/m", text)
 
 
-COUNTS = st.dictionaries(st.integers(400_000, 400_200), st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6)
+WHEN = st.tuples(st.integers(400_000, 400_200), st.sampled_from("rs"))
+COUNTS = st.dictionaries(WHEN, st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6)
 
 
 @given(st.lists(COUNTS, min_size=3, max_size=3))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,15 @@ class Signing(Running):
     def list_secrets(self, places: tuple[str, ...]) -> list[dict[str, Any]]:
         self.values = dict(VALUES)
         hosts = [f"{place}api.localhost:{self.api.port}" for place in places]
-        return [{"name": name, "placeholder": MADE[name], "hosts": [hosts]} for name in VALUES]
+        told = {name: [hosts] for name in VALUES} | {"aws/SECRET": [[f"sign@api.localhost:{self.api.port}"]]}
+        return [{"name": name, "placeholder": MADE[name], "hosts": told[name]} for name in VALUES]
+
+    async def ask(self, fields: dict[str, Any]) -> str:
+        """As the keyholder: what signs is in no place of a request, and all else signs nothing."""
+        if (fields["name"] == "aws/SECRET") is not (fields["in"] == ["sign"]):
+            self.asked.append(fields)
+            raise avault.Denied("not there")
+        return await super().ask(fields)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +113,7 @@ def judge(head: bytes, body: bytes, service: str, secret: str = SECRET, access: 
 
 CALLS = {
     "a body whose hash is in no header": ("dynamodb", "get_item", {"TableName": "t", "Key": {"k": {"S": "v"}}}),
-    "a form": ("sts", "get_caller_identity", {}),
+    "a form": ("sns", "list_topics", {}),
     "a hash in the header": ("s3", "get_object", {"Bucket": "b", "Key": "a/b c+d/é~.txt"}),
     "a query": ("s3", "list_objects_v2", {"Bucket": "b", "Prefix": "a b/&=+é", "Delimiter": "/", "StartAfter": "~"}),
     "a path that is encoded twice": ("lambda", "get_function", {"FunctionName": "arn:aws:lambda:eu-central-1:1:function:a"}),
@@ -122,7 +131,7 @@ def test_what_botocore_sends(proxy: Signing, name: str, is_for_a_time: bool) -> 
     head = proxy.api.heads[-1]
     assert (f"X-Amz-Security-Token: {SESSION}".encode() in head) is is_for_a_time
     assert SECRET.encode() not in head and {each["name"] for each in proxy.asked} >= {"aws/ID", "aws/SECRET"}
-    assert all(each["in"] == ["header"] for each in proxy.asked)
+    assert all(each["in"] == ["sign" if each["name"] == "aws/SECRET" else "header"] for each in proxy.asked)
 
 
 def test_a_large_file_is_not_held(proxy: Signing) -> None:
@@ -131,35 +140,114 @@ def test_a_large_file_is_not_held(proxy: Signing) -> None:
 
 
 def test_a_keys_id_that_is_no_secret(proxy: Signing) -> None:
-    call(make_client(proxy, "sts", access="AKIDPLAIN"), "get_caller_identity")
-    judge(proxy.api.heads[-1], proxy.api.bodies[-1], "sts", access="AKIDPLAIN")
+    call(make_client(proxy, "sns", access="AKIDPLAIN"), "list_topics")
+    judge(proxy.api.heads[-1], proxy.api.bodies[-1], "sns", access="AKIDPLAIN")
     assert [each["name"] for each in proxy.asked] == ["aws/SECRET"]
 
 
 def test_who_signs_with_a_key_of_its_own_does_so(proxy: Signing) -> None:
-    call(make_client(proxy, "sts", access="AKIDOWN", secret="own"), "get_caller_identity")
-    judge(proxy.api.heads[-1], proxy.api.bodies[-1], "sts", secret="own", access="AKIDOWN")
+    call(make_client(proxy, "sns", access="AKIDOWN", secret="own"), "list_topics")
+    judge(proxy.api.heads[-1], proxy.api.bodies[-1], "sns", secret="own", access="AKIDOWN")
     assert not proxy.asked
 
 
 def test_a_keys_id_without_its_secret(proxy: Signing) -> None:
-    call(make_client(proxy, "sts", secret="own"), "get_caller_identity")
+    call(make_client(proxy, "sns", secret="own"), "list_topics")
     assert "signed by no placeholder" in proxy.refused[-1]["why"] and not proxy.api.heads and not proxy.asked
 
 
-def test_a_signature_by_hand(proxy: Signing) -> None:
+NOW = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+
+
+def by_hand(access: str = MADE["aws/ID"], names: str = "host;x-amz-date", date: str = NOW, service: str = "s3") -> bytes:
+    scope = f"{date[:8]}/eu-central-1/{service}/aws4_request"
+    said = f"Credential={access}/{scope}, SignedHeaders={names}, Signature={'0' * 64}"
+    return f"Authorization: AWS4-HMAC-SHA256 {said}".encode()
+
+
+DATE = f"X-Amz-Date: {NOW}".encode()
+LATER = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() + 3600))
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ([by_hand(), DATE], "signed by no placeholder"),
+        ([by_hand()], "X-Amz-Date"),
+        ([by_hand(), b"X-Amz-Date: 20300102T000000Z"], "X-Amz-Date"),
+        ([by_hand(), DATE, DATE], "X-Amz-Date"),
+        ([by_hand(names="x-amz-date"), DATE], "the request's host"),
+        ([by_hand(names="host"), DATE], "not over x-amz-date"),
+        ([by_hand(), DATE, b"X-Amz-Content-SHA256: UNSIGNED-PAYLOAD"], "not over x-amz-content-sha256"),
+        ([by_hand(names="host;x-amz-content-sha256;x-amz-date"), DATE, b"X-Amz-Content-SHA256:"], "not understood"),
+        ([by_hand(date=LATER), f"X-Amz-Date: {LATER}".encode()], "of another time"),
+        ([by_hand(date="20260101T000000Z"), b"X-Amz-Date: 20260101T000000Z"], "of another time"),
+        ([by_hand(service="sts"), DATE], "gives out credentials"),
+        ([by_hand(service="iam"), DATE], "gives out credentials"),
+    ],
+)
+def test_a_signature_by_hand(proxy: Signing, lines: list[bytes], why: str) -> None:
     """Over the wrong text it is nobody's."""
-    line = (
-        f"Authorization: AWS4-HMAC-SHA256 Credential={MADE['aws/ID']}/20300101/eu-central-1/sts/aws4_request, "
-        f"SignedHeaders=host;x-amz-date, Signature={'0' * 64}"
-    ).encode()
-    refused(proxy, proxy.send(get("/", line, b"X-Amz-Date: 20300101T000000Z")), "signed by no placeholder")
-    for lines in ([], [b"X-Amz-Date: 20300102T000000Z"], [b"X-Amz-Date: 20300101T000000Z"] * 2):
-        proxy.refused.clear()
-        refused(proxy, proxy.send(get("/", line, *lines)), "X-Amz-Date")
-    proxy.refused.clear()
-    without = line.replace(b"host;", b"")
-    refused(proxy, proxy.send(get("/", without, b"X-Amz-Date: 20300101T000000Z")), "the request's host")
+    refused(proxy, proxy.send(get("/", *lines)), why)
+
+
+@pytest.mark.parametrize("name", ["X-Amz-Expires", "x-amz-signature", "X%2DAmz-Algorithm", "%2558-Amz-Credential", "X-Amz-Date"])
+def test_a_presigned_address_signed_in_the_header_is_refused(proxy: Signing, name: str) -> None:
+    """Its signature would be good for a week, without the proxy."""
+    url = f"https://api.localhost:{proxy.api.port}/b/k?a=1&{name}=604800"
+    refused(proxy, proxy.send(signed("GET", url, {}, b"")), "presigned address")
+
+
+def test_the_signature_does_not_come_back(proxy: Signing) -> None:
+    request = signed("GET", f"https://api.localhost:{proxy.api.port}/echo", {}, b"")
+    client = request.partition(b"Signature=")[2][:64]
+    answer = proxy.send(request)
+    there = proxy.api.heads[-1].partition(b"Signature=")[2][:64]
+    assert len(there) == 64 and there != client and there not in answer and client in answer
+
+
+@pytest.mark.parametrize("header", ["X-Api-Key", "X-Amz-Security-Token"])
+def test_a_secret_that_signs_is_in_no_header(proxy: Signing, header: str) -> None:
+    """The API would have it in its answer, in whatever form: of what was signed it shows the bytes."""
+    request = signed("GET", f"https://api.localhost:{proxy.api.port}/", {header: MADE["aws/SECRET"]}, b"")
+    answer = proxy.send(request)
+    assert b" 403 " in answer.split(b"\r\n")[0] and not proxy.api.heads
+    assert all(each["in"] == ["header"] for each in proxy.asked)
+
+
+def test_a_secret_that_signs_is_no_keys_id(proxy: Signing) -> None:
+    call(make_client(proxy, "sns", access=MADE["aws/SECRET"].replace("/", "_")), "list_topics")
+    call(make_client(proxy, "sns", access=MADE["aws/SESSION"], secret=MADE["aws/SESSION"]), "list_topics")
+    assert not any(SECRET.encode() in head for head in proxy.api.heads) and not proxy.asked
+
+
+def test_only_what_may_be_ours_is_waited_for(proxy: Signing) -> None:
+    filling = proxy.gate.filling
+    length = f"Content-Length: {8 << 20}".encode()
+    head = b"\r\n".join([b"POST / HTTP/1.1", b"Host: HOST", length, by_hand(), DATE, b"", b""])
+    socks = []
+    for _ in range(9):
+        tls = proxy.greet()
+        tls.sendall(head.replace(b"HOST", f"api.localhost:{proxy.api.port}".encode()))
+        socks.append(tls)
+    assert wait_for(lambda: any("too many bodies" in each["why"] for each in proxy.refused))
+    assert len(filling.held) == 8
+    for tls in socks:
+        tls.close()
+    assert wait_for(lambda: not filling.held)
+
+
+def wait_for(is_so: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 10
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.02)
+    return is_so()
+
+
+@pytest.mark.parametrize("header", ["X-HTTP-Method-Override", "X-Http-Method", "X-Method-Override"])
+def test_a_header_that_says_another_method(proxy: Signing, header: str) -> None:
+    request = signed("POST", f"https://api.localhost:{proxy.api.port}/", {header: "DELETE"}, b"{}")
+    refused(proxy, proxy.send(request), "another method")
 
 
 @pytest.mark.parametrize("kind", ["STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"])
@@ -190,14 +278,14 @@ def test_a_presigned_address_is_refused(proxy: Signing) -> None:
 
 def test_what_the_keyholder_refuses_is_not_signed(proxy: Signing) -> None:
     proxy.values["aws/SECRET"] = avault.Denied("aws/SECRET may not be used by POST")
-    call(make_client(proxy, "sts"), "get_caller_identity")
+    call(make_client(proxy, "sns"), "list_topics")
     assert proxy.asked and not proxy.api.heads
 
 
 def test_by_http_2(proxy: Signing, tmp_path: Path) -> None:
     newer = Api(tmp_path, is_newer=True, certificate=proxy.api.server)
-    for sets in proxy.gate.sets.values():
-        sets[0] |= {f"api.localhost:{newer.port}"}
+    for name, sets in proxy.gate.sets.items():
+        sets[0] |= {f"{'sign@' if name == 'aws/SECRET' else ''}api.localhost:{newer.port}"}
     body = b'{"a": 1}'
     head = signed("POST", f"https://api.localhost:{newer.port}/x", {"Accept-Encoding": "gzip"}, body).partition(b"\r\n\r\n")[0]
     lines = [tuple(each.split(": ", 1)) for each in head.decode().split("\r\n")[1:]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import html
 import json
 import logging
 import os
@@ -658,12 +659,62 @@ def test_a_scrubber_byte_by_byte() -> None:
         lambda text: base64.b64encode(text.encode()).decode(),
         lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
         lambda text: text.encode().hex(),
+        lambda text: text.encode().hex().upper(),
+        lambda text: text.encode().hex(" "),
+        lambda text: text.encode().hex(":").upper(),
+        lambda text: text.encode().hex("-"),
+        lambda text: json.dumps(text).replace("/", "\\/")[1:-1],  # PHP
+        lambda text: json.dumps(text).replace("&", "\\u0026")[1:-1],  # Go
+        lambda text: re.sub('[^ -~]|[&+"]', lambda found: f"\\u{ord(found[0]):04X}", text.replace("\\", "\\\\")),  # .NET
+        html.escape,
     ],
 )
 def test_full_encodings_are_taken_out(form: Any) -> None:
-    value, instead = 'p/w+ü"\\=0123456789', "placeholder-0123456789"
+    value, instead = 'p/w+ü"\\=&0123456789', "placeholder-0123456789"
     needles = scrub.sort_needles(scrub.list_needles(value, instead))
     assert form(value).encode() not in scrub.replace_needles(f"<{form(value)}>".encode(), needles)
+
+
+# the keyholder's answers
+
+
+class Ear:
+    """A stream to the keyholder that nobody answers on; what is said there is kept."""
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.said.append(message)
+
+
+def make_broker() -> Any:
+    broker = proxy_broker.Broker.__new__(proxy_broker.Broker)
+    broker.control, broker.answers, broker.last = Ear(), {}, 0
+    return broker
+
+
+async def test_who_waits_no_longer_takes_the_question_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is the broker whose time is over."""
+    broker = make_broker()
+    monkeypatch.setattr(proxy_broker, "ANSWER_TIME", 0.01)
+    with pytest.raises(avault.Unavailable, match="does not answer"):
+        await broker.ask({"name": "openai/API_KEY"})
+    assert broker.control.said == [{"use": 1, "name": "openai/API_KEY"}, {"drop": 1}] and not broker.answers
+
+
+async def test_a_value_that_comes_as_its_client_leaves_is_closed() -> None:
+    broker = make_broker()
+    asking = asyncio.create_task(broker.ask({"name": "openai/API_KEY"}))
+    await asyncio.sleep(0)
+    ours, theirs = socket.socketpair()
+    broker.hear({"id": 1, "ok": True}, theirs.detach())
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    with ours:
+        ours.settimeout(1)
+        assert ours.recv(1) == b"", "the other end is closed"
 
 
 # H1: no oracle

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import nostr_sdk
 import pytest
@@ -15,6 +19,7 @@ import avault
 
 NAME = "desk-fleet"
 FLEET = "ab" * 32
+SALT = "ef" * 32
 
 
 @pytest.fixture
@@ -36,15 +41,20 @@ def agent(desk: Desk) -> str:
 
 
 def own_key(desk: Desk, fleet: str = FLEET) -> avault.Keys:
-    return avault.derive_key(fleet, agent(desk))
+    return avault.derive_key(fleet, SALT, agent(desk))
+
+
+def sign_next(keys: avault.Keys, who: str, name: str, following: str, salt: str = SALT) -> str:
+    return avault.sign_next(keys, who, name, {"key": following, "salt": salt})
 
 
 def file_of(desk: Desk) -> Path:
     return desk.example.path(f"custody-{NAME}.json")
 
 
-async def join(desk: Desk, keys: avault.Keys) -> dict[str, Any]:
-    return await desk.serve("desk", {"key": keys.secret_key().to_hex()}, action="join", name=NAME, label="laptop")
+async def join(desk: Desk, keys: avault.Keys, operator: str | None = None) -> dict[str, Any]:
+    who = {"label": "laptop", "operator": operator or avault.to_npub(avault.public_hex(desk.example.operator))}
+    return await desk.serve("desk", {"key": keys.secret_key().to_hex()}, action="join", name=NAME, **who)
 
 
 async def turn(desk: Desk, statement: str) -> dict[str, Any]:
@@ -61,20 +71,23 @@ async def open_by(desk: Desk, keys: avault.Keys) -> str | None:
 
 
 def test_a_machines_key_is_the_documents() -> None:
-    """HMAC-SHA256(F, "avault fleet" NUL agent): no two machines have one, and F is not found from it."""
+    """HMAC-SHA256(F, "avault fleet" NUL salt agent): no two machines have one, and F is not found from it."""
     one, other = (avault.public_hex(avault.make_keys()) for _ in range(2))
     import hashlib
     import hmac
 
-    wanted = hmac.new(bytes.fromhex(FLEET), b"avault fleet\0" + bytes.fromhex(one), hashlib.sha256).hexdigest()
-    assert avault.derive_key(FLEET, one).secret_key().to_hex() == wanted
-    assert avault.public_hex(avault.derive_key(FLEET, other)) != avault.public_hex(avault.derive_key(FLEET, one))
+    wanted = hmac.new(bytes.fromhex(FLEET), b"avault fleet\0" + bytes.fromhex(SALT + one), hashlib.sha256).hexdigest()
+    assert avault.derive_key(FLEET, SALT, one).secret_key().to_hex() == wanted
+    assert avault.public_hex(avault.derive_key(FLEET, SALT, other)) != avault.public_hex(avault.derive_key(FLEET, SALT, one))
 
 
 async def test_the_phone_is_told_what_a_desk_is(desk: Desk) -> None:
     await join(desk, own_key(desk))
     title, sentence = desk.said  # type: ignore[attr-defined]
-    assert title.startswith("the desk laptop for ") and "TOGETHER with other machines, by ONE approval there" in sentence
+    who = avault.to_npub(avault.public_hex(desk.example.operator))
+    assert (
+        title.startswith("the desk laptop for ") and f"TOGETHER with other machines, by ONE approval there, of {who}" in sentence
+    )
     assert avault.Custodians(desk.places).order() == ["phone", NAME]
 
 
@@ -88,9 +101,34 @@ async def test_who_refuses_lets_nobody_in(desk: Desk, monkeypatch: pytest.Monkey
     assert not file_of(desk).exists() and avault.Custodians(desk.places).order() == ["phone"]
 
 
+async def test_the_phone_has_one_question_of_a_desk_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def wait(*given: Any) -> None:
+        asked.append(given)
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(avault, "ask_operator", wait)
+    first = asyncio.ensure_future(join(desk, own_key(desk)))
+    while not asked:
+        await asyncio.sleep(0)
+    for _ in range(3):
+        with pytest.raises(avault.Denied, match="just being let in"):
+            await asyncio.wait_for(join(desk, own_key(desk)), 2)
+    desk.session.ended()  # the client of the first is gone, and with it the question
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    second = asyncio.ensure_future(join(desk, own_key(desk)))
+    while len(asked) < 2:
+        await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    assert len(asked) == 2 and not file_of(desk).exists()
+
+
 async def test_the_key_of_one_machine_opens_no_other(desk: Desk) -> None:
     await join(desk, own_key(desk))
-    stranger = avault.derive_key(FLEET, avault.public_hex(avault.make_keys()))
+    stranger = avault.derive_key(FLEET, SALT, avault.public_hex(avault.make_keys()))
     for keys in (stranger, own_key(desk, "cd" * 32), avault.read_keys(FLEET)):
         with pytest.raises(avault.Denied, match="another key"):
             await open_by(desk, keys)
@@ -104,7 +142,7 @@ async def test_after_the_turn_the_old_key_opens_nothing(desk: Desk) -> None:
     await join(desk, old)
     before = file_of(desk).read_bytes()
     assert await open_by(desk, old) == NAME
-    statement = avault.sign_next(old, agent(desk), NAME, avault.public_hex(new))
+    statement = sign_next(old, agent(desk), NAME, avault.public_hex(new))
     assert (await turn(desk, statement))["key"] == avault.public_hex(new)
     assert json.loads(before)["sealed"] != json.loads(file_of(desk).read_text())["sealed"]
     with pytest.raises(avault.Denied, match="another key"):
@@ -122,14 +160,16 @@ async def test_only_the_present_key_names_the_next(desk: Desk) -> None:
     await join(desk, keys)
     before = file_of(desk).read_bytes()
     wrong = [
-        avault.sign_next(avault.make_keys(), agent(desk), NAME, new),
-        avault.sign_next(desk.example.agent, agent(desk), NAME, new),
-        avault.sign_next(keys, avault.public_hex(keys), NAME, new),
-        avault.sign_next(keys, agent(desk), "desk-other", new),
-        avault.sign_next(keys, agent(desk), NAME, "x"),
+        sign_next(avault.make_keys(), agent(desk), NAME, new),
+        sign_next(desk.example.agent, agent(desk), NAME, new),
+        sign_next(keys, avault.public_hex(keys), NAME, new),
+        sign_next(keys, agent(desk), "desk-other", new),
+        sign_next(keys, agent(desk), NAME, "x"),
+        sign_next(keys, agent(desk), NAME, new, "ab"),
+        avault.sign_text(keys, json.dumps({"agent": agent(desk), "desk": NAME, "next": new})),
         avault.sign_text(keys, "[]"),
         avault.sign_text(keys, "x"),
-        avault.sign_next(keys, agent(desk), NAME, new).replace(new, avault.public_hex(keys)),
+        sign_next(keys, agent(desk), NAME, new).replace(new, avault.public_hex(keys)),
         "",
         "{}",
     ]
@@ -148,7 +188,49 @@ async def test_a_key_that_the_disk_names_is_not_believed(desk: Desk) -> None:
     kept["settings"]["key"] = avault.public_hex(thief)
     file_of(desk).write_bytes(avault.encode_file("custody", kept))
     with pytest.raises(avault.Tampered, match="not as it was agreed to"):
-        await turn(desk, avault.sign_next(thief, agent(desk), NAME, avault.public_hex(thief)))
+        await turn(desk, sign_next(thief, agent(desk), NAME, avault.public_hex(thief)))
+
+
+async def test_who_is_no_operator_any_more_opens_no_machine_from_their_desk(desk: Desk) -> None:
+    """That one approves NO MORE, on any machine: so no desk of theirs has its key turned, nor opens."""
+    keys, new = own_key(desk), avault.public_hex(avault.make_keys())
+    npub = avault.to_npub(avault.public_hex(desk.example.operator))
+    await join(desk, keys)
+    assert json.loads(file_of(desk).read_text())["settings"]["operator"] == npub
+    before, store = file_of(desk).read_bytes(), desk.holding.store
+    assert store
+    store.write([lambda vault: vault.state(avault.SUCCEEDED, avault.public_hex(avault.make_keys()), 1, store.machine)])
+    with pytest.raises(avault.Denied, match="no operator of this vault"):
+        await turn(desk, sign_next(keys, agent(desk), NAME, new))
+    assert file_of(desk).read_bytes() == before
+    with pytest.raises(avault.Denied, match="no operator of this vault"):
+        await open_by(desk, keys)
+    assert desk.holding.store is None
+    store.write([lambda vault: vault.state("operator/alice", avault.public_hex(desk.example.operator), 2, store.machine)])
+    assert await open_by(desk, keys) == NAME, "any operator's, who is one now"
+
+
+async def test_a_desk_of_no_operator_is_not_let_in(desk: Desk) -> None:
+    with pytest.raises(avault.Denied, match="no operator of this vault"):
+        await join(desk, own_key(desk), avault.to_npub(avault.public_hex(avault.make_keys())))
+    with pytest.raises(avault.Usage):
+        await join(desk, own_key(desk), "x")
+    assert not file_of(desk).exists()
+
+
+async def test_phones_and_desks_of_who_is_no_operator_are_dropped(tmp_path: Path) -> None:
+    custodians = avault.Custodians(Desk(tmp_path).places)
+    one, other, gone = (avault.to_npub(avault.public_hex(avault.make_keys())) for _ in range(3))
+    kinds = {"alice": ("phone", other), "bob": ("phone", gone), "desk-a": ("desk", one), "desk-b": ("desk", other)}
+    kinds |= {"desk-c": ("desk", gone), "box": ("program", gone)}
+    sealed = dict.fromkeys(("vault", "name", "agent", "operator", "account", "sealed", "agreed", "kept"), "x")
+    for name, (kind, whose) in kinds.items():
+        about = {"custodian": name, "kind": kind, "asks": True, "settings": {"operator": whose}}
+        custodians.save({**sealed, **about})
+    custodians.write([*kinds])
+    custody: Any = SimpleNamespace(custodians=custodians, order=custodians.order)
+    report = {"first_operator": one, "operators": {"alice": other}}
+    assert avault.Custody.strangers(custody, report) == ["bob", "desk-c"]
 
 
 async def test_cut_off_before_it_is_written_the_key_before_opens(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +248,7 @@ async def test_cut_off_before_it_is_written_the_key_before_opens(desk: Desk, mon
 
     monkeypatch.setattr(avault, "write_file", cut)
     with pytest.raises(Cut):
-        await turn(desk, avault.sign_next(keys, agent(desk), NAME, avault.public_hex(new)))
+        await turn(desk, sign_next(keys, agent(desk), NAME, avault.public_hex(new)))
     monkeypatch.setattr(avault, "write_file", write)
     assert await open_by(desk, keys) == NAME
 
@@ -177,7 +259,7 @@ async def test_requests_of_a_desk_that_make_no_sense(desk: Desk) -> None:
     with pytest.raises(avault.Usage):
         await desk.serve("desk", {}, action="leave", name=NAME)
     with pytest.raises(avault.Usage):
-        await desk.serve("desk", {"key": "x"}, action="join", name=NAME, label="laptop")
+        await desk.serve("desk", {"key": "x"}, action="join", name=NAME, label="laptop", operator="x")
     with pytest.raises(avault.Usage, match="phone's"):
         await desk.serve("desk", {"key": FLEET}, action="join", name="phone", label="laptop")
 
@@ -201,7 +283,7 @@ def test_what_a_desk_remembers_holds_no_key_of_the_fleet(tmp_path: Path, monkeyp
     desk.groups["web"] = [kept, {"peer": kept["peer"], "envelope": "x", "hosts": {}}]
     desk.save()
     text = Path(avault.DeskFile.path()).read_text()
-    secret = [avault.derive_key(fleet, each).secret_key().to_hex() for each in agents.values()]
+    secret = [avault.derive_key(fleet, each["salt"], each["agent"]).secret_key().to_hex() for each in kept["hosts"].values()]
     assert not [each for each in (fleet, *secret) if each in text] and Path(avault.DeskFile.path()).stat().st_mode & 0o77 == 0
     found = avault.DeskFile.load()
     assert found and found.groups == {"web": [kept]} and found.members("web") == {*agents}
@@ -211,6 +293,123 @@ def test_what_a_desk_remembers_holds_no_key_of_the_fleet(tmp_path: Path, monkeyp
     for wrong in ("", "[]", json.dumps({"avault": "cd" * 32}), json.dumps({"avault": "x"}), json.dumps({"avault": None})):
         with pytest.raises(avault.Tampered):
             avault.accept_fleet_key(kept, wrong)
+
+
+class Hosts:
+    """What a desk reaches: every host says it is open, and what its agent is; `sent` are the keys that they are given."""
+
+    def __init__(self, desk: avault.DeskFile, agents: dict[str, str]) -> None:
+        self.hosts, self.operator, self.agents = [avault.Host(name) for name in agents], desk.operator, agents
+        self.sent: dict[str, str] = {}
+        self.joined: dict[str, Any] = {"ok": True}
+
+    def crew(self) -> Hosts:
+        return self
+
+    async def reach(self, host: avault.Host, line: str, data: bytes | None = None, *_: Any, **__: Any) -> avault.Ended:
+        if data:
+            self.sent[host.name] = data.decode().strip()
+            key = avault.public_hex(avault.read_keys(self.sent[host.name]))
+            return avault.Ended(0, json.dumps({"key": key, **self.joined}) + "\n", "", True)
+        npubs = {"agent_npub": avault.to_npub(self.agents[host.name]), "signer_npub": avault.to_npub(self.operator)}
+        return avault.Ended(0, json.dumps({"state": "unlocked", **npubs}) + "\n", "", True)
+
+    async def enroll(self, desk: avault.DeskFile) -> dict[str, avault.Outcome]:
+        board = avault.Board(self.hosts, is_shown=False)
+        await avault.enroll_all(desk, self, board, "web", "desk-web")  # type: ignore[arg-type]
+        return board.outcomes
+
+
+async def test_no_host_is_given_the_key_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that says it has another's agent is refused, now and later; and what it was given would open nothing there."""
+    desk, _, agents = desk_with(tmp_path, monkeypatch)
+    hosts = Hosts(desk, {**agents, "evil": agents["web1"]})
+    found = await hosts.enroll(desk)
+    assert {name for name in found if found[name].code} == {"evil", "web1"}, "nobody can tell which of them it is"
+    assert "is that of web1 too" in found["evil"].note and hosts.sent.keys() == {"web0", "web2"}
+    hosts = Hosts(desk, {"evil": agents["web2"]})
+    assert "is that of web2 too" in (await hosts.enroll(desk))["evil"].note and not hosts.sent
+    hosts = Hosts(desk, {"web2": agents["web2"]})
+    assert not (await hosts.enroll(desk))["web2"].code, "the same host, once more"
+    _, kept, _ = avault.make_fleet_key(desk, "web", dict.fromkeys(agents, agents["web1"]))
+    assert len({each["key"] for each in kept["hosts"].values()}) == 3
+
+
+def test_every_host_of_a_key_is_held_against_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, _, agents = desk_with(tmp_path, monkeypatch)
+    fleet, kept, _ = avault.make_fleet_key(desk, "web", dict.fromkeys(agents, agents["web1"]))
+    shown = json.dumps({"avault": fleet})
+    assert avault.accept_fleet_key(kept, shown) == fleet
+    for each in kept["hosts"].values():
+        with mock.patch.dict(each, salt="00" * 32), pytest.raises(avault.Tampered):
+            avault.accept_fleet_key(kept, shown)
+
+
+class Flaky(Hosts):
+    """A host that turns its key, and whose daemon goes away before it answers."""
+
+    def __init__(self, desk: avault.DeskFile, agents: dict[str, str], key: str) -> None:
+        super().__init__(desk, agents)
+        self.key, self.state = key, "locked"
+
+    async def reach(self, host: avault.Host, line: str, data: bytes | None = None, *_: Any, **__: Any) -> avault.Ended:
+        if " turn " in line and data:
+            self.key = json.loads(json.loads(data)["content"])["next"]
+            return avault.Ended(1, json.dumps(WENT_AWAY), "", True)
+        if " open " in line and data and avault.public_hex(avault.read_keys(data.decode().strip())) == self.key:
+            self.state = "unlocked"
+        shown = {"ok": True, "desk": "desk-web", "key": self.key}
+        return avault.Ended(0, json.dumps(shown) + "\n" + json.dumps({"state": self.state}) + "\n", "", True)
+
+    async def unlock(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        """What comes of it, with a phone that approves what it is asked."""
+
+        async def approve(signer: avault.DeskSigner, peer: str, envelope: str, accept: Any) -> Any:
+            return accept(json.dumps({"avault": FLEETS[peer]}))
+
+        async def nothing(signer: avault.DeskSigner, *_: Any) -> avault.DeskSigner:
+            return signer
+
+        for name, done in (("ask", approve), ("__aenter__", nothing), ("__aexit__", nothing)):
+            monkeypatch.setattr(avault.DeskSigner, name, done)
+        self.state, board = "locked", avault.Board(self.hosts, is_shown=False)
+        desk = avault.DeskFile.need()
+        await avault.Together(desk, self, board, "web", 5.0).run()  # type: ignore[arg-type]
+        return board.outcomes["web0"].word
+
+
+FLEETS: dict[str, str] = {}  # by their peers, as the phone finds them in the envelopes
+WENT_AWAY = {"ok": False, "error": {"code": "error", "message": "the daemon went away", "hint": "look"}}
+
+
+async def test_a_turn_of_which_nothing_was_heard_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = avault.make_fleet_key
+
+    def note(*given: Any) -> Any:
+        fleet, kept, code = make(*given)
+        FLEETS[kept["peer"]] = fleet
+        return fleet, kept, code
+
+    monkeypatch.setattr(avault, "make_fleet_key", note)
+    desk, _, agents = desk_with(tmp_path, monkeypatch, 1)
+    _, kept, _ = avault.make_fleet_key(desk, "web", agents)
+    desk.groups["web"] = [kept]
+    desk.save()
+    host = Flaky(desk, agents, kept["hosts"]["web0"]["key"])
+    for _ in range(3):
+        assert await host.unlock(monkeypatch) == "unlocked"
+        assert len(avault.DeskFile.need().groups["web"]) == 2, "the one that opened it, and the next"
+
+
+@pytest.mark.parametrize(("code", "is_kept"), [("error", True), ("timed_out", True), ("denied", False)])
+async def test_who_may_have_let_the_desk_in_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, is_kept: bool
+) -> None:
+    desk, _, agents = desk_with(tmp_path, monkeypatch, 1)
+    hosts = Hosts(desk, agents)
+    hosts.joined = {"ok": False, "error": {**WENT_AWAY["error"], "code": code}}  # type: ignore[dict-item]
+    assert (await hosts.enroll(desk))["web0"].code
+    assert ("web0" in desk.members("web")) == is_kept
 
 
 def test_laggards_are_those_that_an_older_key_may_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +439,20 @@ def test_a_damaged_file_of_a_desk_is_said(tmp_path: Path, monkeypatch: pytest.Mo
         path.write_text(damage)
     with pytest.raises(avault.Tampered, match="damaged"):
         avault.DeskFile.load()
+
+
+@pytest.mark.parametrize("command", [avault.cmd_fleet_enroll, avault.unlock_together, avault.cmd_fleet_leave])
+def test_one_command_at_a_time_writes_what_a_desk_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any
+) -> None:
+    """Two that had read it at once would each write all groups: the later one, over the keys that the other has made."""
+    desk_with(tmp_path, monkeypatch)
+    nothing: Any = None
+    given = inspect.signature(command).parameters
+    with avault.DeskLock(), pytest.raises(avault.Unavailable, match="another fleet command is under way"):
+        command(**{name: nothing for name in given if name != "which"})
+    with avault.DeskLock():
+        pass  # it is let go at the end
 
 
 def test_without_a_desk_it_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_a_payment_is_signed_and_sent_with_a_fresh_blockhash(vault: Machine, nod
         done = vault("sign", "pay/SOL", "--as", "sol-tx", "--send", node.url, input=text)
         assert done.stdout.strip() == node.sent[-1]
     assert node.cluster.get_balance(BOB) == SOL * 3 // 2
-    assert "pay 0.5 SOL to Bob" in vault("log").stdout
+    assert f"pay 0.5 SOL to {BOB} on" in vault("log").stdout
     refused = vault("sign", "pay/SOL", "--as", "sol-tx", "--send", node.url, input=encoded(payment(us)), code=5)
     assert "over the day's limit" in refused.stderr and len(node.sent) == 2
     for url, code, says in (("ftp://x", 2, "no node"), ("http://127.0.0.1:9", 6, "does not answer")):

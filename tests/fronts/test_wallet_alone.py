@@ -40,7 +40,7 @@ class Bank:
     async def ask(self, method: str, *params: Any) -> Any:
         if method == "eth_sendRawTransaction":
             self.sent.append(params[0])
-            return f"hash of {params[0]}"
+            return "0xa hash of the node's"
         return {"eth_getTransactionCount": hex(self.pending), "eth_blockNumber": "0x7"}[method]
 
 
@@ -105,7 +105,7 @@ async def test_who_asks_again_joins_the_question_and_pays_once(bank: SimpleNames
     reader, writer = await post(bank.door, wish())
     await until(lambda: bank.rpc.deals.deals[0].callers)
     bank.bank.phone.set()
-    assert (await hear(reader))["result"] == "hash of 0x01"
+    assert (await hear(reader))["result"] == avault.hash_raw("0x01")
     assert len(bank.bank.asked) == len(bank.bank.sent) == 1
     writer.close()
 
@@ -131,11 +131,63 @@ async def test_an_answer_that_reached_nobody_is_had_by_who_asks_again(
     gone.set()
     await ended(bank)
     reader, writer = await post(bank.door, wish())
-    assert (await hear(reader))["result"] == "hash of 0x01" and len(bank.bank.sent) == 1
+    assert (await hear(reader))["result"] == avault.hash_raw("0x01") and len(bank.bank.sent) == 1
     writer.close()
     reader, writer = await post(bank.door, wish())
-    assert (await hear(reader))["result"] == "hash of 0x02", "one that was delivered is never given again"
+    assert (await hear(reader))["result"] == avault.hash_raw("0x02"), "one that was delivered is never given again"
     writer.close()
+
+
+async def test_a_node_whose_answer_is_lost_is_sent_the_same_again(bank: SimpleNamespace) -> None:
+    """It may have taken it: another one, with the next nonce, would pay twice."""
+    bank.bank.phone.set()
+    ask, lost = bank.bank.ask, [avault.Unavailable("the node does not answer"), avault.NodeFault(-32000, "already known")]
+
+    async def lose(method: str, *params: Any) -> Any:
+        if method == "eth_getTransactionByHash":
+            return {"hash": params[0]}
+        found = await ask(method, *params)
+        if method == "eth_sendRawTransaction" and lost:
+            bank.bank.pending = 1
+            raise lost.pop(0)
+        return found
+
+    bank.bank.ask = lose
+    answer, _ = await bank.rpc.handle(wish())
+    assert answer["error"]["code"] == 4900 and avault.hash_raw("0x01") in answer["error"]["message"]
+    answer, tell = await bank.rpc.handle(wish())
+    assert answer["result"] == avault.hash_raw("0x01")
+    assert bank.bank.sent == ["0x01", "0x01"] and bank.bank.signed == ["0x0"]
+    tell(True)
+    await bank.rpc.handle(wish())
+    assert bank.bank.signed == ["0x0", "0x1"], "and two are two"
+
+
+async def test_what_a_node_refuses_is_signed_anew(bank: SimpleNamespace) -> None:
+    bank.bank.phone.set()
+    ask = bank.bank.ask
+
+    async def refuse(method: str, *params: Any) -> Any:
+        if method == "eth_sendRawTransaction":
+            raise avault.NodeFault(-32000, "nonce too low")
+        return None if method == "eth_getTransactionByHash" else await ask(method, *params)
+
+    bank.bank.ask = refuse
+    assert "nonce too low" in (await bank.rpc.handle(wish()))[0]["error"]["message"]
+    bank.bank.ask = ask
+    assert (await bank.rpc.handle(wish()))[0]["result"] == avault.hash_raw("0x02")
+
+
+async def test_a_byte_that_comes_ahead_hides_nobody_who_hangs_up(bank: SimpleNamespace) -> None:
+    _, writer = await post(bank.door, wish())
+    await until(lambda: bank.bank.asked)
+    writer.write(b"P")
+    await writer.drain()
+    writer.close()
+    await until(lambda: not bank.rpc.deals.deals[0].callers)
+    bank.bank.phone.set()
+    await ended(bank)
+    assert not bank.bank.signed
 
 
 async def test_two_equal_payments_are_two(bank: SimpleNamespace) -> None:
@@ -143,7 +195,7 @@ async def test_two_equal_payments_are_two(bank: SimpleNamespace) -> None:
     both = [wish(), {**wish(), "id": 2}]
     reader, writer = await post(bank.door, both)
     found = await hear(reader)
-    assert {each["result"] for each in found} == {"hash of 0x01", "hash of 0x02"}
+    assert {each["result"] for each in found} == {avault.hash_raw("0x01"), avault.hash_raw("0x02")}
     assert bank.bank.signed == ["0x0", "0x1"], "the second has the next nonce, of which the node does not know yet"
     writer.close()
     for _ in range(3):
@@ -182,6 +234,13 @@ async def test_who_is_not_meant_is_not_let_in(bank: SimpleNamespace, headers: di
     reader, writer = await post(bank.door, wish(), **headers)
     assert (await reader.readline()).startswith(f"HTTP/1.1 {status} ".encode())
     assert not bank.bank.asked
+    writer.close()
+
+
+async def test_localhost_may_be_anothers_and_is_not_taken_for_us(bank: SimpleNamespace) -> None:
+    """Of two users one may listen on 127.0.0.1, the other on ::1: who says localhost gives the other the token."""
+    reader, writer = await post(bank.door, wish("eth_chainId"), Host=f"localhost:{bank.door.port}")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 403 ")
     writer.close()
 
 
@@ -240,7 +299,7 @@ async def test_whatever_comes_the_next_is_answered(data: bytes, is_framed: bool)
     door = avault.WalletDoor(rpc.handle, "token")
     await door.open(0)
     _, writer = await asyncio.open_connection("127.0.0.1", door.port)
-    head = f"POST /token HTTP/1.1\r\nHost: localhost:{door.port}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    head = f"POST /token HTTP/1.1\r\nHost: 127.0.0.1:{door.port}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
     writer.write((head if is_framed else b"") + data)
     writer.write_eof()
     reader, other = await post(door, wish("eth_blockNumber", 1))

@@ -27,7 +27,7 @@ NSEC = nostr_sdk.Keys.generate().secret_key().to_bech32()
 BOB, EVE, TOKEN = ("0x" + each * 20 for each in ("b0", "e1", "dc"))
 RULES = [
     f"chain 31337 token {TOKEN}:USDC:6 to {BOB}:Bob tx 5 day 1000",
-    f"chain 31337 token ETH to {BOB}:Bob tx 3 day 20 fee 0.01",
+    f"chain 31337 token COIN to {BOB}:Bob tx 3 day 20 fee 0.01",
 ]
 TRANSFER = "0xa9059cbb" + BOB[2:].rjust(64, "0") + f"{10**6:064x}"
 ETHER = 10**18
@@ -119,7 +119,7 @@ def test_clients_of_javascript(vault: Machine, url: str, library: str) -> None:
     assert spent(vault)["USDC"] == "1"
     refused = by_node(library, url, "send", to=EVE, value="1")
     assert {"ethers": "ACTION_REJECTED", "viem": "UserRejectedRequestError"}[library] in refused["failed"], refused
-    assert "no rule lets it pay that address ETH" in refused["text"]
+    assert "no rule lets it pay that address COIN" in refused["text"]
     refused = by_node(library, url, "message")
     assert "no rule lets it sign messages" in refused["text"]
     refused = by_node(library, url, "typed", to=TOKEN)

@@ -99,6 +99,8 @@ CLAIMS = base64.urlsafe_b64encode(b'{"exp": 1893456000, "iss": "https://auth.ope
     ("claude", ".credentials.json", json.dumps({"claudeAiOauth": {"accessToken": "sk-ant-oat01-a", "refreshToken": "sk-ant-ort01-r", "expiresAt": 1893456000123, "scopes": ["user:inference"],
      "subscriptionType": "max"}}), {"claude": {"OAUTH_ACCESS_TOKEN": "sk-ant-oat01-a", "OAUTH_REFRESH_TOKEN": "sk-ant-ort01-r", "OAUTH_EXPIRES": "1893456000", **avault.CLAUDE}}, []),
     ("claude", "-", json.dumps({"claudeAiOauth": {"accessToken": "sk-ant-oat01-a", "refreshToken": None, "expiresAt": None}}), {"claude": {"OAUTH_ACCESS_TOKEN": "sk-ant-oat01-a"}}, []),
+    ("claude", "-", json.dumps({"claudeAiOauth": {"accessToken": "sk-ant-oat01-a"}, "mcpOAuth": {"linear|1": {"accessToken": "a", "refreshToken": "r"}}, "organizationUuid": "o"}),
+     {"claude": {"OAUTH_ACCESS_TOKEN": "sk-ant-oat01-a"}}, [(0, "mcpOAuth/linear|1", avault.OTHER_LOGIN)]),
     ("codex", "auth.json", json.dumps({"OPENAI_API_KEY": None, "tokens": {"id_token": "a.b.c", "access_token": f"h.{CLAIMS}.s", "refresh_token": "rt_1", "account_id": "acc"}, "last_refresh": "2026-01-01T00:00:00Z"}),
      {"codex": {"OAUTH_ACCESS_TOKEN": f"h.{CLAIMS}.s", "OAUTH_REFRESH_TOKEN": "rt_1", "OAUTH_EXPIRES": "1893456000", "OAUTH_ID_TOKEN": "a.b.c", "OAUTH_ACCOUNT_ID": "acc", **avault.CODEX}}, []),
     ("codex", "-", json.dumps({"OPENAI_API_KEY": "sk-1", "tokens": {"id_token": None, "access_token": "no.token", "refresh_token": "rt_1"}}),

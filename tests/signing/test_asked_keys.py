@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -240,6 +241,18 @@ async def test_the_front_end_is_known_by_what_the_kernel_says(works: Works) -> N
             assert fronts.is_ssh(ours, 5.0) is is_ssh
 
 
+@pytest.mark.parametrize(("first", "place"), [(SERVERS, {"group": "ops"}), (["any"], PLACE)])
+async def test_who_narrows_a_guard_gives_no_server_a_name(works: Works, first: list[str], place: dict[str, str]) -> None:
+    """To be stricter is free: so a rule that is added does not say of GitLab's key that it is a harmless one's."""
+    await works.make(servers=first)
+    known = avault.fingerprint_of(GITLAB.blob)
+    assert (await works.ask("guard", **place, servers=[f"a-test-box={known}"]))["ok"] and not works.man.questions
+    _, client = await works.log_in(GITLAB)
+    said = await works.man.asked(1)
+    assert said.startswith(f"avault: sign in to an UNKNOWN server (key {known}) as git with ops/GITHUB; ")
+    client.close()
+
+
 async def test_what_git_says_stands_behind_what_is_proven(works: Works) -> None:
     await works.make()
     claims = {"pid": os.getpid(), "since": avault.uptime() + 1, "program": "liar", "does": "git push acme/app.git"}
@@ -399,3 +412,37 @@ async def test_events_of_nostr_are_asked_for_too(works: Works) -> None:
     answer = await works.end(client)
     assert json.loads(answer["signature"])["content"] == "hello"
     await works.gone()
+
+
+def find_behind(words: list[str], **options: Any) -> tuple[int, int]:
+    """The pid of a process that is started, and of the program behind it."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, **options) as child:
+        assert child.stdout and child.stdout.readline()
+        return child.pid, avault.find_program(child.pid, avault.look_at_process(child.pid)).pid
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells who runs")
+async def test_a_shell_is_known_by_what_it_runs(tmp_path: Path) -> None:
+    """Not by the name that a process gives itself, nor by a file that is called so."""
+    script = ["-c", "echo; read x"]
+    assert find_behind(["/bin/sh", *script])[1] == os.getpid()
+    rename = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'sh'); print(flush=True); sys.stdin.read()"
+    copied = tmp_path / "sh"
+    shutil.copy(os.path.realpath("/bin/sh"), copied)
+    for words in ([sys.executable, "-c", rename], [str(copied), *script]):
+        pid, found = find_behind(words)
+        assert found == pid
+
+
+def test_a_time_is_for_kinds_of_which_one_is_like_another() -> None:
+    """Not for a permission to a file server, a wish to vanish, what moderates a group, nor what nobody has heard of."""
+    asker: Any = SimpleNamespace(which=("known",))
+    shared = set()
+    for kind in range(1 << 16):
+        wish = avault.Wish("nostr/CHILD", {}, {"as": "nostr-event", "kind": kind}, "", {}, asker, lambda _: pytest.fail("a use"))
+        if wish.count_seconds(300):
+            shared.add(kind)
+    assert {1, 6, 7, 30_023} <= shared == avault.ALIKE
+    one_by_one = {0, 3, 4, 5, 13, 62, 9_734, 10_002, 22_242, 24_133, 24_242, 27_235, *range(9_000, 9_021)}
+    assert not shared & one_by_one

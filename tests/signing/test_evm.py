@@ -355,6 +355,13 @@ def test_a_transaction_that_is_not_understood(fields: dict[str, Any], says: str)
         signed(COW, "evm-tx", wanted)
 
 
+def test_a_transaction_without_a_nonce_is_understood_and_not_signed() -> None:
+    """Its nonce is said after the approval; one that nobody said was taken for 0."""
+    fields = {name: value for name, value in TX.items() if name != "nonce"}
+    with pytest.raises(avault.Usage, match="has no nonce"):
+        signed(COW, "evm-tx", fields)
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [

@@ -95,6 +95,44 @@ async def purse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     purse.close()
 
 
+async def test_what_may_be_spent_at_once_is_of_the_whole_transaction(purse: SolanaPurse) -> None:
+    await purse.fill()
+    await purse.refuse(purse.message(purse.pay(SOL * 3 // 5), purse.pay(SOL * 3 // 5)), "1.2 SOL is more than the 1 that")
+
+
+async def test_what_a_phone_is_shown_has_the_most_first_and_an_end(purse: SolanaPurse) -> None:
+    await purse.fill("cluster localnet mint SOL to any tx 1 day 2 fee 0.005 ask always")
+    dust = [purse.pay(1) for _ in range(15)]
+    await purse.sign(purse.message(*dust, purse.pay(SOL // 10, EVE)))
+    assert purse.asked[0].startswith(f"avault: pay 0.1 SOL to {EVE} and pay 0.000000015 SOL to {BOB} on")
+    many = [purse.pay(1, Pubkey.from_bytes(bytes([each] * 32))) for each in range(20, 38)]
+    await purse.refuse(purse.message(*many), "more than a phone shows")
+    assert len(purse.asked) == 1
+
+
+def test_an_answer_of_the_node_that_is_lost_leaves_the_signature() -> None:
+    """Else who does not know what was signed pays again."""
+    us = Pubkey.from_bytes(bytes([1] * 32))
+    content = to_bytes_versioned(MessageV0.try_compile(us, [pay_sol(1, us, BOB)], [], Hash.default()))
+    signature = str(Signature.new_unique())
+
+    class Node:
+        def fresh_blockhash(self) -> str:
+            return str(Hash.new_unique())
+
+        def call(self, *_: object) -> None:
+            raise avault.Unavailable("the node does not answer")
+
+    def sign(go_on: Any) -> dict[str, Any]:
+        go_on({})
+        return {"signature": signature}
+
+    node: Any = Node()
+    with pytest.raises(avault.Unavailable, match="does not answer") as lost:
+        avault.sign_and_send(sign, node, content)
+    assert signature in lost.value.message and lost.value.hint and "look before you pay again" in lost.value.hint
+
+
 async def test_a_payment_within_its_rule_is_signed_and_counted_and_the_cluster_takes_it(purse: SolanaPurse) -> None:
     await purse.fill()
     cluster = LiteSVM()
@@ -111,22 +149,17 @@ async def test_a_payment_within_its_rule_is_signed_and_counted_and_the_cluster_t
         assert not hasattr(cluster.send_transaction(made), "err"), "the cluster takes it"
     assert cluster.get_balance(BOB) == SOL
     assert purse.spent("SOL") == SOL + 2 * 5_000, "fees are money"
-    shown = f"{str(BOB)[:6]}…{str(BOB)[-6:]}"
-    assert (
-        purse.last()
-        == f"pay 0.5 SOL to Bob ({shown}) on a Solana cluster for tests with pay/SOL, for a fee of up to 0.000005 SOL"
-    )
+    assert purse.last() == f"pay 0.5 SOL to {BOB} on a Solana cluster for tests with pay/SOL, for a fee of up to 0.000005 SOL"
 
 
 async def test_tokens_go_to_the_account_of_an_owner_that_the_rule_names(purse: SolanaPurse) -> None:
     await purse.fill()
     await purse.sign(purse.message(purse.pay_token(5 * USDC)))
-    shown = f"{str(BOB)[:6]}…{str(BOB)[-6:]}"
-    assert purse.last().startswith(f"pay 5 USDC to Bob ({shown}) on a Solana cluster")
+    assert purse.last().startswith(f"pay 5 USDC ({MINT}, 6 decimals) to {BOB} on a Solana cluster")
     assert (purse.spent("USDC"), purse.spent("SOL")) == (5 * USDC, 5_000)
     await purse.sign(purse.message(make_account(payer=purse.us), purse.pay_token(USDC)))
     assert purse.spent("SOL") == 10_000 + avault.RENT, "what a new account costs is money"
-    assert "make a token account for Bob" in purse.last()
+    assert f"make a token account for {BOB} (" in purse.last()
 
 
 @pytest.mark.parametrize(
@@ -167,8 +200,15 @@ async def test_what_is_left_is_shown(purse: SolanaPurse) -> None:
 
 async def test_two_payments_at_once_count_together(purse: SolanaPurse) -> None:
     await purse.fill()
-    await purse.sign(purse.message(purse.pay(SOL), purse.pay(SOL // 2)))
-    await purse.refuse(purse.message(purse.pay(SOL // 2)), "over the day's limit: 0.500005 SOL of 2, with 0.499995 left")
+    await purse.sign(purse.message(purse.pay(SOL // 2), purse.pay(SOL // 2)))
+    await purse.refuse(purse.message(purse.pay(SOL)), "over the day's limit: 1.000005 SOL of 2, with 0.999995 left")
+
+
+async def test_two_rules_about_one_mint_count_a_payment_once(purse: SolanaPurse) -> None:
+    await purse.fill(RULES[0], "cluster localnet mint SOL to any tx 1 day 1.5 fee 0.005")
+    await purse.sign(purse.message(purse.pay(SOL // 2), purse.pay(SOL // 4)))
+    assert purse.spent("SOL") == SOL * 3 // 4 + 5_000
+    await purse.refuse(purse.message(purse.pay(SOL)), "over the day's limit: 1.000005 SOL of 1.5")
 
 
 async def test_many_at_once_do_not_spend_more_than_the_day(purse: SolanaPurse) -> None:
@@ -182,7 +222,7 @@ async def test_many_at_once_do_not_spend_more_than_the_day(purse: SolanaPurse) -
 async def test_a_token_to_anybody_says_to_which_account(purse: SolanaPurse) -> None:
     await purse.fill(f"cluster localnet mint {MINT}:USDC:6 to any tx 5 day 20", RULES[0])
     await purse.sign(purse.message(purse.pay_token(USDC, to=EVE)))
-    assert f"pay 1 USDC to the token account {EVE}" in purse.last()
+    assert f"pay 1 USDC ({MINT}, 6 decimals) to the token account {EVE}" in purse.last()
 
 
 async def test_where_another_pays_the_fee_only_the_payment_counts(purse: SolanaPurse) -> None:
@@ -201,7 +241,7 @@ async def test_rules_of_two_clusters_let_nothing(purse: SolanaPurse) -> None:
 async def test_a_rule_that_asks_asks_the_phone_and_a_no_gives_back(purse: SolanaPurse) -> None:
     await purse.fill(f"{RULES[0]} ask always")
     await purse.sign(purse.message(purse.pay(SOL)))
-    assert len(purse.asked) == 1 and "pay 1 SOL to Bob" in purse.asked[0] and "0 of 2 spent today" in purse.asked[0]
+    assert len(purse.asked) == 1 and f"pay 1 SOL to {BOB} on" in purse.asked[0] and "0 of 2 spent today" in purse.asked[0]
     purse.says = avault.Denied("the operator said no")
     await purse.refuse(purse.message(purse.pay(SOL // 2)), "said no")
 
@@ -321,7 +361,10 @@ def test_a_rule_is_kept_in_one_form() -> None:
     said = f"mint SOL fee 0.0050 to {EVE},{BOB}:Bob day 2.0 tx 1 cluster mainnet"
     first, second = sorted([f"{BOB}:Bob", str(EVE)])
     assert avault.arrange_pay_rule(said) == f"cluster mainnet mint SOL to {first},{second} tx 1 day 2 fee 0.005"
-    assert str(avault.read_pay_rule(RULES[1])) == f"20 USDC ({MINT}) a day on a Solana cluster for tests, 5 at once to Bob {BOB}"
+    assert (
+        str(avault.read_pay_rule(RULES[1]))
+        == f"20 USDC ({MINT}, 6 decimals) a day on a Solana cluster for tests, 5 at once to Bob {BOB}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -332,6 +375,7 @@ def test_a_rule_is_kept_in_one_form() -> None:
         (("fee 0.005", "fee 0.006"), False),
         ((f"{BOB}:Bob", "any"), False),
         ((f"{BOB}:Bob", f"{BOB}:Eve"), False),
+        ((f"{BOB}:Bob", f"{BOB}"), True),
         ((f"{BOB}:Bob", f"{EVE}:Bob"), False),
         (("localnet", "mainnet"), False),
         (("fee 0.005", "fee 0.005 ask always"), True),

@@ -29,7 +29,9 @@ RULES = [
 ]
 GAS = {"gas": "0x5208", "maxFeePerGas": hex(10**9), "maxPriorityFeePerGas": "0x1", "chainId": hex(8453), "nonce": "0x0"}
 UNLIMITED = 2**256 - 1
-NAMED = f"Bob ({avault.shorten_address(bytes.fromhex(BOB[2:]))})"
+FEE = "fee up to 0.000021 ETH and Base's fee for Ethereum"
+TO_BOB, TO_EVE, THAT_USDC = (avault.show_address(bytes.fromhex(each[2:])) for each in (BOB, EVE, USDC))
+OF_USDC = f"USDC ({THAT_USDC}, 6 decimals)"
 
 
 def word(value: int | str) -> str:
@@ -117,7 +119,7 @@ async def test_a_payment_within_its_rule_is_signed_and_counted(purse: Purse) -> 
     await purse.fill()
     answer = await purse.sign(transfer(BOB, 5 * 10**6))
     assert answer["signature"].startswith("0x02f8") and answer["asked"] is False
-    assert purse.last() == f"pay 5 USDC to {NAMED} on Base with shop/PAY"
+    assert purse.last() == f"pay 5 {OF_USDC} to {TO_BOB} on Base with shop/PAY, {FEE}"
     assert (purse.spent("USDC"), purse.spent("ETH")) == (5 * 10**6, 21_000 * 10**9)
     await purse.sign(pay(BOB, 0.01))
     assert purse.spent("ETH") == 10**16 + 2 * 21_000 * 10**9, "fees are money"
@@ -139,7 +141,7 @@ async def test_a_payment_within_its_rule_is_signed_and_counted(purse: Purse) -> 
         ({**GAS, "to": USDC, "data": call("a9059cbb", int("1" + BOB[2:], 16), 1)}, "an address that is none"),
         (
             {**GAS, "to": USDC, "data": call("095ea7b3", EVE, UNLIMITED)},
-            "no rule lets it let others take USDC; that was to let 0x.* take UNLIMITED USDC at any time",
+            "no rule lets it let others take USDC; that was to let 0x.* take UNLIMITED USDC .* at any time",
         ),
         ({**GAS, "to": USDC, "data": call("39509351", EVE, 1)}, "no rule lets it let others take USDC"),
         ({**GAS, "to": USDC, "data": call("23b872dd", EVE, BOB, 1)}, "no rule lets it make calls"),
@@ -181,7 +183,7 @@ async def test_a_signature_alone_counts_as_a_payment(purse: Purse) -> None:
     given = typed("TransferWithAuthorization", fields, message)
     for _ in range(5):
         await purse.sign(given, "evm-typed")
-    assert purse.last() == f"pay 4 USDC to {NAMED} on Base with shop/PAY"
+    assert purse.last() == f"pay 4 {OF_USDC} to {TO_BOB} on Base with shop/PAY"
     await purse.refuse(given, "over the day's limit: 4 USDC of 20, with 0 left", "evm-typed")
     await purse.refuse(transfer(BOB, 1), "over the day's limit")
     for wrong, says in (
@@ -197,6 +199,9 @@ async def test_a_signature_alone_counts_as_a_payment(purse: Purse) -> None:
 
 PERMIT = {"owner": "address", "spender": "address", "value": "uint256", "nonce": "uint256", "deadline": "uint256"}
 DAI = {"holder": "address", "spender": "address", "nonce": "uint256", "expiry": "uint256", "allowed": "bool"}
+SINGLE = {"details": "PermitDetails", "spender": "address", "sigDeadline": "uint256"}
+DETAIL = {"token": "address", "amount": "uint160", "expiration": "uint48", "nonce": "uint48"}
+DETAILS = {"PermitDetails": [{"name": name, "type": kind} for name, kind in DETAIL.items()]}
 PERMIT2 = "0x000000000022d473030f116ddee9f6b43ac78ba3"
 
 
@@ -207,26 +212,23 @@ async def test_an_allowance_is_asked_counted_and_never_unlimited(purse: Purse) -
     await purse.sign(typed("Permit", PERMIT, {**owner, "value": 5 * 10**6}), "evm-typed")
     await purse.sign({**GAS, "to": USDC, "data": call("095ea7b3", BOB, 5 * 10**6)})
     assert [each.partition("; ")[0] for each in purse.asked] == [
-        f"avault: let {NAMED} take up to 5 USDC at any time on Base with shop/PAY, 0 of 20 spent today",
-        f"avault: let {NAMED} take up to 5 USDC at any time on Base with shop/PAY, 5 of 20 spent today",
+        f"avault: let {TO_BOB} take up to 5 {OF_USDC} at any time on Base with shop/PAY, 0 of 20 spent today",
+        f"avault: let {TO_BOB} take up to 5 {OF_USDC} at any time on Base with shop/PAY, {FEE}, 5 of 20 spent today",
     ]
     assert purse.spent("USDC") == 10 * 10**6
+    details = {"token": USDC, "amount": str(2**160 - 1), "expiration": 0, "nonce": 0}
     for payload in (
         typed("Permit", PERMIT, {**owner, "value": str(UNLIMITED)}),
         typed("Permit", DAI, {"holder": purse.own_address, "spender": BOB, "nonce": 0, "expiry": 0, "allowed": True}),
-        {
-            **typed("PermitSingle", {"details": "D", "spender": "address", "sigDeadline": "uint256"}, {}, PERMIT2),
-            "message": {"details": {"token": USDC, "amount": str(2**160 - 1)}, "spender": BOB, "sigDeadline": 0},
-        },
+        typed("PermitSingle", SINGLE, {"details": details, "spender": BOB, "sigDeadline": 0}, PERMIT2),
     ):
-        if payload["primaryType"] == "PermitSingle":
-            payload["types"]["D"] = [{"name": "token", "type": "address"}, {"name": "amount", "type": "uint160"}]
+        payload["types"] |= DETAILS if payload["primaryType"] == "PermitSingle" else {}
         said = await purse.refuse(payload, "that may be spent at once", "evm-typed")
-        assert "take UNLIMITED USDC at any time" in said
+        assert f"take UNLIMITED {OF_USDC} at any time" in said
     await purse.refuse({**GAS, "to": USDC, "data": call("095ea7b3", EVE, 1)}, "no rule lets it pay that address")
     asked = len(purse.asked)
     await purse.sign({**GAS, "to": USDC, "data": call("095ea7b3", BOB, 0)})
-    assert purse.last() == f"let {NAMED} take no USDC any more on Base with shop/PAY" and len(purse.asked) == asked
+    assert purse.last() == f"let {TO_BOB} take no {OF_USDC} any more on Base with shop/PAY, {FEE}" and len(purse.asked) == asked
 
 
 async def test_messages_calls_and_typed_data_are_asked_in_words(purse: Purse) -> None:
@@ -238,10 +240,42 @@ async def test_messages_calls_and_typed_data_are_asked_in_words(purse: Purse) ->
     contract = avault.show_address(bytes.fromhex(FAKE[2:]))
     assert [each.partition("; ")[0].removeprefix("avault: ") for each in purse.asked] == [
         "sign the message \"hello 'there', avault\" with shop/PAY",
-        f'sign UNKNOWN typed data "Order" of "USD Coin" for {contract} on Base with shop/PAY',
-        f"make an UNKNOWN call 0x12345678 (36 bytes) of {contract} on Base with shop/PAY, 0 of 0.05 spent today",
+        f'sign UNKNOWN typed data "Order" of "USD Coin" for {contract} on Base, which MAY MOVE MONEY, with shop/PAY',
+        f"make an UNKNOWN call 0x12345678 (36 bytes) of {contract} on Base with shop/PAY, {FEE}, 0 of 0.05 spent today",
         f'sign the message "{"x" * 119}…" (the first 120 of 300 characters) with shop/PAY',
     ]
+
+
+async def test_no_sentence_has_a_name_or_a_short_address(purse: Purse) -> None:
+    """Rules come without the phone, with a new key or on a group: the address is said, and whole."""
+    await purse.fill("chain 8453 token ETH to any tx 1 day 5 fee 0.001 ask always")
+    told = await purse.serve("guard", group="shop", wallet=[f"chain 8453 token ETH to {EVE}:Bob tx 1 day 5 fee 0.001 ask always"])
+    assert not told["weakens"]
+    await purse.sign(pay(EVE, 1))
+    assert purse.asked[0].startswith(f"avault: pay 1 ETH to {TO_EVE} on Base with shop/PAY, ")
+    await purse.serve(
+        "key",
+        action="generate",
+        kind="evm",
+        group="new",
+        key="PAY",
+        wallet=[f"chain 8453 token {FAKE}:USDC:18 to {EVE}:Bob tx 1 day 5"],
+    )
+    fake = avault.show_address(bytes.fromhex(FAKE[2:]))
+    with pytest.raises(avault.Denied, match=rf"pay 2 USDC \({fake}, 18 decimals\) to {TO_EVE} on Base"):
+        await purse.sign(transfer(EVE, 2 * 10**18, FAKE), group="new", key="PAY")
+
+
+async def test_two_guards_on_one_asset_count_a_payment_once_by_the_lower_limit(purse: Purse) -> None:
+    coin = "chain 8453 token ETH to any tx 0.01 day 0.05 fee 0.001"
+    await purse.fill(f"chain 8453 token {USDC}:USDC:6 to {BOB} tx 5 day 20", coin)
+    await purse.serve("guard", group="shop", wallet=[f"chain 8453 token {USDC}:USDC:6 to any tx 5 day 11", coin])
+    await purse.sign(transfer(BOB, 5 * 10**6))
+    assert (purse.spent("USDC"), purse.spent("ETH")) == (5 * 10**6, 21_000 * 10**9)
+    await purse.sign(pay(BOB, 0.01))
+    assert purse.spent("ETH") == 10**16 + 2 * 21_000 * 10**9
+    await purse.sign(transfer(BOB, 5 * 10**6))
+    await purse.refuse(transfer(BOB, 2 * 10**6), "over the day's limit: 2 USDC of 11, with 1 left")
 
 
 async def test_value_in_an_unknown_call_is_held_against_the_rules_too(purse: Purse) -> None:
@@ -325,6 +359,33 @@ async def test_a_guard_that_gets_stricter_while_the_phone_is_asked_counts(purse:
     assert purse.spent("USDC") == 0
 
 
+async def test_a_key_whose_value_is_asked_for_pays_nothing(purse: Purse) -> None:
+    """Of another machine, as a merge brings it: the guard is there, and the value in clear yet; or it is sealed."""
+    await purse.fill()
+    store = purse.keyholder.open_store()
+
+    def ask(vault: avault.Vault) -> None:
+        avault.add_guard(vault, "shop/PAY", {"ask": 0, "only": ["wallet"]}, int(time.time()), store.machine)
+
+    with pytest.raises(avault.Usage, match="is asked of by its rules"):
+        await purse.serve("guard", group="shop", key="PAY", ask=0)
+    clear = store.vault.groups["shop"].keys["PAY"][0].value
+    await purse.holding.writer.change(store, ask)
+    await purse.refuse(transfer(BOB, 1), "has a guard that asks for its value")
+    sealed = avault.seal_value(avault.public_hex(avault.make_keys()), clear)
+    purse.keyholder.open_store().vault.groups["shop"].keys["PAY"][0].value = sealed
+    purse.keyholder.signing.keys.vault = None  # it is looked through again
+    await purse.refuse(transfer(BOB, 1), "is sealed, and a key that pays is asked of by its rules alone")
+    assert [each["public"] for each in (await purse.serve("keys", **{"as": "wallet"}))["keys"]] == [purse.own_address]
+
+
+def test_a_sealed_key_that_pays_is_listed_yet() -> None:
+    for value in (avault.pack_evm_key(b"\1" * 20, b"\2" * 32), avault.pack_solana_key(b"\1" * 32, b"\2" * 32)):
+        known = avault.read_signing_key(value)
+        sealed = avault.read_signing_key(avault.seal_value(avault.public_hex(avault.make_keys()), value))
+        assert known and sealed and sealed.to_dict() == known.to_dict()
+
+
 async def test_another_name_for_the_key_has_the_same_limit(purse: Purse) -> None:
     await purse.fill()
     for _ in range(4):
@@ -343,6 +404,9 @@ GOOD = [
     "chain 1 calls ask",
     f"chain 1 calls {FAKE}:0x12345678",
     "messages ask",
+    "chain 137 token POL day 1",
+    "chain 100 token xDAI day 1",
+    "chain 31337 token COIN day 1",
 ]
 BAD = [
     "",
@@ -380,6 +444,14 @@ BAD = [
     f"chain 1 calls {USDC}:0x1234",
     "calls ask",
     f"chain 8453 token {USDC}:US DC:6 day 20",
+    f"chain 8453 token {EVE}:{USDC}:USDC:6 day 20",
+    f"chain 8453 token x{USDC}:USDC:6 day 20",
+    "chain 8453 token USDC to any tx 5 day 20",
+    "chain 8453 token eth day 1",
+    "chain 137 token ETH day 1",
+    "chain 31337 token ETH day 1",
+    "chain 8453 token COIN day 1",
+    f"chain 8453 token {USDC}:Eth:18 day 20",
 ]
 
 
@@ -397,7 +469,33 @@ def test_a_typo_is_no_rule(rule: str) -> None:
     assert not avault.is_pay_rule(rule)
 
 
+@pytest.mark.parametrize("amount", ["1.5.0", "1..0", "1.", ".0", "1.0.", "1 .0", "1_0.0"])
+@pytest.mark.parametrize("word", ["tx", "day", "fee"])
+def test_an_amount_has_one_point(word: str, amount: str) -> None:
+    amounts = {"tx": "1", "day": "2", "fee": "1", word: amount}
+    said = " ".join(f"{name} {value}" for name, value in amounts.items())
+    for rule in ("chain 8453 token ETH to any", "cluster mainnet mint SOL to any"):
+        with pytest.raises(ValueError):
+            avault.arrange_pay_rule(f"{rule} {said}")
+
+
+def test_the_coin_of_a_chain_has_one_name() -> None:
+    """Else USDC without its address were ether, at a price a thousand times as high."""
+    for chain, token, right in ((8453, "USDC", "ETH"), (56, "ETH", "BNB"), (43114, "BNB", "AVAX"), (5, "ETH", "COIN")):
+        with pytest.raises(avault.Usage) as refused:
+            avault.name_wallet_uses((f"chain {chain} token {token} to any tx 5 day 20",))
+        assert "is the chain's own coin" in refused.value.message
+        assert refused.value.hint == f"token {right}; or of another token: token 0xADDRESS:SYMBOL:DECIMALS"
+
+
+def test_the_words_of_a_rule_have_the_address_of_a_token_and_its_decimals() -> None:
+    assert str(avault.read_pay_rule(RULES[0])) == f"20 {OF_USDC} a day on Base, 5 at once to Bob {TO_BOB}"
+
+
+NAMED = "chain 8453 token ETH to {} tx 1 day 2"
 WIDER = [
+    (NAMED.format("any"), NAMED.format(f"{EVE}:Bob")),
+    (NAMED.format(EVE), NAMED.format(f"{EVE}:Bob")),
     (RULES[0], f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob tx 6 day 20"),
     (RULES[0], f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob tx 5 day 21"),
     (RULES[0], f"chain 8453 token {USDC}:USDC:6 to any tx 5 day 20"),
@@ -423,12 +521,19 @@ async def test_a_rule_that_lets_more_needs_the_phone(purse: Purse, before: str, 
     assert told["weakens"], "nothing is changed without the phone"
 
 
+def test_to_take_a_name_away_or_to_name_an_address_alone_is_no_more() -> None:
+    assert avault.are_pay_rules_within([NAMED.format(EVE)], [NAMED.format(f"{EVE}:Bob")])
+    assert avault.are_pay_rules_within([NAMED.format(EVE)], [NAMED.format("any")])
+    assert not avault.are_pay_rules_within([NAMED.format("any")], [NAMED.format(EVE)])
+
+
 async def test_one_rule_more_is_more_and_one_about_the_same_less(purse: Purse) -> None:
-    await purse.fill()
+    rules = [RULES[0], "chain 8453 token ETH day 0.05 fee 0.001"]
+    await purse.fill(*rules)
     strict = f"chain 8453 token {USDC}:USDC:6 to {BOB}:Bob tx 1 day 20"
-    assert not avault.are_pay_rules_within([*RULES, "messages ask"], RULES)
-    assert avault.are_pay_rules_within([*RULES, strict], RULES) and not avault.are_pay_rules_within(RULES, [*RULES, strict])
-    assert not (await purse.serve("guard", group="shop", key="PAY", wallet=[*RULES, strict]))["weakens"]
+    assert not avault.are_pay_rules_within([*rules, "messages ask"], rules)
+    assert avault.are_pay_rules_within([*rules, strict], rules) and not avault.are_pay_rules_within(rules, [*rules, strict])
+    assert not (await purse.serve("guard", group="shop", key="PAY", wallet=[*rules, strict]))["weakens"]
     await purse.refuse(transfer(BOB, 2 * 10**6), "more than the 1 that may be spent at once")
 
 

@@ -1265,7 +1265,7 @@ def test_guards_that_are_known_are_not_done_without(desk: Desk, store: avault.St
     desk.content, after = known_by(store), desk.path.read_bytes()
     spoil(Path(desk.places.own("guards.enc")), how)
     desk.path.write_bytes(before)
-    with pytest.raises(avault.Tampered, match="guards that this machine knows are neither in"):
+    with pytest.raises(avault.Tampered, match="guards or payments known to this machine are in neither"):
         desk.load(accept_rollback=True)
     assert desk.path.read_bytes() == before, "nothing was written"
     desk.path.write_bytes(after)
@@ -1282,7 +1282,7 @@ def test_uses_that_are_known_are_not_forgotten(desk: Desk, store: avault.Store) 
     desk.content = known_by(store)
     desk.path.write_bytes(before)
     Path(desk.places.own("guards.enc")).write_bytes(kept)
-    with pytest.raises(avault.Tampered, match="guards that this machine knows"):
+    with pytest.raises(avault.Tampered, match="guards or payments known to this machine"):
         desk.load(accept_rollback=True)
 
 
@@ -1392,7 +1392,7 @@ def test_guards_that_are_known_are_not_had_from_a_key_before(desk: Desk, store: 
     desk.content = known_by(store)
     desk.path.write_bytes(before)
     Path(desk.places.own("guards.enc")).write_bytes(avault.seal_vault(say_otherwise(store.vault, old), old))
-    with pytest.raises(avault.Tampered, match="guards that this machine knows"):
+    with pytest.raises(avault.Tampered, match="guards or payments known to this machine"):
         desk.load(accept_rollback=True)
 
 

@@ -50,15 +50,20 @@ def cmd_desk_show(terminal: Terminal, name: str) -> int:
     return answer_desk({"ok": True, "desk": name, "key": content["settings"].get("key")})
 
 
-@command("desk join", argument("name"), option("--label", required=True))
-def cmd_desk_join(terminal: Terminal, name: str, label: str) -> int:
-    """usage: avault desk join NAME --label DESK < KEY
+@command(
+    "desk join", argument("name"), option("--label", required=True),
+    option("--operator", required=True),
+)  # fmt: skip
+def cmd_desk_join(terminal: Terminal, name: str, label: str, operator: str) -> int:
+    """usage: avault desk join NAME --label DESK --operator NPUB < KEY
 
     Lets a desk open this vault together with others, if the phone agrees. `avault
-    fleet enroll` runs this, with the desk's key for this machine on stdin.
+    fleet enroll` runs this, with the desk's key for this machine on stdin, and says
+    which operator of this vault approves on the desk's phone.
     """
+    fields = {"name": name, "label": label, "operator": operator}
     value = {"key": read_for_desk()}
-    return answer_desk(terminal.ask("desk", action="join", name=name, label=label, value=value))
+    return answer_desk(terminal.ask("desk", action="join", **fields, value=value))
 
 
 @command("desk open", argument("name"))

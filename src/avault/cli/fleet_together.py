@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from avault.cli.ceremony import read_bunker
 from avault.errors import Denied, NotFound, TimedOut, Usage, printable
 from avault.fleet.board import Board
-from avault.fleet.desk_file import MOST_TOGETHER, DeskFile
+from avault.fleet.desk_file import MOST_TOGETHER, DeskFile, DeskLock
 from avault.fleet.hosts import Host
 from avault.fleet.looking import see_state
 from avault.fleet.opening import Together, name_desk
-from avault.fleet.outcomes import Outcome, judge_answer
+from avault.fleet.outcomes import NOT_DONE, Outcome, judge_answer
 from avault.fleet.reaching import Crew, command_line
 from avault.fleet.rounds import WHICH, Round, ask_all, conclude, run_shown, try_host
 from avault.fleet.together import (
@@ -133,23 +133,24 @@ def cmd_fleet_enroll(
 
       avault fleet enroll --bunker - --only 'web*'
     """
-    harden("avault-desk")
-    name = name_desk(check_operator(group))
-    chosen = Round(True, **which, usual=DESK_LIMIT)
-    for line in MEANING_OF_TOGETHER.splitlines():
-        say(line)
-    if not yes and not confirm(f"avault: let this desk open {len(chosen.hosts)} together?"):
-        raise Denied("not confirmed; nothing was changed", "avault fleet enroll --yes")
-    desk = find_desk_file(bunker, label, not no_drill)
-    members = {*desk.members(group), *(host.label() for host in chosen.hosts)}
-    if len(members) > MOST_TOGETHER:
-        raise Usage(
-            f"{len(members)} machines; a group has at most {MOST_TOGETHER}",
-            "another group: --group NAME --only PATTERN",
-        )
-    board = Board(chosen.hosts, is_shown=not terminal.want_json)
-    run_shown(board, enroll_all(desk, chosen, board, group, name))
-    return conclude(terminal, board)
+    with DeskLock():
+        harden("avault-desk")
+        name = name_desk(check_operator(group))
+        chosen = Round(True, **which, usual=DESK_LIMIT)
+        for line in MEANING_OF_TOGETHER.splitlines():
+            say(line)
+        if not yes and not confirm(f"avault: let this desk open {len(chosen.hosts)} together?"):
+            raise Denied("not confirmed; nothing was changed", "avault fleet enroll --yes")
+        desk = find_desk_file(bunker, label, not no_drill)
+        members = {*desk.members(group), *(host.label() for host in chosen.hosts)}
+        if len(members) > MOST_TOGETHER:
+            raise Usage(
+                f"{len(members)} machines; a group has at most {MOST_TOGETHER}",
+                "another group: --group NAME --only PATTERN",
+            )
+        board = Board(chosen.hosts, is_shown=not terminal.want_json)
+        run_shown(board, enroll_all(desk, chosen, board, group, name))
+        return conclude(terminal, board)
 
 
 async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, name: str) -> None:
@@ -163,6 +164,9 @@ async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, na
             board.show(host, problem)
         else:
             ready[host] = parse_npub(str(state.fields["agent_npub"]))
+    for host, problem in refuse_twice(desk, ready).items():
+        board.show(host, problem)
+        del ready[host]
     if not ready:
         return
     fleet, kept, _ = make_fleet_key(desk, group, {host.label(): ready[host] for host in ready})
@@ -171,15 +175,15 @@ async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, na
     for number, (host, agent) in enumerate(ready.items(), 1):
         board.clear()
         say(f"{number} of {len(ready)}: approve {printable(host.label())} on the phone")
-        keys = derive_key(fleet, agent)
+        keys = derive_key(fleet, kept["hosts"][host.label()]["salt"], agent)
 
         async def join(crew: Crew, host: Host, keys: Any = keys) -> Outcome:
-            return await let_in(crew, host, name, desk.label, keys, hear_code)
+            return await let_in(crew, host, name, desk, keys, hear_code)
 
         outcome = await try_host(crew, host, join)
         if not outcome.code:
             desk.forget(host.label(), kept)
-        elif outcome.word != "unknown":
+        elif outcome.word in NOT_DONE:
             kept["hosts"].pop(host.label())
         desk.save()
         board.show(host, outcome)
@@ -202,22 +206,36 @@ def refuse_member(desk: DeskFile, host: Host, state: Outcome, group: str) -> Out
     return None
 
 
+def refuse_twice(desk: DeskFile, ready: dict[Host, str]) -> dict[Host, Outcome]:
+    """The hosts that say they have the agent of another one: nobody can tell who has it."""
+    agents = {**desk.agents(), **{host.label(): agent for host, agent in ready.items()}}
+    found = {}
+    for host, agent in ready.items():
+        others = [each for each in agents if each != host.label() and agents[each] == agent]
+        if others:
+            said = f"it says that its vault is that of {printable(', '.join(others))} too:"
+            said += " they are one machine, or copies of one vault, or one of them lies"
+            found[host] = Outcome("refused", 5, said)
+    return found
+
+
 def unlock_together(terminal: Terminal, chosen: Round, group: str, limit: float) -> int:
     """Open the locked machines of a group, by one approval for each key; the exit code."""
-    harden("avault-desk")
-    desk = DeskFile.need()
-    desk.keys_of(group)
-    members = desk.members(group)
-    chosen.hosts = [host for host in chosen.hosts if host.label() in members]
-    if not chosen.hosts:
-        raise NotFound(f"no host of the list is in the group {group}", "avault fleet enroll")
-    board = Board(chosen.hosts, is_shown=not terminal.want_json)
-    run_shown(board, Together(desk, chosen, board, group, limit).run())
-    left = desk.laggards().keys() & members
-    if left:
-        shown = ", ".join(sorted(map(printable, left)))
-        say(f"an older key opens {len(left)} of them, for which it asks separately: {shown}")
-    return conclude(terminal, board)
+    with DeskLock():
+        harden("avault-desk")
+        desk = DeskFile.need()
+        desk.keys_of(group)
+        members = desk.members(group)
+        chosen.hosts = [host for host in chosen.hosts if host.label() in members]
+        if not chosen.hosts:
+            raise NotFound(f"no host of the list is in the group {group}", "avault fleet enroll")
+        board = Board(chosen.hosts, is_shown=not terminal.want_json)
+        run_shown(board, Together(desk, chosen, board, group, limit).run())
+        left = desk.laggards().keys() & members
+        if left:
+            shown = ", ".join(sorted(map(printable, left)))
+            say(f"an older key opens {len(left)} of them, for which it asks separately: {shown}")
+        return conclude(terminal, board)
 
 
 @command("fleet leave", *WHICH, option("--group", default="fleet"), option("--yes", is_flag=True))
@@ -231,24 +249,27 @@ def cmd_fleet_leave(terminal: Terminal, group: str, yes: bool, **which: Any) -> 
 
       avault fleet leave --only web2
     """
-    desk = DeskFile.need()
-    desk.keys_of(group)
-    chosen, members = Round(True, **which), desk.members(group)
-    chosen.hosts = [host for host in chosen.hosts if host.label() in members]
-    if not chosen.hosts:
-        raise NotFound(f"no host of the list is in the group {group}", "avault fleet status")
-    if not yes and not confirm(f"avault: take this desk's key away on {len(chosen.hosts)}?"):
-        raise Denied("not confirmed; nothing was changed", "avault fleet leave --yes")
-    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+    with DeskLock():
+        desk = DeskFile.need()
+        desk.keys_of(group)
+        chosen, members = Round(True, **which), desk.members(group)
+        chosen.hosts = [host for host in chosen.hosts if host.label() in members]
+        if not chosen.hosts:
+            raise NotFound(f"no host of the list is in the group {group}", "avault fleet status")
+        if not yes and not confirm(f"avault: take this desk's key away on {len(chosen.hosts)}?"):
+            raise Denied("not confirmed; nothing was changed", "avault fleet leave --yes")
+        board = Board(chosen.hosts, is_shown=not terminal.want_json)
 
-    async def leave(crew: Crew, host: Host) -> Outcome:
-        line = command_line(host, "custody", "remove", name_desk(group), "--yes", "--json")
-        failed = judge_answer(await crew.reach(host, line), has_written=True)
-        is_gone = failed is None or (failed.fields.get("error") or {}).get("code") == "not_found"
-        if is_gone:
-            desk.forget(host.label())
-        return Outcome("left") if is_gone or not failed else failed
+        async def leave(crew: Crew, host: Host) -> Outcome:
+            line = command_line(host, "custody", "remove", name_desk(group), "--yes", "--json")
+            failed = judge_answer(await crew.reach(host, line), has_written=True)
+            is_gone = (
+                failed is None or (failed.fields.get("error") or {}).get("code") == "not_found"
+            )
+            if is_gone:
+                desk.forget(host.label())
+            return Outcome("left") if is_gone or not failed else failed
 
-    run_shown(board, ask_all(chosen.crew(), chosen.hosts, board, leave))
-    desk.save()
-    return conclude(terminal, board)
+        run_shown(board, ask_all(chosen.crew(), chosen.hosts, board, leave))
+        desk.save()
+        return conclude(terminal, board)

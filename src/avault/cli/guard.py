@@ -16,7 +16,14 @@ from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import confirm, put, put_table, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration, split_name
-from avault.vault.rule_members import HEADER, PLACES, RENEWAL, WAYS, describe_host
+from avault.vault.rule_members import (
+    HEADER,
+    PLACES,
+    RENEWAL,
+    SIGNING,
+    WAYS,
+    describe_host,
+)
 from avault.vault.services import SERVICES, find_service
 
 if TYPE_CHECKING:
@@ -46,7 +53,7 @@ def cmd_guard(
     terminal: Terminal, group: str | None, ask: str | None, yes: bool, **options: Any
 ) -> int:
     """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign|wallet]…
-                          [--host HOST]… [--in header|path|query|body|websocket|refresh]…
+                          [--host HOST]… [--in header|path|query|body|websocket|sign|refresh]…
                           [--method METHOD]… [--path GLOB]…
                           [--preset SERVICE] [--server SERVER]… [--user USER]…
                           [--namespace NS]… [--kinds K,…] [--ciphers C,…]
@@ -73,7 +80,8 @@ def cmd_guard(
     the secret, for requests like that. --preset names a usual service's hosts.
     --in says where in a request it may be: in a header if nothing is said, else in
     these places and no other. In a query or a body, others may come to read it.
-    refresh is for what renews a token: no command can send it anywhere.
+    sign is for a secret that signs requests (AWS), and goes into none; refresh for
+    what renews a token: no command can send it anywhere.
     --server, --user, --namespace, --kinds, --ciphers, --peer and --wallet are for
     keys that sign: see avault key generate --help.
     --until is a duration, a date or a time (2030-01-31, 2030-01-31T12:00:00Z).
@@ -209,9 +217,9 @@ def read_options(
 
 def place_hosts(hosts: list[str], places: tuple[str, ...]) -> list[str]:
     """Hosts with the places in requests to them, as a guard has them; raises Usage."""
-    if wrong := next((each for each in places if each not in (HEADER, *PLACES, RENEWAL)), None):
-        known = ", ".join((HEADER, *PLACES, RENEWAL))
-        raise Usage(f"no place in a request: {printable(wrong)}", f"one of: {known}")
+    known = (HEADER, *PLACES, SIGNING, RENEWAL)
+    if wrong := next((each for each in places if each not in known), None):
+        raise Usage(f"no place in a request: {printable(wrong)}", f"one of: {', '.join(known)}")
     if places and not hosts:
         raise Usage("--in is about requests to a host", "name it, too: --host HOST")
     before = ["" if each == HEADER else f"{each}@" for each in places] or [""]

@@ -141,6 +141,7 @@ def render_line(line: bytes) -> str:
         about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
         if entry["op"] == "proxy":
             about = f"proxy {entry.get('method', '?')} {entry.get('host')}{entry.get('path', '')}"
+            about += f" ({entry['place']})" if entry.get("place") else ""
         what = [entry["signed"]] if entry.get("signed") else [about, names(entry)]
         words = [entry["time"], *what, entry.get("client"), callers(entry)]
         why = f", as {entry['why']}" if entry.get("why") else ""

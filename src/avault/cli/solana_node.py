@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LONGEST_RESULT = 1 << 20  # bytes of a node's
 SOLANA_NODE_TIME = 20.0  # seconds for an answer
+LOOK_FIRST = "it may still be taken: look before you pay again"
 TAKEN_TIME, TAKEN_PAUSE = 90.0, 1.0  # seconds: a blockhash lives about 60
 
 
@@ -90,7 +91,7 @@ class SolanaNode:
             time.sleep(TAKEN_PAUSE)
         raise TimedOut(
             f"nobody has confirmed {signature} yet",
-            "it may still be taken: look before you pay again",
+            LOOK_FIRST,
         )
 
 
@@ -138,6 +139,12 @@ def sign_and_send(ask: AskToSign, node: SolanaNode, content: bytes) -> dict[str,
     answer = ask(go_on)
     signature = str(answer["signature"])
     whole = b"\1" + decode_base58(signature, SIGNATURE_BYTES) + made[0]
-    node.call("sendTransaction", encode_base64(whole), {"encoding": "base64"})
-    node.wait(signature)
+    try:
+        node.call("sendTransaction", encode_base64(whole), {"encoding": "base64"})
+        node.wait(signature)
+    except AvaultError as error:
+        if signature not in error.message:
+            error.message += f"; signed, and perhaps taken, is {signature}"
+            error.hint = LOOK_FIRST
+        raise
     return answer

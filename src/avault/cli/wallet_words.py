@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from avault.errors import Usage, printable
 from avault.terminal.commands import option
 from avault.vault.pay_rules import arrange_pay_rule
+from avault.vault.wallet_rules import WrongCoin
 
 if TYPE_CHECKING:
     from typing import Any
@@ -24,5 +25,6 @@ def name_wallet_uses(given: tuple[str, ...]) -> dict[str, Any]:
             found.append(arrange_pay_rule(each))
         except ValueError as error:
             said = printable(str(error), 120)
-            raise Usage(f"not a rule of a wallet: {said}", WALLET_EXAMPLE) from None
+            hint = error.right if isinstance(error, WrongCoin) else WALLET_EXAMPLE
+            raise Usage(f"not a rule of a wallet: {said}", hint) from None
     return {"wallet": found} if found else {}

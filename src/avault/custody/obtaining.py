@@ -90,6 +90,16 @@ class Phone:
         return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
 
 
+def check_desk(content: dict[str, Any], vault: Vault) -> None:
+    """Raise Denied for a desk on whose phone approves who is no operator of the vault now."""
+    if content["settings"].get("operator") not in map(to_npub, vault.operators()):
+        name = content["custodian"]
+        raise Denied(
+            f"who approves on the phone of the desk {name} is no operator of this vault",
+            f"avault custody remove {name}",
+        )
+
+
 class KeptKey:
     """The agent's key by an unlock key that a helper answered; `offered` is not taken in yet."""
 
@@ -101,9 +111,11 @@ class KeptKey:
         self.phoneless = False  # whether it was entrusted in a vault that has no phone
 
     def check(self, vault: Vault) -> None:
-        """Raise Denied for the phone of who is no operator now, Tampered for what is retired."""
+        """Raise Denied for a phone or desk of no operator of now, Tampered for what is retired."""
         if self.offered:
             refuse_retired(self.kept, list_retired(vault), list_given(vault))
+        if self.kept["kind"] == "desk":
+            check_desk(self.kept, vault)
         known = vault.other_operators().get(self.custodian)
         whose = str(self.kept["settings"].get("operator"))
         if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):

@@ -43,7 +43,7 @@ async def admit_operator(warden: Warden, request: Message, caller: dict[str, Any
 
 
 async def dismiss_operator(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
-    """Take an operator away, and from this machine the phone; others do so at their next unlock."""
+    """Take an operator away, and here the phone and desks; others do so at their next unlock."""
     name, custody = check_operator(request.get("name")), warden.custody
     others, reach = [each for each in custody.order() if each != name], Reach(request)
     is_last = custody.is_phone(name) and not (custody.has_phone() and PHONE in others)
@@ -54,8 +54,8 @@ async def dismiss_operator(warden: Warden, request: Message, caller: dict[str, A
         )
     await change_operator(warden, name, None, reach, caller)
     had_phone = custody.is_phone(name)
-    if had_phone:
-        custody.custodians.forget(name)
+    for each in custody.strangers(warden.report):
+        custody.custodians.forget(each)
     return {"name": name, "had_phone": had_phone}
 
 

@@ -92,6 +92,7 @@ class Brokers:
     START_TIME = 20.0  # seconds: mitmproxy takes a few on a busy machine
     MOST = 16  # sessions at once: each has some 80 MB
     MOST_OF_GRANT = 2  # of one grant; and half of them of all grants
+    MOST_RENEWING = 8  # besides, that have a token renewed, for some seconds
 
     def __init__(self, control: Control) -> None:
         self.control = control
@@ -99,6 +100,7 @@ class Brokers:
         self.links: dict[str, BrokerLink] = {}
         self.through: dict[str, Grant | None] = {}  # those there are, or are to be: by which grant
         self.standing: dict[Grant, Any] = {}  # those that stay; None for one that starts
+        self.renewing: set[str] = set()  # the numbers of those that renew a token
         self.turns: dict[str, asyncio.Lock] = {}  # of who has a group's token renewed
         self.renewed: dict[str, float] = {}  # when that was, by time.monotonic
 
@@ -126,14 +128,18 @@ class Brokers:
         That of a grant ends with it; its files are where those of the grant's users can be.
         """
         through = [each for each in self.through.values() if each]
-        mine = sum(each is grant for each in through)
+        mine, renews = sum(each is grant for each in through), "refresh" in session
         is_much = mine >= self.MOST_OF_GRANT or len(through) >= self.MOST // 2
-        if (grant and is_much) or len(self.through) >= self.MOST:
+        if renews and len(self.renewing) >= self.MOST_RENEWING:
+            raise Unavailable("too many tokens are renewed at once", "try again in a while")
+        is_full = len(self.through) - len(self.renewing) >= self.MOST
+        if (grant and is_much) or (is_full and not renews):
             raise Unavailable(
                 "too many proxies at once", "end one of them; see: avault proxy status"
             )
         number, link = secrets.token_hex(8), None
         self.through[number] = grant
+        self.renewing |= {number} if renews else set()
         place = None
         if grant:
             is_shared = bool(grant.uids - {os.getuid()})
@@ -141,7 +147,7 @@ class Brokers:
         wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self.START_TIME):
-                told = {"broker": number, "grant_of": place, "stays": "refresh" in session}
+                told = {"broker": number, "grant_of": place, "stays": renews}
                 self.control.send(told)
                 pid, door = await wanted
                 with door:
@@ -170,6 +176,7 @@ class Brokers:
     def end(self, number: str) -> None:
         """End a session's process: by the stream to it, and where it is stopped by a signal."""
         self.through.pop(number, None)
+        self.renewing.discard(number)
         if link := self.links.pop(number, None):
             link.end()
         try:

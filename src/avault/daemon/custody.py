@@ -91,6 +91,18 @@ class Custody:
         """The other operators' phones, which are asked together with this machine's."""
         return [name for name in self.order() if name != PHONE and self.is_phone(name)]
 
+    def strangers(self, report: Message) -> list[str]:
+        """The phones and desks of who is no operator of the vault now, by what it reports."""
+        found, others = [], report.get("operators") or {}
+        anybody = {report.get("first_operator"), *others.values()} - {None}
+        for name in self.order():
+            with contextlib.suppress(AvaultError):
+                content = self.custodians.load(name)
+                known = {PHONE: {others.get(name)}, "desk": anybody}.get(content["kind"])
+                if known is not None and content["settings"].get("operator") not in known:
+                    found.append(name)
+        return found
+
     def asks_phones(self, name: str) -> bool:
         """Whether a custodian asks people by their phones."""
         try:

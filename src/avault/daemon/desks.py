@@ -8,13 +8,14 @@ without ever knowing one.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import render_answer
 from avault.custody.custodians import Custodians, check_custodian
-from avault.custody.obtaining import KeptKey
+from avault.custody.obtaining import KeptKey, check_desk
 from avault.daemon.entrusting import ask_operator, explain_change, mark_agreed
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
@@ -27,6 +28,7 @@ from avault.nostr import (
     parse_npub,
     public_hex,
     read_signed,
+    to_npub,
 )
 from avault.places import Places
 from avault.protocol import refuse_unknown
@@ -94,28 +96,42 @@ def seal_for_desk(
 async def let_desk_in(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Have a desk open this vault from now on, if the operator agrees on this machine's phone.
 
-    Its secret key comes too, once, and is not kept: it shows that the desk has it.
+    Its secret key comes too, once, and is not kept: it shows that the desk has it. The phone has
+    one such question at a time, for as long as its client is there.
     """
     holding, store = keyholder.holding, keyholder.open_store()
     name, label = check_custodian(str(request.get("name"))), check_name(str(request.get("label")))
     is_there = Custodians(keyholder.places).is_there(name)
     replaces = find_desk(keyholder.places, name) if is_there else None
     keys = parse_keys(str((await session.frame()).get("key")))
-    settings = {"key": public_hex(keys), "label": label}
+    operator = to_npub(parse_npub(str(request.get("operator"))))
+    settings = {"key": public_hex(keys), "label": label, "operator": operator}
+    check_desk({"custodian": name, "settings": settings}, store.vault)
     keyholder.release(session, {"op": "custody", "for": f"add {name}, {DESK}"})
     sentence = (
         f"avault: let the desk {label} open {store.vault.name} on {holding.host} TOGETHER with"
-        " other machines, by ONE approval there"
+        f" other machines, by ONE approval there, of {operator}"
     )
     title = f"the desk {label} for {store.vault.name}"
 
     def tell(code: str) -> None:
         session.send({"progress": "asking", "code": code})
 
+    if keyholder.is_joined:
+        raise Denied("another desk is just being let in", "let that end first")
+    ask = ask_operator(holding, store, {"ticket": ""}, title, sentence, tell)
+    asking = asyncio.ensure_future(ask)
+
+    def give_up() -> None:
+        asking.cancel()
+
+    keyholder.is_joined, session.ended = True, give_up
     try:
-        await ask_operator(holding, store, {"ticket": ""}, title, sentence, tell)
+        await asking
     except TimeoutError as error:
         raise explain_change(error) from None
+    finally:
+        keyholder.is_joined, session.ended = False, None
     seal_for_desk(holding, name, settings, replaces)
     await open_with_desk(keyholder.places, name, keys.secret_key().to_hex()).obtain(
         holding.ratchet.content  # what was written opens, with that key
@@ -127,7 +143,8 @@ async def let_desk_in(keyholder: Keyholder, session: Session, request: Message) 
 async def turn_desk(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Seal anew for the desk's next key, which its present one has signed; no phone is asked.
 
-    Raises Denied for what that key has not signed, Tampered for a file that was not agreed to.
+    Raises Denied for what that key has not signed, and where it is nobody's who is an operator
+    now; Tampered for a file that was not agreed to.
     """
     store, name = keyholder.open_store(), check_custodian(str(request.get("name")))
     content = find_desk(keyholder.places, name)
@@ -135,11 +152,13 @@ async def turn_desk(keyholder: Keyholder, session: Session, request: Message) ->
         content["agreed"], mark_agreed(store.keys, {**content, "shared": False})
     ):
         raise Tampered(f"the desk {name} is not as it was agreed to", "enroll it anew at the desk")
+    check_desk(content, store.vault)
     try:
         author, text = read_signed(str((await session.frame()).get("statement")))
         said = json.loads(text)
         following = parse_npub(said["next"])
         is_right = (said["agent"], said["desk"]) == (store.vault.agent, name)
+        is_right = is_right and len(bytes.fromhex(said["salt"])) == 32
     except (ValueError, TypeError, KeyError, Usage, RecursionError):
         author, following, is_right = "", "", False
     if not is_right or author != content["settings"]["key"]:
@@ -153,7 +172,7 @@ async def turn_desk(keyholder: Keyholder, session: Session, request: Message) ->
 
 async def serve_desk(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """What a desk has an open vault do; raises Usage."""
-    refuse_unknown(request, frozenset({"action", "name", "label"}))
+    refuse_unknown(request, frozenset({"action", "name", "label", "operator"}))
     if request.get("action") == "join":
         return await let_desk_in(keyholder, session, request)
     if request.get("action") == "turn":

@@ -9,11 +9,12 @@ from avault.daemon.guarding import GuardChange, check_given, describe_guard, rea
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.daemon.wishing import SHOWN_NAMES
-from avault.errors import Denied
+from avault.errors import Denied, Usage
 from avault.vault.guard_changes import refuse_more
 from avault.vault.guards import Guards
 from avault.vault.locks import find_asked
 from avault.vault.records import Vault
+from avault.vault.signing_keys import way_of_kind
 
 if TYPE_CHECKING:
     from avault.daemon.keyholder import Answer
@@ -45,6 +46,9 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
     store = keyholder.open_store()
     if given.get("ask") is not None:
         keyholder.openers.need_pairing(store)
+        key = keyholder.signing.keys.look(store.vault).get(place)
+        if key and way_of_kind(key.kind) == "wallet":
+            raise Usage(f"{place} pays, and is asked of by its rules", "have them say: ask always")
     if GuardChange(store.vault, place, given).weakens:
         told = describe_guard(keyholder.gate.look(store.vault), place)
         return {"ok": True, "weakens": True, "guard": told}
@@ -57,12 +61,12 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
         planned.make(store.machine)(vault)
         refuse_more(before, vault, [place])
 
-    group, _, key = place.partition("/")
+    group, _, inner = place.partition("/")
     await write(keyholder, session, {**request, "for": None}, change)
     vault = keyholder.open_store().vault
     guards = keyholder.gate.look(vault)
     warning = warn_of_many(find_asked(vault, guards), place) if given.get("ask") is not None else ""
-    there = group in vault.groups and (not key or key in vault.groups[group].keys)
+    there = group in vault.groups and (not inner or inner in vault.groups[group].keys)
     return {
         "ok": True,
         "weakens": False,

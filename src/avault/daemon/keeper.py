@@ -169,14 +169,13 @@ class Warden:
 
     def tidy_phones(self) -> None:
         """The vault is open: ask no other phone any more, and none of who is no operator now."""
-        opened, operators = self.report.get("custodian"), self.report.get("operators") or {}
+        opened = self.report.get("custodian")
         self.phones.end()
         try:
             if opened in self.phones.asked:
                 self.custody.note_opened(opened)
-            for name in self.custody.phones():
-                if self.custody.find(name)["settings"].get("operator") != operators.get(name):
-                    self.custody.custodians.forget(name)
+            for name in self.custody.strangers(self.report):
+                self.custody.custodians.forget(name)
         except AvaultError as error:
             self.say(f"the phone of who is no operator is still listed here: {error.message}")
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     AdmitUse = Callable[["Passage | None"], "Passage"]
 
 
-# kinds whose event is for one place, or undoes something: deletions, sealed messages, proofs to
-# relays and web servers, requests to signers
-ONE_BY_ONE = frozenset({5, 13, 22_242, 24_133, 27_235})
+# kinds of which one event is like another, to be read by people: notes and what answers them,
+# messages in a room, reposts, reactions, pictures and films, highlights, articles and their drafts
+ALIKE = frozenset({1, 6, 7, 9, 11, 16, 20, 21, 22, 42, 1_111, 1_311, 9_802, 30_023, 30_024})
 
 
 class Wish:
@@ -57,7 +57,7 @@ class Wish:
         if what == "sshsig":
             return ("sshsig", use["namespace"], *use["through"])
         if what == "nostr-event":
-            return None if use["kind"] in ONE_BY_ONE else (what, use["kind"])
+            return (what, use["kind"]) if use["kind"] in ALIKE else None
         return (what, use["peer"]) if "peer" in use else None
 
     def exact(self) -> tuple[object, ...] | None:

@@ -95,7 +95,7 @@ class Opener:
         self.control.send(told)
         while self.control.queue:
             await asyncio.sleep(0.01)
-        if not told.get("stays"):
+        if not (told.get("stays") or self.is_staying):  # one may leave, and the next one comes
             self.ended.set()
 
     def jobs(self) -> dict[str, Callable[[Message, int | None], Awaitable[Message]]]:

@@ -18,12 +18,13 @@ from avault.daemon.keyholder import Keyholder
 from avault.daemon.restraint import describe_who, who_asks
 from avault.daemon.wire import Session
 from avault.daemon.wishing import describe_call
-from avault.errors import Denied, TimedOut
+from avault.errors import Denied, TimedOut, Unavailable
+from avault.late import context
 from avault.process import uptime
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from avault.daemon.gate import Passage
@@ -45,6 +46,22 @@ class PairEnd:
     def get_extra_info(self, name: str) -> socket.socket | None:
         """The socket."""
         return self.sock
+
+
+@context
+def share_phone(keyholder: Keyholder, session: Session) -> Iterator[None]:
+    """Be one of those who have the phone asked, for the length of a `with`.
+
+    They are counted with the processes that ask it; raises Unavailable where there are too many.
+    """
+    openers, through = keyholder.openers, session.grant.name if session.grant else None
+    if openers.is_full(through=through):
+        raise Unavailable("too many wait for the phone", "try again in a while")
+    openers.starting.append((True, through))
+    try:
+        yield
+    finally:
+        openers.starting.remove((True, through))
 
 
 class ProxyCaller(Session):
@@ -85,6 +102,7 @@ class ProxyConsent:
             keyholder.openers.need_pairing(keyholder.open_store())
         self.identity = secrets.token_hex(8)
         self.agreed: set[str] = set()
+        self.turn = asyncio.Lock()  # one question at a time
         self.questions: dict[str, HostQuestion] = {}
 
     async def obtain(self, session: Session, name: str, asked: Message) -> None:
@@ -103,7 +121,8 @@ class ProxyConsent:
             except TimeoutError:
                 raise TimedOut("nobody approved in time", "is the signer app open?") from None
         port = "" if asked["port"] == 443 else f":{asked['port']}"
-        label = f"{name} to {asked['host']}{port}"
+        place = f" ({asked['place']})" if asked.get("place") else ""
+        label = f"{name} to {asked['host']}{port}{place}"
         if not self.asks or label in self.agreed:
             return
         question = self.questions.get(label)
@@ -146,9 +165,10 @@ class ProxyConsent:
             keyholder.reporter.report()
 
         try:
-            async with asyncio.timeout(PROXY_ASK_TIME), askings.alone(who, [label]):
+            async with asyncio.timeout(PROXY_ASK_TIME), self.turn, askings.alone(who, [label]):
                 askings.restraint.check(who, [label])
-                await ask_operator(holding, store, {}, CONSENT_TITLE, sentence, tell)
+                with share_phone(keyholder, session):
+                    await ask_operator(holding, store, {}, CONSENT_TITLE, sentence, tell)
         except (Denied, TimeoutError, asyncio.CancelledError) as error:
             if (label, self) in askings.questions:
                 askings.restraint.note(who, [label])
@@ -162,7 +182,7 @@ class ProxyConsent:
         self.agreed.add(label)
 
     async def open(
-        self, session: Session, asked: Message, admit: Callable[[], Passage]
+        self, session: Session, asked: Message, admit: Callable[[bool], Passage]
     ) -> socket.socket:
         """Have a secret opened for one request: a socket on which it comes to who reads that.
 
@@ -172,20 +192,23 @@ class ProxyConsent:
         where = f"{self.identity} {asked['host']}:{asked['port']}"
         caller = {**(session.caller or {}), "proxy": where}
         group, key = str(asked["group"]), str(asked["key"])
-        if any(len(each.value) > LONGEST_SEALED for each in admit().vault.groups[group].keys[key]):
+        if any(
+            len(each.value) > LONGEST_SEALED for each in admit(False).vault.groups[group].keys[key]
+        ):
             raise Denied(f"{group}/{key} is too long for a header")
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 given = ProxyCaller(caller, session.grant, theirs)
                 request = {**asked, "timeout": PROXY_ASK_TIME}
-                names = sorted(admit().asked)
+                names = sorted(admit(False).asked)
                 try:
                     async with asyncio.timeout(PROXY_ASK_TIME + 60):
-                        await obtain(self.keyholder, given, request, admit, names)
+                        await obtain(self.keyholder, given, request, lambda: admit(False), names)
                 except TimeoutError:
                     raise TimedOut("nobody approved in time", "is the signer app open?") from None
-            admit()  # its rules may be others by now
+            self.keyholder.open_store().refresh()
+            admit(True)  # its rules may be others by now; this use is counted
             return ours
         except BaseException:
             ours.close()

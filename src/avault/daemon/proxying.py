@@ -16,14 +16,23 @@ from avault.daemon.grant import ASK_MAKER
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.proxy_consent import ProxyConsent
 from avault.daemon.refreshing import renew_token
-from avault.daemon.wire import Session
-from avault.errors import AvaultError, Denied, Usage, complain, printable
+from avault.daemon.wire import Session, hide_names
+from avault.errors import AvaultError, Denied, Unavailable, Usage, complain, printable
 from avault.vault.choosing import check_names, choose
 from avault.vault.guards import Guards
 from avault.vault.placeholders import make_placeholder
 from avault.vault.proxy_rules import canonical_host, find_proxy_fault
 from avault.vault.records import Vault
-from avault.vault.rule_members import EXAMPLES, HEADER, PLACES, RENEWAL, is_host, part_host
+from avault.vault.rule_members import (
+    EXAMPLES,
+    HEADER,
+    PLACES,
+    RENEWAL,
+    SIGNING,
+    find_hosts_fault,
+    is_host,
+    part_host,
+)
 from avault.vault.rules import MOST, is_place, join_rules
 from avault.vault.secret import is_sealed
 
@@ -36,6 +45,7 @@ PROXY_CHOICE = frozenset(
     {"groups", "only", "as", "prefix", "allow", "also", "everything", "hosts", "egress", "ask"}
 )
 EGRESS = ("rules", "open")
+MOST_REACHED = 100  # hosts that are remembered of one session
 SHORTEST_PROXIED = 8  # bytes of a value: a shorter one cannot be told from other text
 CONTROLS = "[\x00-\x1f\x7f]"
 
@@ -62,6 +72,8 @@ def read_given_hosts(vault: Vault, request: Message) -> dict[str, frozenset[str]
         found.setdefault(place, set()).add(host)
     if any(len(hosts) > MOST for hosts in found.values()):
         raise Usage(f"more than {MOST} hosts for one key")
+    if fault := next(filter(None, map(find_hosts_fault, found.values())), None):
+        raise Usage(fault)
     return {place: frozenset(hosts) for place, hosts in found.items()}
 
 
@@ -83,6 +95,8 @@ class ProxiedUses:
                 "through a grant, nobody says to which hosts",
                 "whoever made the grant does: avault guard, or avault proxy start",
             )
+        if not is_owner and request.get("ask"):  # its holder would have the phone ring
+            raise Denied("through a grant, nobody says that the phone is asked", ASK_MAKER)
         self.consent = ProxyConsent(keyholder, bool(request.get("ask")))
         self.count, self.reached = 0, set[str]()  # requests that got a value, and to which hosts
         self.egress = str(request.get("egress") or EGRESS[0])
@@ -198,17 +212,19 @@ class ProxiedUses:
                 raise Denied("that is no secret of this session")
             group, _, key = name.partition("/")
             noted |= {"group": group, "key": key, **read_asked(message)}
+            if (places := read_places(message)) != [HEADER]:
+                noted["place"] = " and ".join(map(str, places))
             passage, grant = self.admit(message, name), self.session.grant
             await self.consent.obtain(self.session, name, noted)
             if grant:
                 grant.use("proxy")
             passage = self.admit(message, name)  # what has changed while the phone was asked
             is_refused = message.get("refused") is True
-            if await renew_token(self.keyholder, self.session, name, is_refused):
+            if await self.renew(name, is_refused):
                 passage = self.admit(message, name)
             if passage.asked:
                 end = await self.consent.open(
-                    self.session, noted, lambda: self.admit(message, name)
+                    self.session, noted, lambda is_counted: self.admit(message, name, is_counted)
                 )
                 found: Message = {"ok": True, "end": end}
             else:
@@ -217,17 +233,31 @@ class ProxiedUses:
                     passage = self.admit(message, name, is_counted=True)
                 self.keyholder.release(self.session, noted)
                 found = {"ok": True, "value": passage.vault.groups[group].keys[key][0].value}
-            self.count, self.reached = self.count + 1, {*self.reached, str(noted["host"])}
+            self.count += 1
+            if len(self.reached) < MOST_REACHED:
+                self.reached.add(str(noted["host"]))
             return found
         except Exception as error:
             known = complain(error)
-            if self.session.grant and "unguard" in (known.hint or ""):
-                known.hint = ASK_MAKER  # no hint leads to names that it does not have
+            cause = error.__cause__  # what a grant is not told
+            why = cause.message if isinstance(cause, AvaultError) else known.message
             try:
-                self.keyholder.release(self.session, {**noted, "why": known.message}, known.code)
+                self.keyholder.release(self.session, {**noted, "why": why}, known.code)
             except AvaultError:
                 pass  # nothing is released
-            return known.to_dict()
+            return hide_names(known).to_dict() if self.session.grant else known.to_dict()
+
+    async def renew(self, name: str, is_refused: bool) -> bool:
+        """Have a token renewed that is due; whether the vault has another one.
+
+        Raises AvaultError. What renews it, and where, a grant is not told: it may not have that.
+        """
+        try:
+            return await renew_token(self.keyholder, self.session, name, is_refused)
+        except AvaultError as error:
+            if not self.session.grant:
+                raise
+            raise Unavailable(f"{name} is over, and was not renewed", ASK_MAKER) from error
 
     def admit(self, message: Message, name: str, is_counted: bool = False) -> Passage:
         """What of the vault one request may have; raises Denied, NotFound, Locked.
@@ -300,7 +330,7 @@ def read_asked(message: Message) -> Message:
 def read_places(message: Message) -> list[str]:
     """Where in a request a value is to be, a header if nothing is said; raises Usage."""
     places = message.get("in", [HEADER])
-    known = (HEADER, *PLACES)
+    known = (HEADER, *PLACES, SIGNING)
     if not isinstance(places, list) or not places or any(each not in known for each in places):
         raise Usage("not a request of the proxy")
     return places

@@ -15,9 +15,10 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import check
+from avault.daemon.grant import ASK_MAKER
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
-from avault.errors import AvaultError, Denied
+from avault.errors import AvaultError, Denied, Unavailable
 from avault.nostr import public_hex
 from avault.places import sha256
 from avault.vault.locks import open_value
@@ -30,21 +31,28 @@ from avault.vault.tokens import (
     REFRESH_TOKEN,
     Tokens,
     is_renewable,
+    print_token,
+    read_own_key,
 )
 
 if TYPE_CHECKING:
     from avault.protocol import Message
     from avault.vault.records import Vault
 
-REFUSED_PAUSE = 60.0  # seconds after which one that is refused again is renewed again
+RENEWED_PAUSE = 60.0  # seconds in which one is not renewed again, unless it is over by then
 LONGEST_ANSWER_KEPT = 1 << 20  # bytes of a sealed answer
+
+
+class Outdated(AvaultError):
+    """What a server has answered is for a token that the vault has no more."""
 
 
 async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refused: bool) -> bool:
     """Have the token GROUP/KEY renewed if it is due; whether the vault has another one now.
 
-    `is_refused` says that a server did not take it. Raises what keeps it from that, unless the
-    token may be good for a while yet.
+    `is_refused` says that a server did not take it. What is sealed, or double, renews nothing.
+    Raises what keeps it from that, unless the token may be good for a while yet; through a grant
+    that names nothing which the grant does not have.
     """
     if not is_renewable(keyholder.open_store().vault, name):
         return False
@@ -52,19 +60,27 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
     turn = keyholder.brokers.turns.setdefault(group, asyncio.Lock())
     async with turn:
         found = await take_back(keyholder, group)
-        tokens = Tokens(keyholder.open_store().vault, group)
-        last = keyholder.brokers.renewed.get(group)
-        is_refused = is_refused and (last is None or time.monotonic() - last >= REFUSED_PAUSE)
-        if not is_refused and not tokens.is_due(time.time()):
+        try:
+            tokens = Tokens(keyholder.open_store().vault, group)
+        except Denied:
+            return found
+        last, now = keyholder.brokers.renewed.get(group), time.time()
+        is_late = last is None or time.monotonic() - last >= RENEWED_PAUSE or tokens.is_over(now)
+        if not is_late or not (is_refused or tokens.is_due(now)):
             return True  # perhaps who was before us has done it
         try:
             await ask_server(keyholder, session, tokens)
             keyholder.brokers.renewed[group] = time.monotonic()
             return await take_back(keyholder, group)
-        except AvaultError:
-            if tokens.is_over(time.time()):
+        except AvaultError as error:
+            if not tokens.is_over(time.time()):
+                return found
+            if not session.grant:
                 raise
-            return found
+            noted = {"op": "proxy", "group": group, "key": ACCESS_TOKEN, "why": error.message}
+            keyholder.release(session, noted, error.code)
+            said = f"{name} has expired, and there is no new one"
+            raise Unavailable(said, ASK_MAKER) from None
 
 
 async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> None:
@@ -79,7 +95,8 @@ async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> 
         **asked,
         "fields": tokens.fields(),
         "json": tokens.is_json,
-        "was": tokens.print,
+        "was": print_token(tokens.refresh),
+        "over": print_token(tokens.access),
         "to": public_hex(store.keys),
         "kept": find_answer(keyholder, tokens.group),
     }
@@ -129,7 +146,8 @@ async def take_back(keyholder: Keyholder, group: str) -> bool:
     """Write into the vault what a server has answered; whether there was something.
 
     It counts only for the token that it was asked with, which nobody else knows: so nobody else can
-    have written it, and an older one is none.
+    have written it, and an older one is none. It stays on the disk until it is in the vault, or is
+    surely for no token of the vault's; while that one is sealed, or double, nobody can say.
     """
     path, store = find_answer(keyholder, group), keyholder.open_store()
     try:
@@ -137,27 +155,51 @@ async def take_back(keyholder: Keyholder, group: str) -> bool:
             sealed = file.read(LONGEST_ANSWER_KEPT)
     except (OSError, ValueError):
         return False
-    is_taken = False
-    with contextlib.suppress(AvaultError, ValueError, KeyError, TypeError):
+    try:
         answer = json.loads(open_value(store.keys, sealed))
-        tokens = Tokens(store.vault, group)
-        if answer["was"] == tokens.print:
-            values = {ACCESS_TOKEN: str(answer["access"])}
-            values |= {REFRESH_TOKEN: str(answer["refresh"] or tokens.refresh)}
-            if answer["expires"]:
-                values |= {EXPIRES_AT: str(int(answer["expires"]))}
-            is_taken = True
-    if is_taken:
-        machine = store.machine
+        was, over, expires = answer["was"], answer.get("over"), int(answer["expires"])
+        values = {ACCESS_TOKEN: str(answer["access"]), REFRESH_TOKEN: str(answer["refresh"] or "")}
+    except (AvaultError, ValueError, KeyError, TypeError, AttributeError):
+        with contextlib.suppress(OSError):  # not ours; or for a key that the agent had before
+            os.replace(path, f"{path}.unread")
+        return False
+    values |= {EXPIRES_AT: str(expires)} if expires else {}
+    machine = store.machine
 
-        def put(vault: Vault) -> None:
-            for key, value in values.items():
+    def put(vault: Vault) -> None:
+        if not is_answer_for(vault, group, was, over, values[REFRESH_TOKEN]):
+            raise Outdated(f"{group} has other tokens by now")
+        for key, value in values.items():
+            if value:
                 vault.put(group, key, value, int(time.time()), machine)
+        if not expires and EXPIRES_AT in vault.groups[group].keys:
+            vault.remove(group, EXPIRES_AT)  # it was the old one's: who has it would always renew
 
+    try:
+        if not read_own_key(store.vault, group, REFRESH_TOKEN):
+            return False  # perhaps it comes back
+    except Denied:
+        return False
+    is_taken = True
+    try:
         await keyholder.change(put)  # if it raises, the file stays
+    except Outdated:
+        is_taken = False
     with contextlib.suppress(OSError):
         os.unlink(path)
     return is_taken
+
+
+def is_answer_for(vault: Vault, group: str, was: object, over: object, refresh: str) -> bool:
+    """Whether an answer is for the tokens that the vault has; raises Denied if nobody can say.
+
+    Of a server that gives no other refresh token, each answer is for the same one: there it is for
+    the access token as well, in whose place the new one comes.
+    """
+    now = read_own_key(vault, group, REFRESH_TOKEN)
+    if was != print_token(now):
+        return False
+    return refresh not in ("", now) or over == print_token(read_own_key(vault, group, ACCESS_TOKEN))
 
 
 async def use_nothing(message: Message) -> Message:

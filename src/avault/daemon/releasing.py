@@ -110,8 +110,11 @@ class Release:
             self.outcome = asyncio.get_running_loop().create_future()
             if self.assignment.is_gone:
                 return False
-            if passage.counted(keyholder.gate.look(keyholder.open_store().vault)):
-                await keyholder.change(passage.count(keyholder.open_store().machine))
+            store = keyholder.open_store()
+            if passage.counted(keyholder.gate.look(store.vault)):
+                await keyholder.change(passage.count(store.machine))
+            else:  # it may be guarded otherwise since it waits here
+                passage.count(store.machine)(store.vault.copy())
             if session.grant:
                 session.grant.check_way(passage.way)  # it may have ended meanwhile
             keyholder.release(session, request)

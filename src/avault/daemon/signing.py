@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 WAYS_TO_SIGN = {"ssh": "ssh", "sshsig": "ssh"}  # what is signed, and the way that a guard names
 WAY_FOR_NOSTR = "sign"
+ASKED_WAYS = ("ssh", WAY_FOR_NOSTR)  # by which a key signs of whose value the phone is asked
 
 
 @context
@@ -77,7 +78,8 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         said["public"] = public
         use = await decode(keyholder, said)
         guards = keyholder.gate.look(keyholder.open_store().vault)
-        servers = guards.rules_of(guards.of(name)).servers
+        # of each guard as it stands: of those together, "any" is no part any more
+        servers = [one for each in guards.of(name) for one in each.rules.servers]
         sentence = noted["signed"] = describe_use(use, name, servers, request)
 
         def admit(reserved: Passage | None = None) -> Passage:
@@ -241,6 +243,12 @@ def admit_key(
         check(guards, name, way, time.time())
     passage = Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
     if is_closed or rules.ask is not None:
+        if way not in ASKED_WAYS:
+            what = "is sealed" if is_closed else "has a guard that asks for its value"
+            raise Denied(
+                f"{name} {what}, and a key that pays is asked of by its rules alone",
+                f"avault unguard {name}, avault get it once, guard it with rules: ask always",
+            )
         passage.asked[name] = rules.ask or 0
         passage.thawed += [name] if rules.ask is None else []
     return rules, passage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 import weakref
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ class SigningLink:
         self.answers: dict[int, asyncio.Future[Message]] = {}
         self.given: set[str] = set()  # which keys it has: see `identify_key`
         self.last = 0
+        self.run_id = secrets.token_hex(4)  # under which it is counted what keys that pay spend
         # sessions of the SSH agent, which says for whom it asks
         self.fronts: weakref.WeakSet[Session] = weakref.WeakSet()
 

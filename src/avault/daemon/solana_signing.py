@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from avault.daemon.gate import Passage
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.signing import admit_key, check_base64, choose_signing_key, note_failure
-from avault.daemon.spending import Cost
 from avault.daemon.wallet_signing import (
     CONFIRM_TIME,
     WALLET_FIELDS,
@@ -46,6 +45,7 @@ class SolanaVerdict(Verdict):
     def __init__(self, use: dict[str, Any], sets: list[frozenset[str]], public: bytes) -> None:
         self.use = {"does": "transfer", **use}
         self.public, self.asks, self.costs = public, False, []
+        self.sums, self.moved = {}, {}
         if not sets:
             raise Denied("no rule lets it sign anything")
         for rules in ([read_pay_rule(each) for each in sorted(members)] for members in sets):
@@ -82,8 +82,11 @@ class SolanaVerdict(Verdict):
     def add(self, rule: WalletRule, amount: int) -> None:
         """Count an amount of a rule's asset."""
         if amount:
-            account = solana_account(self.public, rule)
-            self.costs.append(Cost(account, amount, rule.day, rule.symbol, rule.decimals))
+            super().add(rule, amount)
+
+    def account_of(self, rule: WalletRule) -> str:
+        """The account of a rule's asset."""
+        return solana_account(self.public, rule)
 
 
 def solana_account(public: bytes, rule: WalletRule) -> str:

@@ -16,11 +16,13 @@ copy and a clock that is set back give nothing free. A day is the last 24 hours,
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.keyholder import Keyholder
-from avault.errors import Denied
+from avault.errors import AvaultError, Denied
 from avault.signing.evm_words import render_units
 from avault.vault.records import Vault
 from avault.vault.spent import (
@@ -35,6 +37,7 @@ from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 
 class Cost:
@@ -67,23 +70,24 @@ class Reservation:
         if not self.is_open or not self.costs:
             return
         self.is_open = False
-        machine = self.keyholder.open_store().machine
+        machine, run = self.keyholder.open_store().machine, self.keyholder.signing.run_id
 
         def change(vault: Vault) -> None:
             for cost in self.costs:
-                note_spent(vault, cost.account, machine, self.hours[cost.account], 0, cost.amount)
+                when = self.hours[cost.account], run
+                note_spent(vault, cost.account, machine, when, 0, cost.amount)
 
         await self.keyholder.change(change)
 
 
 def note_spent(
-    vault: Vault, account: str, machine: str, hour: int, reserved: int, returned: int
+    vault: Vault, account: str, machine: str, when: tuple[int, str], reserved: int, returned: int
 ) -> None:
-    """Count in a vault what a machine reserves in an hour, or gives back of it."""
+    """Count in a vault what a machine reserves in an hour and a run, or gives back of it."""
     name = f"{SPENT}/{account}/{machine}"
     hours = read_spent(vault.fact(name) or "{}")
-    before = hours.get(hour, (0, 0))
-    hours[hour] = before[0] + reserved, min(before[1] + returned, before[0] + reserved)
+    before = hours.get(when, (0, 0))
+    hours[when] = before[0] + reserved, min(before[1] + returned, before[0] + reserved)
     vault.state(name, render_spent(hours), int(time.time()), machine)
 
 
@@ -126,20 +130,33 @@ async def reserve(keyholder: Keyholder, costs: Iterable[Cost]) -> Reservation:
     Changes of the vault are made one after the other, so no two see the same rest.
     """
     wanted, hours = [each for each in sum_costs(costs) if each.amount], dict[str, int]()
-    machine = keyholder.open_store().machine
+    machine, run = keyholder.open_store().machine, keyholder.signing.run_id
 
     def change(vault: Vault) -> None:
         now = time.time()
         refuse_over(vault, wanted, now)
         for cost in wanted:
             own = read_spent(vault.fact(f"{SPENT}/{cost.account}/{machine}") or "{}")
-            hour = max([int(now) // HOUR, *own])
+            hour = max([int(now) // HOUR, *(each for each, _ in own)])
             hours[cost.account] = hour
-            note_spent(vault, cost.account, machine, hour, cost.amount, 0)
+            note_spent(vault, cost.account, machine, (hour, run), cost.amount, 0)
 
+    reservation = Reservation(keyholder, wanted, hours)
     if wanted:
-        await keyholder.change(change)
-    return Reservation(keyholder, wanted, hours)
+        writing = asyncio.ensure_future(keyholder.change(change))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.shield(asyncio.ensure_future(unreserve(writing, reservation)))
+            raise
+    return reservation
+
+
+async def unreserve(writing: asyncio.Future[Any], reservation: Reservation) -> None:
+    """Give back what is being reserved for a caller that left meanwhile."""
+    with contextlib.suppress(AvaultError):
+        await writing
+        await reservation.release()
 
 
 def spent_today(keyholder: Keyholder, account: str) -> int:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 
 START_FIELDS = (PROXY_CHOICE - {"also", "everything"}) | {"grant", "port"}
-MOST_REACHED = 100  # hosts that are shown of one
 
 
 class StandingProxy:
@@ -44,7 +43,7 @@ class StandingProxy:
             "grant": grant.name,
             "since": render_time(self.since),
             "requests": self.proxied.count,
-            "hosts": sorted(self.proxied.reached)[:MOST_REACHED],
+            "hosts": sorted(self.proxied.reached),
             "secrets": sorted(self.proxied.placeholders),
             "egress": self.proxied.egress,
             "directory": self.place["directory"],

@@ -12,6 +12,7 @@ import json
 import time
 from typing import TYPE_CHECKING
 
+from avault.daemon.agreeing import SENTENCE
 from avault.daemon.entrusting import ask_operator
 from avault.daemon.gate import Passage
 from avault.daemon.keyholder import Keyholder
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 WAY_FOR_WALLETS = "wallet"
 WALLET_FIELDS = frozenset({"as", "payload", "public", "group", "key", "confirm"})
-CONFIRM_TIME = 30.0  # seconds that a caller has to say that it waits still
+# seconds that a caller has to say that it waits still: it may have to ask a node, behind others
+CONFIRM_TIME = 120.0
 
 
 def read_wallet_rules(sets: list[frozenset[str]]) -> list[list[WalletRule]]:
@@ -56,6 +58,8 @@ class Verdict:
         self.rules = [each for rules in found for each in rules if each.is_asset]
         self.use, self.public, self.asks = use, public, False
         self.costs: list[Cost] = []
+        self.sums: dict[WalletRule, int] = {}
+        self.moved: dict[WalletRule, int] = {}  # what all of the use moves of a rule's asset
         if not found:
             raise Denied("no rule lets it sign anything")
         for rules in found:
@@ -67,6 +71,8 @@ class Verdict:
         if does in ("message", "sign-in", "typed"):
             if not any(each.about() == (None, "messages") for each in rules):
                 raise Denied("no rule lets it sign messages")
+            if does == "typed" and use["to"] in {each.token for each in self.rules}:
+                raise Denied("typed data for a token that a rule names is signed only as a payment")
             self.asks = True
             return
         if does == "call":
@@ -98,6 +104,9 @@ class Verdict:
             if each.calls and (self.use["to"], self.use["selector"]) not in each.calls:
                 raise Denied("no rule lets it make that call")
             self.asks = self.asks or each.asks
+        tokens = {(each.chain, each.token) for each in self.rules}
+        if (self.use["chain"], self.use["to"]) in tokens:
+            raise Denied("it makes no unknown calls of a token that a rule names")
 
     def weigh_move(self, rule: WalletRule, to: bytes, amount: int) -> None:
         """Hold what is moved, or allowed, against a rule; an allowance counts as if it were paid.
@@ -111,18 +120,27 @@ class Verdict:
             raise Denied(f"no rule lets it let others take {rule.symbol}")
         if rule.to is not None and to not in rule.to:
             raise Denied(f"no rule lets it pay that address {rule.symbol}")
-        if amount > rule.tx:
+        moved = self.moved[rule] = self.moved.get(rule, 0) + amount
+        if moved > rule.tx:
             raise Denied(
-                f"{render_units(amount, rule.decimals)} {rule.symbol} is more than the"
+                f"{render_units(moved, rule.decimals)} {rule.symbol} is more than the"
                 f" {render_units(rule.tx, rule.decimals)} that may be spent at once"
             )
         self.asks = self.asks or rule.asks or is_allowance
         self.add(rule, amount)
 
     def add(self, rule: WalletRule, amount: int) -> None:
-        """Count an amount of a rule's asset, once for all guards."""
-        account = account_of(self.public, rule)
-        self.costs.append(Cost(account, amount, rule.day, rule.symbol, rule.decimals))
+        """Count an amount of a rule's asset: once, however many rules are about it."""
+        self.sums[rule] = self.sums.get(rule, 0) + amount
+        account, known = self.account_of(rule), [each.account for each in self.costs]
+        same = [each for each in self.sums if self.account_of(each) == account]
+        total, least = max(self.sums[each] for each in same), min(same, key=lambda each: each.day)
+        at = known.index(account) if account in known else len(known)
+        self.costs[at : at + 1] = [Cost(account, total, least.day, least.symbol, least.decimals)]
+
+    def account_of(self, rule: WalletRule) -> str:
+        """The account of a rule's asset."""
+        return account_of(self.public, rule)
 
     def terms(self) -> tuple[bool, list[tuple[str, int, int | None]]]:
         """What it comes to, to be compared."""
@@ -253,6 +271,9 @@ class Payment:
             caller = keyholder.identify(self.session)
         who, restraint = who_asks(caller), keyholder.askings.restraint
         holding = keyholder.holding
+        sentence = f"{self.noted['signed']}{spent}; {describe_who(caller)} on {holding.host}"
+        if len(sentence) > SENTENCE:
+            raise Denied("that is more than a phone shows", "pay in several transactions")
         restraint.check(who, [self.name])
         async with keyholder.askings.alone(who, [self.name]):
             restraint.check(who, [self.name])
@@ -260,7 +281,6 @@ class Payment:
             if not store or not holding.contact.find(store):
                 raise Locked("the phone cannot be asked", "pair it with: avault pair")
             restraint.note(who, [self.name])
-            sentence = f"{self.noted['signed']}{spent}; {describe_who(caller)} on {holding.host}"
 
             def tell(code: str) -> None:
                 self.session.send({"progress": "asking", "code": code})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.callers import describe_caller
 from avault.daemon.grant import ASK_MAKER, Grant
-from avault.errors import Locked, Usage, complain
+from avault.errors import AvaultError, Locked, Usage, complain
 from avault.plain import MAX_FRAME
 from avault.protocol import FIRST_FRAME, NESTED, SESSIONS, Frames, decode_frame, encode_frame
 
@@ -239,14 +239,9 @@ class Session:
         self.advance()
 
     def explain(self, error: Exception) -> dict[str, Any]:
-        """What is answered where something went wrong.
-
-        Through a grant no hint leads to names that it does not have, as guards are on.
-        """
+        """What is answered where something went wrong."""
         known = complain(error)
-        if self.grant and "unguard" in (known.hint or ""):
-            known.hint = ASK_MAKER
-        return known.to_dict()
+        return hide_names(known).to_dict() if self.grant else known.to_dict()
 
     def cut(self) -> None:
         """End it at once: nothing more is sent on it, by nobody else who has it either."""
@@ -314,3 +309,10 @@ class Session:
             self.task.cancel()
         if self.ended:
             self.ended()
+
+
+def hide_names(error: AvaultError) -> AvaultError:
+    """An error as it is told through a grant: no hint leads to names that guards are on."""
+    if "guard" in (error.hint or ""):
+        error.hint = ASK_MAKER
+    return error

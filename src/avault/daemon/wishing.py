@@ -49,11 +49,15 @@ def describe_wish(
 
 
 def describe_call(asked: Message) -> str:
-    """A request by the proxy: its method, host and path, which others have chosen."""
+    """A request by the proxy: its method, host and path, which others have chosen.
+
+    And where in it the secret is to be, if that is another place than a header.
+    """
     port = "" if asked["port"] == HTTPS else f":{asked['port']}"
     path = "".join(each if each in CALL_CHARACTERS else "?" for each in asked["path"])
     shown = path if len(path) <= SHOWN_PATH else f"{path[:SHOWN_PATH]}…"
-    return f"{spell_host(asked['method'])} {spell_host(asked['host'])}{port}{shown}"
+    place = f" ({asked['place']})" if asked.get("place") else ""
+    return f"{spell_host(asked['method'])} {spell_host(asked['host'])}{port}{shown}{place}"
 
 
 def spell_host(word: str) -> str:

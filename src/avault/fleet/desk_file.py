@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from avault.errors import NotFound, Tampered, Usage, printable
+from avault.errors import NotFound, Tampered, Unavailable, Usage, printable
 from avault.nostr import parse_npub, read_keys, to_npub
 from avault.places import state_home
+from avault.process import take_lock
 from avault.vault.files import make_private_directory, read_file, write_file
 from avault.vault.own_files import check_name, check_relay, decode_file, encode_file
 
@@ -29,7 +30,7 @@ class DeskFile:
     """desk.json: the NIP-46 client `keys`, the `signer` and the `operator` (hex), and `groups`.
 
     Of a group a list, the latest key first: {"peer", "envelope", "hosts"}, and of the hosts that
-    may be on it, by label, {"agent", "key"}. `label` is the desk's own name, as phones show it.
+    may be on it, by label, {"agent", "salt", "key"}. `label` is the desk's own name on phones.
     """
 
     def __init__(
@@ -96,6 +97,15 @@ class DeskFile:
         """The labels of the hosts of a group."""
         return {label for key in self.groups.get(group, []) for label in key["hosts"]}
 
+    def agents(self) -> dict[str, str]:
+        """The agents' public keys (hex) of all hosts, by label."""
+        return {
+            label: each["agent"]
+            for keys in self.groups.values()
+            for key in reversed(keys)
+            for label, each in key["hosts"].items()
+        }
+
     def group_of(self, label: str) -> str | None:
         """The group that a host is in."""
         return next((name for name in self.groups if label in self.members(name)), None)
@@ -117,10 +127,34 @@ class DeskFile:
                     key["hosts"].pop(label, None)
 
 
+class DeskLock:
+    """No other command writes the desk's file, for the length of a `with`.
+
+    Each has it from its beginning to its end: what it writes is all groups, as it has read them.
+    """
+
+    def __enter__(self) -> None:
+        """Raises Unavailable where another command is under way."""
+        directory = os.path.dirname(DeskFile.path())
+        make_private_directory(directory)
+        self.fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        if not take_lock(self.fd):
+            os.close(self.fd)
+            said = "another fleet command is under way at this desk"
+            raise Unavailable(said, "let it end, then the same again")
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
 def read_group_key(found: Any) -> dict[str, Any]:
     """A key of a group, as the file has it; raises Usage, TypeError, KeyError."""
     hosts = {
-        str(label): {"agent": parse_npub(each["agent"]), "key": parse_npub(each["key"])}
+        str(label): {
+            "agent": parse_npub(each["agent"]),
+            "salt": bytes.fromhex(each["salt"]).hex(),
+            "key": parse_npub(each["key"]),
+        }
         for label, each in found["hosts"].items()
     }
     return {"peer": parse_npub(found["peer"]), "envelope": str(found["envelope"]), "hosts": hosts}

@@ -104,8 +104,9 @@ class Together:
             return False
 
         async def open_it(crew: Crew, host: Host) -> Outcome:
-            agent = kept["hosts"][host.label()]["agent"]
-            return await open_host(crew, host, self.name, derive_key(fleet, agent))
+            mine = kept["hosts"][host.label()]
+            keys = derive_key(fleet, mine["salt"], mine["agent"])
+            return await open_host(crew, host, self.name, keys)
 
         await ask_all(crew, hosts, self.board, open_it)
         for host in [*hosts, *self.open_hosts]:
@@ -126,16 +127,15 @@ class Together:
         failed = Board(self.chosen.hosts, is_shown=False)
 
         async def turn_it(crew: Crew, host: Host) -> Outcome:
-            label, (_, fleet) = host.label(), self.opened[host.label()]
-            agent, public = agents[label], following["hosts"][label]["key"]
-            statement = sign_next(derive_key(fleet, agent), agent, self.name, public)
-            return await turn_host(crew, host, self.name, statement, public)
+            kept, fleet = self.opened[host.label()]
+            mine, later = kept["hosts"][host.label()], following["hosts"][host.label()]
+            keys = derive_key(fleet, mine["salt"], mine["agent"])
+            statement = sign_next(keys, mine["agent"], self.name, later)
+            return await turn_host(crew, host, self.name, statement, later["key"])
 
         hosts = [host for host in self.chosen.hosts if host.label() in self.opened]
         await ask_all(crew, hosts, failed, turn_it)
         for label, outcome in failed.outcomes.items():
-            if not outcome.code:
+            if not outcome.code:  # else it has the one or the other, and says which the next time
                 self.desk.forget(label, following)
-            elif outcome.word != "unknown":
-                following["hosts"].pop(label, None)
         self.desk.save()

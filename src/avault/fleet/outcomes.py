@@ -52,6 +52,10 @@ REFUSALS = (  # of ssh, exit code 255: what it says, the word for it, and the ex
 AFTER_LOGIN = regex(  # of ssh, when the connection was cut: something may have been run
     r"not responding|Read from remote host|client_loop:|Connection to \S+ closed by remote host"
 )
+NOT_DONE = frozenset(  # words of what surely had no effect, also where something was sent
+    {word for _, word, _ in REFUSALS} - {"no answer"}
+    | {"no avault", "too old", "refused", "locked"}
+)
 ERROR_WORDS = {  # of avault's errors
     "usage": "too old", "locked": "locked", "not_found": "not there", "denied": "refused",
     "unavailable": "stopped", "timed_out": "no answer", "tampered": "tampered",

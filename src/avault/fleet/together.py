@@ -25,7 +25,7 @@ from avault.fleet.outcomes import (
     strange,
 )
 from avault.fleet.reaching import Crew, command_line
-from avault.nostr import make_keys, public_hex, read_keys, sign_text
+from avault.nostr import make_keys, public_hex, read_keys, sign_text, to_npub
 from avault.signer.question import accept_token
 from avault.signer.remote import RemoteSigner
 from avault.vault.seal import make_envelope, request_code
@@ -40,9 +40,12 @@ if TYPE_CHECKING:
 FLEET_CONTEXT = b"avault fleet\0"
 
 
-def derive_key(fleet: str, agent: str) -> Keys:
-    """The key for one machine, by its agent's public key (hex), from a fleet's key (hex)."""
-    message = FLEET_CONTEXT + bytes.fromhex(agent)
+def derive_key(fleet: str, salt: str, agent: str) -> Keys:
+    """The key for one host, by its salt and its agent's public key, from a fleet's key (all hex).
+
+    An agent is what a host says it is; the salt is the desk's: no host is given another's key.
+    """
+    message = FLEET_CONTEXT + bytes.fromhex(salt) + bytes.fromhex(agent)
     return read_keys(hmac.digest(bytes.fromhex(fleet), message, "sha256").hex())
 
 
@@ -56,10 +59,11 @@ def make_fleet_key(
     title = f"unlock {count} of {group} from {desk.label}, code {code}"
     said = f"avault: {title}. ONE approval opens all of them. Approve only if you expect it."
     envelope = make_envelope(peer, desk.operator, title, said, fleet)
-    hosts = {
-        label: {"agent": agent, "key": public_hex(derive_key(fleet, agent))}
-        for label, agent in agents.items()
-    }
+    hosts = {}
+    for label, agent in agents.items():
+        salt = secrets.token_hex(32)
+        key = public_hex(derive_key(fleet, salt, agent))
+        hosts[label] = {"agent": agent, "salt": salt, "key": key}
     return fleet, {"peer": public_hex(peer), "envelope": envelope, "hosts": hosts}, code
 
 
@@ -67,10 +71,10 @@ def accept_fleet_key(kept: dict[str, Any], result: str) -> str:
     """The fleet's key (hex) out of the phone's answer; raises Tampered where it is another."""
     try:
         fleet = str(json.loads(result)["avault"])
-        mine = {
-            public_hex(derive_key(fleet, each["agent"])): each for each in kept["hosts"].values()
-        }
-        if all(each["key"] == public for public, each in mine.items()):
+        if all(
+            public_hex(derive_key(fleet, each["salt"], each["agent"])) == each["key"]
+            for each in kept["hosts"].values()
+        ):
             return fleet
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
@@ -127,9 +131,12 @@ async def look_at_host(crew: Crew, host: Host, desk: str) -> Outcome:
     return Outcome(state.word, state.code, state.note, {**state.fields, "key": shown.get("key")})
 
 
-async def let_in(crew: Crew, host: Host, desk: str, label: str, keys: Keys, hear: Any) -> Outcome:
+async def let_in(
+    crew: Crew, host: Host, name: str, desk: DeskFile, keys: Keys, hear: Any
+) -> Outcome:
     """Have a host let the desk in, if the phone agrees: it is given its key on stdin."""
-    line = command_line(host, "desk", "join", desk, "--label", label, "--json")
+    who = ("--label", desk.label, "--operator", to_npub(desk.operator))
+    line = command_line(host, "desk", "join", name, *who, "--json")
     data = f"{keys.secret_key().to_hex()}\n".encode()
     ended = await crew.reach(host, line, data, None, hear, is_once=True)
     if failed := judge_answer(ended, has_written=True):
@@ -148,9 +155,10 @@ async def open_host(crew: Crew, host: Host, desk: str, keys: Keys) -> Outcome:
     return judge_error(error) if error and state.word != "unlocked" else state
 
 
-def sign_next(keys: Keys, agent: str, desk: str, following: str) -> str:
-    """That a machine's key from now on is another one (hex), signed by its present one."""
-    return sign_text(keys, json.dumps({"agent": agent, "desk": desk, "next": following}))
+def sign_next(keys: Keys, agent: str, desk: str, following: dict[str, Any]) -> str:
+    """That a host's key from now on is another one, of another salt, signed by its present one."""
+    told = {"agent": agent, "desk": desk, "next": following["key"], "salt": following["salt"]}
+    return sign_text(keys, json.dumps(told))
 
 
 async def turn_host(crew: Crew, host: Host, desk: str, statement: str, following: str) -> Outcome:

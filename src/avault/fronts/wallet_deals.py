@@ -24,20 +24,28 @@ MOST_UNDELIVERED = 64
 
 
 class Deal:
-    """One thing to be signed, in words of `what`; `callers` is how many wait for it now."""
+    """One thing to be signed, in words of `what`; `callers` is how many wait for it now.
+
+    `raw` is a transaction that was signed for it, and that a node may have taken or not.
+    """
 
     def __init__(self, what: str) -> None:
         self.what, self.callers, self.left_at = what, 0, 0.0
-        self.is_delivered = False
+        self.is_delivered, self.raw = False, ""
         self.task: asyncio.Task[Any] | None = None
 
     def is_open(self) -> bool:
         """Whether who asks for the same takes part: nobody waits for it, and nobody has it."""
         if self.callers or self.is_delivered or not self.task:
             return False
-        if self.task.done() and (self.task.cancelled() or self.task.exception()):
+        if self.is_vain() and not self.raw:
             return False
         return uptime() < self.left_at + (UNDELIVERED_TIME if self.task.done() else WALLET_GRACE)
+
+    def is_vain(self) -> bool:
+        """Whether making it has failed."""
+        task = self.task
+        return bool(task and task.done() and (task.cancelled() or task.exception()))
 
     def end(self, is_delivered: bool) -> None:
         """A caller has its answer, which is nobody else's then; or it left without."""
@@ -63,6 +71,7 @@ class Deals:
         deal = found[0] if found else Deal(what)
         if not found:
             self.deals.append(deal)
+        if not found or deal.is_vain():
             deal.task = asyncio.get_running_loop().create_task(self.run(deal, make))
         deal.callers += 1
         try:

@@ -193,7 +193,10 @@ class WalletRpc:
         """A transaction that is signed and sent: its hash. The nonce is that of after the approval.
 
         A caller's own is not asked for: it would leave a gap that keeps all later ones waiting.
+        What a node did not answer to may have been taken: who asks again has the same one sent.
         """
+        if deal.raw:
+            return await self.send_raw(deal)
         made = await self.complete(fields)
         made.pop("nonce", None)
         holder: list[int] = []
@@ -205,13 +208,36 @@ class WalletRpc:
             return hex(holder[0])
 
         try:
-            raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal, nonce)
-            sent = await self.node.ask("eth_sendRawTransaction", raw)
-            self.next_nonce = holder[0] + 1
+            deal.raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal, nonce)
+            sent = await self.send_raw(deal)
+            self.next_nonce = max(self.next_nonce, holder[0] + 1)
         finally:
             if holder:
                 self.sending.release()
-        return str(sent)
+        return sent
+
+    async def send_raw(self, deal: Deal) -> str:
+        """Send what is signed: its hash, of ours. Raises NodeFault where the node has it not.
+
+        Where the node may have it, Unavailable; then it stays with the deal.
+        """
+        own = hash_raw(deal.raw)
+        try:
+            await self.node.ask("eth_sendRawTransaction", deal.raw)
+        except NodeFault:  # "already known" among them
+            try:
+                known = await self.node.ask("eth_getTransactionByHash", own)
+            except NodeFault:
+                known = None
+            if not known:
+                deal.raw = ""
+                raise
+        except Unavailable as error:
+            raise Unavailable(
+                f"{error.message}; it may have taken {own}, and who asks for the same again"
+                " has the same one sent"
+            ) from None
+        return own
 
     async def sign_transaction(self, fields: dict[str, Any], deal: Deal) -> dict[str, Any]:
         """A transaction that is signed, and not sent: as geth has it, `raw` and `tx`."""
@@ -219,7 +245,12 @@ class WalletRpc:
         if "nonce" not in made:
             made["nonce"] = hex(await self.find_nonce())
         raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal)
-        return {"raw": raw, "tx": {**made, "hash": "0x" + keccak256(bytes.fromhex(raw[2:])).hex()}}
+        return {"raw": raw, "tx": {**made, "hash": hash_raw(raw)}}
+
+
+def hash_raw(raw: str) -> str:
+    """What a transaction is called on its chain."""
+    return "0x" + keccak256(bytes.fromhex(raw[2:])).hex()
 
 
 def is_account(account: object, address: str) -> bool:

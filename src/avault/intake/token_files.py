@@ -28,6 +28,7 @@ CLAUDE = {
     CLIENT_ID: "9d1c250a-e61b-44d9-88ed-5944d1962f5e",
     TOKEN_ENCODING: "json",
 }
+OTHER_LOGIN = "it is another login, and stays in the file only"
 CODEX = {
     TOKEN_URL: "https://auth.openai.com/oauth/token",
     CLIENT_ID: "app_EMoamEEZ73f0CkXaXp7hrann",
@@ -48,7 +49,8 @@ def find_token_form(content: Any) -> str | None:
 
 def read_claude(text: str) -> FileSecrets:
     """~/.claude/.credentials.json; raises Usage. It has milliseconds, the vault seconds."""
-    tokens, found = load_json(text).get("claudeAiOauth"), FileSecrets()
+    content, found = load_json(text), FileSecrets()
+    tokens = content.get("claudeAiOauth")
     if not isinstance(tokens, dict):
         raise Usage("this is no file of Claude Code's", "as in ~/.claude/.credentials.json")
     expires = text_of(tokens, "expiresAt")
@@ -58,6 +60,10 @@ def read_claude(text: str) -> FileSecrets:
         EXPIRES_AT: str(int(expires) // 1000) if expires.isdigit() else "",
     }
     found.add("claude", complete(values, CLAUDE))
+    for each, more in content.items():  # as `mcpOAuth`, with the tokens of other servers
+        if isinstance(more, dict) and each != "claudeAiOauth":
+            for server in more:
+                found.leave(0, f"{each}/{server}", OTHER_LOGIN)
     return found
 
 

@@ -190,10 +190,15 @@ def encodings(text: str, rare: bool) -> Iterator[tuple[bytes, str]]:
 
 
 def in_json(text: str) -> Iterator[str]:
-    """As JSON has it; as Go escapes it; with the digits of an escape in either case."""
+    """As JSON has it; as Go, .NET and PHP escape it; with an escape's digits in either case."""
     for ascii_only in (True, False):
         escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
-        for each in (escaped, re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", escaped)):
+        quoted = escaped.replace('\\"', "\\u0022")
+        in_go, in_net = (
+            re.sub(letters, lambda found: f"\\u{ord(found[0]):04x}", each)
+            for letters, each in (("[<>&]", escaped), ("[<>&'+`]", quoted))
+        )
+        for each in (escaped, in_go, in_net, escaped.replace("/", "\\/")):
             yield each
             yield re.sub(r"(?<=\\u)[0-9a-f]{4}", lambda found: found[0].upper(), each)
 

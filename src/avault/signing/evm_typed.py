@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-MOST_HASHED = 400  # structs, texts and lists of one
+MOST_HASHED = 400  # structs, texts, addresses and lists of one
+MOST_HASHED_BYTES = 1 << 16  # of all of it, as nobody else is served meanwhile
 DEEPEST = 12  # structs and lists in each other
 LONGEST_NUMBER = 80
 TYPE_NAME = regex(r"[A-Za-z_$][A-Za-z0-9_$]{0,63}")
@@ -32,7 +33,23 @@ DOMAIN_FIELDS = (  # in the order of EIP-712
     ("salt", "bytes32"),
 )
 PERMIT2 = "000000000022d473030f116ddee9f6b43ac78ba3"  # on every chain the same
+AUTHORIZED = (
+    "(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
+PERMIT = "Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"
+PERMIT_OF_DAI = "Permit(address holder,address spender,uint256 nonce,uint256 expiry,bool allowed)"
+CALL_FIELDS = frozenset({"functionsignature", "functiondata", "calldata", "data", "call"})
 TRANSFERS = ("TransferWithAuthorization", "ReceiveWithAuthorization")  # ERC-3009
+TAKEN = "TokenPermissions(address token,uint256 amount)"
+ALLOWED = "PermitDetails(address token,uint160 amount,uint48 expiration,uint48 nonce)"
+PERMITS = {  # of Permit2, each to the letter, and where it says what is permitted
+    f"PermitSingle(PermitDetails details,address spender,uint256 sigDeadline){ALLOWED}": "details",
+    f"PermitBatch(PermitDetails[] details,address spender,uint256 sigDeadline){ALLOWED}": "details",
+    "PermitTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline)"
+    + TAKEN: "permitted",
+    "PermitBatchTransferFrom(TokenPermissions[] permitted,address spender,uint256 nonce,"
+    f"uint256 deadline){TAKEN}": "permitted",
+}
 
 
 class TypedData:
@@ -44,7 +61,8 @@ class TypedData:
     def __init__(self, given: object) -> None:
         if not isinstance(given, dict) or {*given} != {"types", "primaryType", "domain", "message"}:
             raise ValueError("typed data has types, primaryType, domain and message")
-        self.hashed = 0
+        self.hashed = self.hashed_bytes = 0
+        self.type_hashes: dict[str, bytes] = {}
         self.primary, self.domain, self.message = (
             given["primaryType"],
             given["domain"],
@@ -79,6 +97,13 @@ class TypedData:
         if self.hashed > MOST_HASHED or depth > DEEPEST:
             raise ValueError("typed data with too much in it")
 
+    def hash(self, data: bytes) -> bytes:
+        """A digest; raises ValueError where all of them are of too much."""
+        self.hashed_bytes += len(data)
+        if self.hashed_bytes > MOST_HASHED_BYTES:
+            raise ValueError("typed data with too much in it")
+        return keccak256(data)
+
     def hash_struct(self, name: str, value: object, depth: int) -> bytes:
         """The hash of a struct, whose fields are those of its type and no others."""
         self.count(depth)
@@ -86,11 +111,12 @@ class TypedData:
         if not isinstance(value, dict) or {*value} != {each for each, _ in fields}:
             raise ValueError(f"{printable(name, 40)} has other fields than its type")
         words = [self.encode(kind, value[each], depth + 1) for each, kind in fields]
-        return keccak256(keccak256(self.name_type(name).encode()) + b"".join(words))
+        if name not in self.type_hashes:
+            self.type_hashes[name] = self.hash(self.name_type(name).encode())
+        return self.hash(self.type_hashes[name] + b"".join(words))
 
     def name_type(self, name: str) -> str:
         """A type as it is hashed, with those that it refers to in order."""
-        self.count(0)
         found, todo = {name}, [name]
         while todo:
             for _, kind in self.types[todo.pop()]:
@@ -110,17 +136,19 @@ class TypedData:
             self.count(depth)
             if not isinstance(value, list) or (found[2] and int(found[2]) != len(value)):
                 raise ValueError("not a list, or not of that length")
-            return keccak256(b"".join(self.encode(found[1], each, depth + 1) for each in value))
+            return self.hash(b"".join(self.encode(found[1], each, depth + 1) for each in value))
         if kind in self.types:
             return self.hash_struct(kind, value, depth)
         if kind == "string":
             self.count(depth)
             if not isinstance(value, str):
                 raise ValueError("not a text")
-            return keccak256(value.encode())
+            return self.hash(value.encode())
         if kind == "bytes":
             self.count(depth)
-            return keccak256(read_hex(value, "bytes"))
+            return self.hash(read_hex(value, "bytes"))
+        if kind == "address":
+            self.count(depth)  # for its checksum
         return encode_atom(kind, value)
 
 
@@ -210,55 +238,47 @@ def read_integer(value: object) -> int:
 def understand_typed(data: TypedData, own: bytes) -> dict[str, Any]:
     """What typed data of an account does: see `describe_transaction`; `does` may be typed.
 
-    What looks like it moves money, and is not of that very form, raises ValueError.
+    What is named as what moves money is, and has not its types to the letter, raises ValueError.
     """
     about = {"chain": data.chain, "fee": 0, "value": 0, "to": data.contract}
-    said, kinds = data.message, dict(data.types[data.primary])
-    if data.primary in TRANSFERS and data.contract and data.chain:
-        need_form(kinds, {"from": "address", "to": "address", "value": "uint256"})
+    is_permit2 = data.contract is not None and data.contract.hex() == PERMIT2
+    if not is_permit2 and data.primary not in TRANSFERS and not data.primary.startswith("Permit"):
+        refuse_calls(data)
+        return {**about, "does": "typed", "moves": []}
+    if not data.chain or not data.contract:
+        raise ValueError("it moves money, on no chain or of no token that it names")
+    said, form = data.message, data.name_type(data.primary)
+    if is_permit2 and form in PERMITS:
+        return {**about, "does": "approve", "moves": read_permit2(said, PERMITS[form])}
+    if is_permit2 or form not in (PERMIT, PERMIT_OF_DAI, *(f"{e}{AUTHORIZED}" for e in TRANSFERS)):
+        raise ValueError("it has the name of what moves money, and another form")
+    if data.primary in TRANSFERS:
         need_own(said["from"], own)
         move = (data.contract, parse_address(said["to"]), read_integer(said["value"]))
         return {**about, "does": "pay", "moves": [move]}
-    if data.primary == "Permit" and data.contract and data.chain:
-        is_dai = "allowed" in kinds
-        holder = "holder" if is_dai else "owner"
-        amount = {"allowed": "bool"} if is_dai else {"value": "uint256"}
-        need_form(kinds, {holder: "address", "spender": "address", **amount})
-        need_own(said[holder], own)
-        value = (UINT256 - 1) * said["allowed"] if is_dai else read_integer(said["value"])
-        return {
-            **about,
-            "does": "approve",
-            "moves": [(data.contract, parse_address(said["spender"]), value)],
-        }
-    if data.contract and data.contract.hex() == PERMIT2:
-        return {**about, "does": "approve", "moves": read_permit2(data)}
-    if data.primary in (*TRANSFERS, "Permit"):
-        raise ValueError("it moves money, on no chain or of no token that it names")
-    return {**about, "does": "typed", "moves": []}
+    is_dai = form == PERMIT_OF_DAI
+    need_own(said["holder" if is_dai else "owner"], own)
+    value = (UINT256 - 1) * said["allowed"] if is_dai else read_integer(said["value"])
+    move = (data.contract, parse_address(said["spender"]), value)
+    return {**about, "does": "approve", "moves": [move]}
 
 
-def read_permit2(data: TypedData) -> list[tuple[bytes, bytes, int]]:
+def refuse_calls(data: TypedData) -> None:
+    """Raise ValueError for a field that is the data of a call, by its type and its name."""
+    for fields in data.types.values():
+        for name, kind in fields:
+            is_bytes = kind.partition("[")[0] == "bytes"
+            if is_bytes and name.replace("_", "").lower().rstrip("s") in CALL_FIELDS:
+                raise ValueError("a call inside typed data, which nobody has decoded")
+
+
+def read_permit2(said: dict[str, Any], name: str) -> list[tuple[bytes, bytes, int]]:
     """What is allowed by Uniswap's Permit2, by one permit or by several; raises ValueError."""
-    if not data.chain:
-        raise ValueError("a permit that is for any chain")
-    said = data.message
-    inner = said.get("details", said.get("permitted"))
-    parts = inner if isinstance(inner, list) else [inner]
-    if not parts or not all(isinstance(each, dict) for each in parts) or "spender" not in said:
-        raise ValueError("a permit of a form that is not known")
+    parts = said[name] if isinstance(said[name], list) else [said[name]]
+    if not parts:
+        raise ValueError("a permit of nothing")
     spender = parse_address(said["spender"])
-    return [
-        (parse_address(each.get("token")), spender, read_integer(each.get("amount")))
-        for each in parts
-        if isinstance(each, dict)
-    ]
-
-
-def need_form(kinds: dict[str, str], wanted: dict[str, str]) -> None:
-    """Raise ValueError where fields are not of these types."""
-    if any(kinds.get(name) != kind for name, kind in wanted.items()):
-        raise ValueError("it has the name of what moves money, and another form")
+    return [(parse_address(each["token"]), spender, read_integer(each["amount"])) for each in parts]
 
 
 def need_own(address: object, own: bytes) -> None:

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 EVM_USES = ("evm-tx", "evm-typed", "evm-message")  # of a request's `as`
 LONGEST_EVM = 40_000  # bytes of what is to be signed: a request's first frame has it, in base64
-SIGN_IN = regex(  # ERC-4361, its first two lines
-    r"(?:[a-z][a-z0-9+.-]*://)?([A-Za-z0-9.:\[\]-]{1,255})"
+SIGN_IN = regex(  # ERC-4361, whole, but for resources: one may hand on rights (ERC-5573)
+    r"(?:[a-z][a-z0-9+.-]*://)?([A-Za-z0-9.:\[\]-]{1,80})"
     r" wants you to sign in with your Ethereum account:\n(0x[0-9a-fA-F]{40})\n\n"
+    r"(?:([^\n]{1,200})\n)?\nURI: [a-z][a-z0-9+.-]*://([^\n/?#]+)[^\n]*\nVersion: 1\n"
+    r"Chain ID: ([0-9]{1,15})\nNonce: ([A-Za-z0-9]{8,40})\nIssued At: [^\n]+"
+    r"(?:\nExpiration Time: [^\n]+)?(?:\nNot Before: [^\n]+)?(?:\nRequest ID: [^\n]*)?"
 )
-SIGN_IN_LINES = ("URI", "Version", "Chain ID", "Nonce", "Issued At")
 SIGN_IN_WORDS = "wants you to sign in with your"
 
 
@@ -81,19 +83,14 @@ def decode_message(data: bytes, own: bytes) -> dict[str, Any]:
 
 
 def read_sign_in(text: str, own: bytes) -> dict[str, Any]:
-    """The domain, the nonce and the chain of a sign-in with Ethereum (ERC-4361).
+    """The domain, statement, chain and nonce of a sign-in with Ethereum (ERC-4361).
 
-    Raises ValueError for one of another form, or for another account.
+    Raises ValueError for one of another form, for another account, or for what another has.
     """
-    found = SIGN_IN.match(text)
+    found = SIGN_IN.fullmatch(text)
     if not found or parse_address(found[2]) != own:
-        raise ValueError("it says that it is a sign-in, and is none of this account")
-    lines = [line.partition(": ") for line in text[found.end() :].split("\n")]
-    fields = {name: value for name, colon, value in lines if colon and name in SIGN_IN_LINES}
-    names = [name for name, colon, _ in lines if colon and name in SIGN_IN_LINES]
-    if names != list(SIGN_IN_LINES) or fields["Version"] != "1":
-        raise ValueError("a sign-in without all that it has to say")
-    number = fields["Chain ID"]
-    if not number.isascii() or not number.isdigit() or len(number) > 15:
-        raise ValueError("a sign-in on no chain")
-    return {"domain": found[1], "nonce": fields["Nonce"], "chain": int(number)}
+        raise ValueError("it says that it is a sign-in, and has not its form, or not this account")
+    domain, statement, host, chain, nonce = found.group(1, 3, 4, 5, 6)
+    if host.lower() != domain.lower():
+        raise ValueError("a sign-in to one domain for what another has")
+    return {"domain": domain, "statement": statement or "", "nonce": nonce, "chain": int(chain)}

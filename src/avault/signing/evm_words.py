@@ -1,6 +1,7 @@
 """What is signed by a key that pays, in words: amounts exact, what is not known called unknown.
 
-Names and symbols are those of the rules, and none of a contract's or a caller's.
+Addresses are whole, and nobody has a name: rules, which give names, come without the phone too, on
+a new key or a group. A symbol is the rule's, and stands beside the token's address and decimals.
 """
 
 from __future__ import annotations
@@ -9,14 +10,21 @@ from typing import TYPE_CHECKING
 
 from avault.errors import printable
 from avault.signing.ssh_words import quote_words
-from avault.vault.evm_address import shorten_address, show_address
-from avault.vault.wallet_rules import NATIVE_DECIMALS, WalletRule, name_chain
+from avault.vault.evm_address import show_address
+from avault.vault.wallet_rules import (
+    NATIVE_DECIMALS,
+    WalletRule,
+    describe_token,
+    name_chain,
+    name_coin,
+)
 
 if TYPE_CHECKING:
     from typing import Any
 
 
 UNLIMITED = 1 << 95  # of a token's smallest unit: no amount is as much, but in permission for all
+OP_STACK = frozenset({10, 8453, 84532})  # chains that take a fee for Ethereum, too, in no field
 LONGEST_SHOWN = 120  # characters of a message
 
 
@@ -36,8 +44,10 @@ def describe_evm(use: dict[str, Any], name: str, rules: list[WalletRule]) -> str
     where = name_chain(chain) if chain else "ANY chain"
     does = use["does"]
     if does == "sign-in":
+        said = quote_words(use["statement"].encode(), 200)
+        saying = f", saying {said}," if use["statement"] else ""
         return (
-            f"sign in to {printable(use['domain'], 80)} with {name} on {where},"
+            f"sign in to {printable(use['domain'], 80)}{saying} with {name} on {where},"
             f" nonce {printable(use['nonce'], 40)}"
         )
     if does == "message":
@@ -53,7 +63,10 @@ def describe_evm(use: dict[str, Any], name: str, rules: list[WalletRule]) -> str
         whom = f"for {show_address(data.contract)} " if data.contract else ""
         said = quote_words(str(data.domain.get("name", "")).encode(), 40)
         kind = quote_words(data.primary.encode(), 40)
-        return f"sign UNKNOWN typed data {kind} of {said} {whom}on {where} with {name}"
+        return (
+            f"sign UNKNOWN typed data {kind} of {said} {whom}on {where},"
+            f" which MAY MOVE MONEY, with {name}"
+        )
     moves = [describe_move(use, each, rules) for each in use["moves"]]
     if does == "call":
         paid = f", and {moves[0]}" if moves else ""
@@ -61,9 +74,20 @@ def describe_evm(use: dict[str, Any], name: str, rules: list[WalletRule]) -> str
         selector = f"0x{use['selector']}"
         return (
             f"make an UNKNOWN call {selector} ({use['size']} bytes) of {contract}{paid}"
-            f" on {where} with {name}"
+            f" on {where} with {name}{describe_fee(use, rules)}"
         )
-    return f"{' and '.join(moves)} on {where} with {name}"
+    return f"{' and '.join(moves)} on {where} with {name}{describe_fee(use, rules)}"
+
+
+def describe_fee(use: dict[str, Any], rules: list[WalletRule]) -> str:
+    """The most that a transaction costs besides; what has no fee says nothing."""
+    chain = use["chain"]
+    if not use["fee"]:
+        return ""
+    coins = {each.symbol for each in rules if (each.chain, each.token) == (chain, b"")}
+    symbol = coins.pop() if len(coins) == 1 else "of the chain's own coin"
+    more = f" and {name_chain(chain)}'s fee for Ethereum" if chain in OP_STACK else ""
+    return f", fee up to {render_units(use['fee'], NATIVE_DECIMALS)} {symbol}{more}"
 
 
 def describe_move(
@@ -72,20 +96,18 @@ def describe_move(
     """What is paid to whom, or what who is let take."""
     token, to, amount = move
     known = [each for each in rules if (each.chain, each.token) == (use["chain"], token)]
-    names = {(each.to or {}).get(to, "") for each in known}
     who = show_address(to)
-    if len(names) == 1 and (named := names.pop()):
-        who = f"{named} ({shorten_address(to)})"
     forms = {(each.symbol, each.decimals) for each in known}
-    if len(forms) == 1:
+    if not token:
+        symbol = name_coin(use["chain"])
+        shown = f"{render_units(amount, NATIVE_DECIMALS)} {symbol}"
+    elif len(forms) == 1:
         symbol, decimals = forms.pop()
+        symbol = describe_token(symbol, show_address(token), decimals)
         shown = f"{render_units(amount, decimals)} {symbol}"
-    elif token:
+    else:
         symbol = f"of the UNKNOWN token {show_address(token)}"
         shown = f"{amount} units {symbol}"
-    else:
-        symbol = "of the chain's own coin"
-        shown = f"{render_units(amount, NATIVE_DECIMALS)} {symbol}"
     if use["does"] != "approve":
         return f"pay {shown} to {who}"
     if not amount:

@@ -47,7 +47,7 @@ def describe_use(
         user = str(use["user"])
         if not set(user) <= GROUP_CHARACTERS:  # it cannot be taken for a part of the sentence
             user = quote_words(user.encode(), 64)
-        done = f"sign in to {printable(where, 64)} as {user} with {name}"
+        done = f"sign in to {printable(where, 80)} as {user} with {name}"
     if through := use["through"]:
         many = "a forwarded agent" if len(through) == 1 else f"{len(through)} forwarded agents"
         done += f", through {many} (the last on the host with the key {through[-1][:23]}…)"

@@ -81,9 +81,3 @@ def parse_address(text: object) -> bytes:
     if is_mixed and show_address(address) != text:
         raise ValueError("a mistyped address: its checksum is wrong (EIP-55)")
     return address
-
-
-def shorten_address(address: bytes) -> str:
-    """The ends of an address: beside a name that stands for it alone, and nowhere else."""
-    shown = show_address(address)
-    return f"{shown[:6]}…{shown[-4:]}"

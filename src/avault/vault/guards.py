@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 from avault.places import sha256
 from avault.vault.rules import NONE, Rules, gather_rules, is_place, join_rules, read_rules
 from avault.vault.secret import Secret
-from avault.vault.spent import SPENT, join_spent, read_spent, without_returns
+from avault.vault.spent import (
+    SPENT,
+    join_spent,
+    lacks_spent,
+    list_spent,
+    read_spent,
+    without_returns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 
 IDENTITY = frozenset("0123456789abcdef")  # of 16 of these is the name of a guard
 MOST_KNOWN = 2_500  # guards and moves that are sealed beside the key
+SPENT_SHARE = 6  # as many of them are as long as what is sealed of one account's spending
 GUARD_FACTS = ("guard", "had", "moved", SPENT, "unguarded", "used")
 
 
@@ -163,6 +171,7 @@ class Guards:
         self.moves: list[tuple[str, str]] = []  # ids, and texts, that `links` has not read yet
         self.joined: dict[str, list[tuple[str, str]]] = {}
         self.used: dict[str, int] = {}
+        self.spent: dict[str, list[Any]] = {}  # facts, by account
         self.counts: dict[str, int] = {}  # by id: of its last write
         self.one: dict[str, list[str]] = {}  # the names that are one with a name, itself among them
         self.found: dict[str, list[Guard]] = {}  # what counts for a name, once it was asked for
@@ -183,6 +192,8 @@ class Guards:
         elif kind == "used":
             identity = rest.partition("/")[0]
             self.used[identity] = self.used.get(identity, 0) + int(fact.value)
+        elif kind == SPENT:
+            self.spent.setdefault(rest.partition("/")[0], []).append(fact)
 
     @property
     def links(self) -> dict[str, list[tuple[str, str]]]:
@@ -285,6 +296,8 @@ def carrying_moves(guards: Guards) -> list[str]:
 def list_known(guards: Guards) -> dict[str, int]:
     """What a machine knows of guards: how often each has been used, by id; the moves, too.
 
+    And what was spent.
+
     Of moves only those that carry a guard; and no more than fit beside the key, the guards that are
     there longest before all others: nobody pushes them out by later ones.
     """
@@ -292,7 +305,8 @@ def list_known(guards: Guards) -> dict[str, int]:
     found.sort(key=lambda each: (each.since, each.identity))
     known = {each.identity: guards.used.get(each.identity, 0) for each in found}
     known |= dict.fromkeys(carrying_moves(guards), 0)
-    return dict(list(known.items())[:MOST_KNOWN])
+    spent = list_spent(guards.spent)
+    return spent | dict(list(known.items())[: MOST_KNOWN - SPENT_SHARE * len(spent)])
 
 
 def lacks_known(facts: Facts, known: dict[str, int]) -> bool:
@@ -300,7 +314,11 @@ def lacks_known(facts: Facts, known: dict[str, int]) -> bool:
     found = {
         name.split("/")[1] for name in facts if name.startswith(("guard/", "moved/", "unguarded/"))
     }
-    used = Guards(facts).used
+    guards = Guards(facts)
+    used = guards.used
+    if any(lacks_spent(guards.spent, *each) for each in known.items() if "/" in each[0]):
+        return True
+    known = {name: count for name, count in known.items() if "/" not in name}
     return any(
         identity not in found
         or (f"unguarded/{identity}" not in facts and used.get(identity, 0) < count)

@@ -74,7 +74,7 @@ class KeptGuards:
             link_known(draft)
         if lacks_known(draft.facts, content.get("guards", {})):
             raise Tampered(
-                "guards that this machine knows are neither in avault.enc nor in guards.enc",
+                "guards or payments known to this machine are in neither avault.enc nor guards.enc",
                 "get the latest (git pull), or put guards.enc back;"
                 " if they are lost: move unlock.json away, and the phone is asked for nsec.enc",
             )

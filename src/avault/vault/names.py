@@ -11,7 +11,9 @@ from avault.plain import MAX_VALUE
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-SAID_MORE = ("signed", "why", "host", "method", "path", "client")  # of a request, in the access log
+SAID_MORE = (  # of a request, in the access log
+    "signed", "why", "host", "method", "path", "place", "client",
+)  # fmt: skip
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 DIGITS = frozenset("0123456789")
 GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")

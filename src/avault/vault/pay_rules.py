@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.vault.solana_rules import SOLANA_ORDER, SolanaRule
-from avault.vault.wallet_rules import WalletRule, arrange_wallet_rule
+from avault.vault.wallet_rules import WalletRule, arrange_wallet_rule, trim_amount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,8 +48,8 @@ def arrange_pay_rule(text: str) -> str:
     if "to" in pairs:
         pairs["to"] = ",".join(sorted(pairs["to"].split(",")))
     for word in ("tx", "day", "fee"):
-        if "." in pairs.get(word, ""):
-            pairs[word] = pairs[word].rstrip("0").rstrip(".")
+        if word in pairs:
+            pairs[word] = trim_amount(pairs[word])
     return SolanaRule(
         " ".join(f"{each} {pairs[each]}" for each in SOLANA_ORDER if each in pairs)
     ).text

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from avault.vault.names import DIGITS, LETTERS
-from avault.vault.rule_members import HEADER, part_host
+from avault.vault.rule_members import HEADER, SIGNING, is_issuer, part_host
 from avault.vault.services import SERVICES
 
 if TYPE_CHECKING:
@@ -141,7 +141,11 @@ def find_proxy_fault(
     if not fits_hosts(host, port, hosts):
         return f"go to {host}" + (f":{port}" if port != HTTPS else "")
     for place in places:
+        if place == SIGNING and is_issuer(host):
+            return f"sign for {host}, which gives out credentials"
         if not fits_hosts(host, port, hosts, place):
+            if place == SIGNING:
+                return f"sign requests to {host}"
             return f"be in the {place} of a request to {host}"
     if any(method not in each for each in methods):
         return f"be used by {method}"

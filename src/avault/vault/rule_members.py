@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from avault.vault.names import DIGITS, LETTERS
 from avault.vault.nostr_rules import ANY_PEER, CIPHERS, describe_peers, is_kind, is_peer
 from avault.vault.pay_rules import describe_pay_rules, is_pay_rule
@@ -13,10 +15,16 @@ from avault.vault.ssh_rules import (
     is_user,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
 WAYS = ("run", "proxy", "ssh", "sign", "wallet")  # what `only` can name
 PLACES = ("path", "query", "body", "websocket")  # of a request, besides its headers
 HEADER = "header"
 RENEWAL = "refresh"  # in no request of anybody's, but of who renews a token by it
+SIGNING = "sign"  # in no request at all: it signs them (AWS), and goes nowhere
+ISSUERS = ("sts", "iam")  # services of AWS that give out credentials, good without us
 PROXY_SETS = ("hosts", "methods", "paths")
 SSH_SETS = ("servers", "users", "namespaces")
 NOSTR_SETS = ("kinds", "ciphers", "peers")
@@ -57,7 +65,7 @@ def is_host(text: str) -> bool:
     A place in requests may stand before it: path@api.example.com.
     """
     place, host = part_host(text)
-    if "@" in text and place not in (*PLACES, RENEWAL):
+    if "@" in text and place not in (*PLACES, RENEWAL, SIGNING):
         return False
     text = host
     name, colon, port = text.removeprefix("*.").partition(":")
@@ -70,6 +78,25 @@ def is_host(text: str) -> bool:
         and (not text.startswith("*.") or len(labels) > 1)
         and (not colon or is_port(port))
     )
+
+
+def find_hosts_fault(hosts: Iterable[str]) -> str | None:
+    """Why members of `hosts` are not for one guard, in words; None where they are.
+
+    What signs goes nowhere itself: an API that is sent it, too, can be had to say it.
+    """
+    parted = [part_host(each) for each in hosts]
+    if len({place == SIGNING for place, _ in parted}) > 1:
+        return "a key that signs goes into no other place"
+    if any(place == SIGNING and is_issuer(host) for place, host in parted):
+        return f"no key signs for {' or '.join(ISSUERS)}, which give out credentials"
+    return None
+
+
+def is_issuer(host: str) -> bool:
+    """Whether a host is by its name of a service that gives out credentials, as AWS names them."""
+    labels = host.partition(":")[0].split(".")
+    return any(each.removesuffix("-fips") in ISSUERS for each in labels)
 
 
 def is_port(text: str) -> bool:
@@ -149,6 +176,8 @@ def describe_members(name: str, members: frozenset[str]) -> str:
 def describe_host(text: str) -> str:
     """A host in words, with the place if it is another than a header."""
     place, host = part_host(text)
+    if place == SIGNING:
+        return f"{host} (to sign, itself it goes nowhere)"
     if place == RENEWAL:
         return f"{host} (to renew a token)"
     return host if place == HEADER else f"{host} (in the {place})"

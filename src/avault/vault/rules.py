@@ -20,6 +20,7 @@ from avault.vault.rule_members import (
     USERS_OF,
     WAYS,
     describe_members,
+    find_hosts_fault,
 )
 from avault.vault.ssh_rules import is_server_within
 from avault.vault.times import render_time
@@ -260,6 +261,8 @@ def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
             if not isinstance(each, str) or not is_member(each):
                 raise Usage(f"not one of {name}", EXAMPLES[name])
         kept[name] = sorted({*found})
+    if fault := find_hosts_fault(kept.get("hosts", [])):
+        raise Usage(fault, "a guard for each key: see AWS in references/proxy.md")
     for way, names in SETS_OF.items():
         if any(name in kept for name in names):
             if kept.get("only", [way]) != [way]:
@@ -296,6 +299,7 @@ def read_rules(text: str) -> tuple[str, Rules]:
         if members is not None:
             is_list = isinstance(members, list) and all(isinstance(each, str) for each in members)
             is_sound = is_list and all(map(MEMBERS[name], members))
+            is_sound = is_sound and not (name == "hosts" and find_hosts_fault(members))
             setattr(rules, name, [frozenset(members if is_sound else ())])
             rules.is_known = rules.is_known and is_sound
     for name in NUMBERS:

@@ -42,6 +42,7 @@ NOSTR_KEY, EVM_KEY, SOLANA_KEY = "nostr-key:", "evm-key:", "solana-key:"
 LONGEST_PUBLIC = 2_048  # bytes; RSA of 8192 bits takes half of that
 KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa", "nostr", "evm", "solana")  # by `key generate`
 KINDS_NAMED = ("nostr", "evm", "solana")  # of a file that is imported: of others it says so itself
+SIZES = {"nostr": 32, "evm": 20, "solana": 32}  # bytes of a public half that does not say its kind
 WAYS_OF_KINDS = {"nostr": "sign", "evm": "wallet", "solana": "wallet"}  # all others for SSH
 
 
@@ -164,7 +165,8 @@ def read_half(value: str) -> SigningKey | None:
             return None  # and it is not looked through
         named, _, text = json.loads(value.removeprefix(SEAL_MARK))["signs"].partition(" ")
         blob = decode_base64(text, LONGEST_PUBLIC)
-        if (len(blob) != 32) if named == "nostr" else (SshReader(blob).text() != named):
+        size = SIZES.get(named)
+        if (len(blob) != size) if size else (SshReader(blob).text() != named):
             return None
         return SigningKey(named, blob, identify_key(value))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -16,6 +16,7 @@ from avault.vault.wallet_rules import (
     LONGEST_RULE,
     NAME_LETTERS,
     WalletRule,
+    describe_token,
     read_amount,
     read_bounded,
 )
@@ -73,7 +74,9 @@ class SolanaRule(WalletRule):
 
     def __str__(self) -> str:
         """In words: addresses whole, as an operator agrees to them."""
-        asset = f"{self.symbol} ({encode_base58(self.token)})" if self.token else self.symbol
+        asset = self.symbol
+        if self.token:
+            asset = describe_token(self.symbol, encode_base58(self.token), self.decimals)
         words = [f"{self.found['day']} {asset} a day on {CLUSTERS[self.cluster]}"]
         if "tx" in self.found:
             words.append(f"{self.found['tx']} at once to {describe_owners(self.to)}")
@@ -89,7 +92,7 @@ def read_mint(text: str) -> tuple[bytes, str, int]:
         return b"", SOL_SYMBOL, SOL_DECIMALS
     address, _, rest = text.partition(":")
     symbol, _, decimals = rest.partition(":")
-    if not 0 < len(symbol) <= 12 or {*symbol} - NAME_LETTERS or symbol == SOL_SYMBOL:
+    if not 0 < len(symbol) <= 12 or {*symbol} - NAME_LETTERS or symbol.upper() == SOL_SYMBOL:
         raise ValueError("a mint is SOL, or ADDRESS:SYMBOL:DECIMALS")
     return decode_base58(address, 32), symbol, read_bounded(decimals, MOST_DECIMALS, least=0)
 

@@ -1,8 +1,10 @@
 """What keys that pay have spent: counters that only grow, so that no copy of a vault has less.
 
-`spent/ACCOUNT/MACHINE` is a fact of the vault, by hours since 1970: what a machine has reserved of
-an account, and how much of that it has given back. A machine writes its own alone; what counts is
-the sum of all machines'.
+`spent/ACCOUNT/MACHINE` is a fact of the vault, by hours since 1970 and runs of the keyholder: what
+a machine has reserved of an account, and how much of that it has given back. A machine writes its
+own alone; what counts is the sum of all machines'. A run knows all that it has counted itself: so
+of two copies of it the higher is the later. What counted on with an older copy was another run, and
+both count.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from avault.vault.secret import Secret
 if TYPE_CHECKING:
     from typing import Any
 
-    Hours = dict[int, tuple[int, int]]
+    # by an hour, and the run of the keyholder that counted in it
+    Hours = dict[tuple[int, str], tuple[int, int]]
 
 
 SPENT = "spent"
@@ -25,6 +28,9 @@ DAY_HOURS = 24  # that count, and the one under way
 KEPT_HOURS = 72  # before a machine's latest
 MOST_SPENT = 1 << 300  # of an account in an hour, in its smallest unit: more than any chain has
 LATEST_HOUR = 1 << 25
+MOST_ACCOUNTS = 100  # that are remembered beside the key
+MOST_COUNTED = 4_096  # hours and runs of one machine's
+LONGEST_RUN = 16  # characters
 
 
 def identify_account(*words: str) -> str:
@@ -33,27 +39,30 @@ def identify_account(*words: str) -> str:
 
 
 def read_spent(text: str) -> Hours:
-    """By hour what was reserved, and given back of that; raises ValueError for what is neither."""
+    """By hour and run what was reserved, and given back of that; raises ValueError for others."""
     found = json.loads(text)
-    if not isinstance(found, dict) or len(found) > 2 * KEPT_HOURS:
+    if not isinstance(found, dict) or len(found) > MOST_COUNTED:
         raise ValueError("not what was spent")
     hours: Hours = {}
-    for hour, counted in found.items():
+    for when, counted in found.items():
+        hour, _, run = when.partition(".")
         is_hour = hour.isascii() and hour.isdigit() and str(int(hour[:9])) == hour
         if not is_hour or int(hour) > LATEST_HOUR:
             raise ValueError("not an hour")
+        if not (run.isascii() and run.isalnum() and len(run) <= LONGEST_RUN):
+            raise ValueError("not a run")
         if not isinstance(counted, list) or len(counted) != 2:
             raise ValueError("not two counts")
         if not all(type(each) is int and 0 <= each <= MOST_SPENT for each in counted):
             raise ValueError("not a count")
-        hours[int(hour)] = counted[0], counted[1]
+        hours[int(hour), run] = counted[0], counted[1]
     return hours
 
 
 def render_spent(hours: Hours) -> str:
     """The same as it is kept, without hours that are long over."""
-    first = max(hours, default=0) - KEPT_HOURS
-    kept = {str(hour): list(hours[hour]) for hour in sorted(hours) if hour >= first}
+    first = max((hour for hour, _ in hours), default=0) - KEPT_HOURS
+    kept = {f"{when[0]}.{when[1]}": list(hours[when]) for when in sorted(hours) if when[0] >= first}
     return json.dumps(kept, separators=(",", ":"))
 
 
@@ -61,18 +70,49 @@ def join_spent(found: list[Any]) -> list[Any]:
     """One fact of several that a machine has written: of each counter the higher."""
     joined: Hours = {}
     for each in found:
-        for hour, (reserved, returned) in read_spent(each.value).items():
-            before = joined.get(hour, (0, 0))
-            joined[hour] = max(before[0], reserved), max(before[1], returned)
+        for when, (reserved, returned) in read_spent(each.value).items():
+            before = joined.get(when, (0, 0))
+            joined[when] = max(before[0], reserved), max(before[1], returned)
     last = max(found, key=lambda each: (each.count, each.updated, each.machine, each.created))
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
 def without_returns(fact: Any) -> Any:
     """A fact as it frees nothing: for one whose writer is not to be believed."""
-    hours = {hour: (counted[0], 0) for hour, counted in read_spent(fact.value).items()}
+    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
     kept = fact.created, fact.updated, fact.machine, fact.count
     return Secret(render_spent(hours), *kept)
+
+
+def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
+    """What is remembered beside the key, of facts by account, those that are there longest first.
+
+    By `spent/ACCOUNT/HOUR` what was reserved in that last hour and the day before: later copies
+    have no less.
+    """
+    accounts = sorted(found, key=lambda each: (min(fact.created for fact in found[each]), each))
+    known: dict[str, int] = {}
+    for account in accounts[:MOST_ACCOUNTS]:
+        counted = list_reserved(found[account])
+        last = max((hour for hour, _ in counted), default=0)
+        total = sum(reserved for hour, reserved in counted if hour >= last - DAY_HOURS)
+        known[f"{SPENT}/{account}/{last}"] = total
+    return known
+
+
+def lacks_spent(found: dict[str, list[Any]], name: str, total: int) -> bool:
+    """Whether facts by account are without what was remembered so, and is not long over."""
+    _, account, last = name.split("/")
+    counted, first = list_reserved(found.get(account, [])), int(last) - DAY_HOURS
+    if any(hour >= first + KEPT_HOURS for hour, _ in counted):
+        return False
+    return sum(reserved for hour, reserved in counted if hour >= first) < total
+
+
+def list_reserved(facts: list[Any]) -> list[tuple[int, int]]:
+    """Hours, and what was reserved in each, whatever was given back."""
+    found = [read_spent(each.value).items() for each in facts]
+    return [(hour, reserved) for counts in found for (hour, _), (reserved, _) in counts]
 
 
 def spent_by(facts: dict[str, list[Any]], account: str) -> dict[str, Hours]:
@@ -93,7 +133,7 @@ def sum_spent(facts: dict[str, list[Any]], account: str, now: float) -> int:
     return sum(
         reserved - returned
         for hours in spent_by(facts, account).values()
-        for hour, (reserved, returned) in hours.items()
+        for (hour, _), (reserved, returned) in hours.items()
         if hour >= first
     )
 
@@ -104,7 +144,7 @@ def find_release(facts: dict[str, list[Any]], account: str, now: float) -> int:
     counted = [
         hour
         for hours in spent_by(facts, account).values()
-        for hour, (reserved, returned) in hours.items()
+        for (hour, _), (reserved, returned) in hours.items()
         if hour >= first and reserved > returned
     ]
     return (min(counted) + DAY_HOURS + 1) * HOUR if counted else 0

@@ -71,14 +71,15 @@ def is_server_within(narrow: str, wide: frozenset[str]) -> bool:
 
 
 def server_name(use: dict[str, Any], servers: list[frozenset[str]]) -> str | None:
-    """What the rules call the server of a use, by its host key; None where they do not name it."""
+    """What all the rules call the server of a use, by its host key; None where they do not.
+
+    Anybody may add a rule that is narrower: it gives no server another name, nor one at all.
+    """
     found = [
-        name
-        for each in servers
-        for name, _, known in (member.partition("=") for member in sorted(each))
-        if known == use.get("server")
+        {name for name, _, known in (each.partition("=") for each in one) if known == use["server"]}
+        for one in servers
     ]
-    return found[0] if found else None
+    return min(set.intersection(*found), default=None) if found else None
 
 
 def find_ssh_fault(

@@ -17,6 +17,7 @@ EXPIRES_AT = "OAUTH_EXPIRES"  # Unix seconds; without it, a token is renewed whe
 TOKEN_URL, CLIENT_ID, CLIENT_SECRET = "OAUTH_TOKEN_URL", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET"
 TOKEN_ENCODING = "OAUTH_ENCODING"  # noqa: S105 (`json` for servers that take no form)
 RENEWED_EARLY = 120  # seconds before it expires, in which a token is renewed already
+LONGEST_TIME = 15  # digits of when it expires
 
 
 def is_renewable(vault: Vault, name: str) -> bool:
@@ -26,34 +27,39 @@ def is_renewable(vault: Vault, name: str) -> bool:
     return key == ACCESS_TOKEN and {REFRESH_TOKEN, TOKEN_URL} <= {*keys}
 
 
+def read_own_key(vault: Vault, group: str, key: str) -> str:
+    """The value of a key, "" where there is none; raises Denied for two, or one that is sealed."""
+    try:
+        found = vault.secrets(group, key)
+    except NotFound:
+        return ""
+    name = f"{group}/{key}"
+    if len(found) > 1:
+        raise Denied(f"two machines have set {name}", f"set one: avault set {name}")
+    if is_sealed(found[0].value):
+        raise Denied(f"{name} is guarded: the phone is asked for each use, so it renews nothing")
+    return found[0].value
+
+
+def print_token(token: str) -> str:
+    """By what a server's answer says for which token it is, in hex: nobody reads that from it."""
+    return sha256(f"used up: {token}".encode()).hex()
+
+
 class Tokens:
     """What a group says of a token; raises Denied where it says two things, or is sealed."""
 
     def __init__(self, vault: Vault, group: str) -> None:
         self.group = group
-        self.access = self.read(vault, ACCESS_TOKEN)
-        self.refresh = self.read(vault, REFRESH_TOKEN)
-        self.url, self.client = self.read(vault, TOKEN_URL), self.read(vault, CLIENT_ID)
-        self.secret = self.read(vault, CLIENT_SECRET)
-        self.is_json = self.read(vault, TOKEN_ENCODING) == "json"
-        expires = self.read(vault, EXPIRES_AT)
-        self.expires = int(expires) if expires.isascii() and expires.isdigit() else None
-        self.print = sha256(f"used up: {self.refresh}".encode()).hex()
-
-    def read(self, vault: Vault, key: str) -> str:
-        """The value of a key, "" where there is none."""
-        try:
-            found = vault.secrets(self.group, key)
-        except NotFound:
-            return ""
-        name = f"{self.group}/{key}"
-        if len(found) > 1:
-            raise Denied(f"two machines have set {name}", f"set one: avault set {name}")
-        if is_sealed(found[0].value):
-            raise Denied(
-                f"{name} is guarded: the phone is asked for each use, so it renews nothing"
-            )
-        return found[0].value
+        self.access = read_own_key(vault, group, ACCESS_TOKEN)
+        self.refresh = read_own_key(vault, group, REFRESH_TOKEN)
+        self.url = read_own_key(vault, group, TOKEN_URL)
+        self.client = read_own_key(vault, group, CLIENT_ID)
+        self.secret = read_own_key(vault, group, CLIENT_SECRET)
+        self.is_json = read_own_key(vault, group, TOKEN_ENCODING) == "json"
+        expires = read_own_key(vault, group, EXPIRES_AT)
+        is_time = expires.isascii() and expires.isdigit() and len(expires) <= LONGEST_TIME
+        self.expires = int(expires) if is_time else None
 
     def where(self) -> tuple[str, int, str]:
         """Host, port and path of the server that renews it; raises Denied."""

@@ -28,6 +28,17 @@ CHAINS = {  # ids, as people call them (https://chainid.network)
     84532: "Base Sepolia",
     11155111: "Sepolia",
 }
+COINS = {  # a chain's own, by its id
+    1: "ETH",
+    10: "ETH",
+    56: "BNB",
+    100: "xDAI",
+    137: "POL",
+    8453: "ETH",
+    42161: "ETH",
+    43114: "AVAX",
+}
+COIN = "COIN"  # of any other chain
 ORDER = ("chain", "token", "to", "tx", "day", "fee", "approve", "ask", "calls", "messages")
 OF_ASSET = frozenset({"chain", "token", "to", "tx", "day", "fee", "approve", "ask"})
 HIGHEST_CHAIN = 1 << 53
@@ -38,6 +49,25 @@ NAME_LETTERS = LETTERS | DIGITS | set("._-")
 TRANSFER, TRANSFER_FROM = "a9059cbb", "23b872dd"
 APPROVE, INCREASE = "095ea7b3", "39509351"
 MONEY_SELECTORS = {TRANSFER, TRANSFER_FROM, APPROVE, INCREASE, "d505accf"}  # the last is permit
+OTHER_MONEY = {  # not decoded, and known to move tokens, or to let others
+    "1296ee62", "4000aea0",  # transferAndCall (ERC-1363, ERC-677)
+    "d8fbe994", "c1d34b89",  # transferFromAndCall
+    "3177029f", "cae9ca51",  # approveAndCall
+    "a22cb465",  # setApprovalForAll (ERC-721, ERC-1155)
+    "42842e0e", "b88d4fde", "f242432a", "2eb2c2d6",  # safeTransferFrom, safeBatchTransferFrom
+    "9bd9bbc6", "959b8c3f",  # send, authorizeOperator (ERC-777)
+    "8fcbaf0c",  # permit of DAI's
+    "87517c45", "36c78516",  # approve, transferFrom of Permit2
+}  # fmt: skip
+
+
+class WrongCoin(ValueError):
+    """The chain's own coin by another name than it has here; `right` is the rule's word for it."""
+
+    def __init__(self, chain: int, name: str) -> None:
+        super().__init__(f"{name} without an address is the chain's own coin, called otherwise")
+        other = "token 0xADDRESS:SYMBOL:DECIMALS"
+        self.right = f"token {name_coin(chain)}; or of another token: {other}"
 
 
 class WalletRule:
@@ -76,13 +106,16 @@ class WalletRule:
             raise ValueError("an asset has a chain, and a limit for a day")
         if found.get("ask", "always") != "always" or found.get("approve", "ask") != "ask":
             raise ValueError("ask always, approve ask")
-        address, _, rest = found["token"].rpartition("0x")[2].partition(":")
-        if found["token"].startswith("0x"):
-            self.token = read_address(f"0x{address}")
+        first, colon, rest = found["token"].partition(":")
+        self.symbol = coin = name_coin(self.chain)
+        if colon:
+            self.token = read_address(first)
             self.symbol, _, decimals = rest.partition(":")
             self.decimals = read_bounded(decimals, 36, least=0)
-        else:
-            self.symbol = found["token"]
+            if self.symbol.upper() == coin.upper():
+                raise ValueError(f"{coin} is the chain's own coin, and no token")
+        elif first != coin:
+            raise WrongCoin(self.chain, first)
         if not 0 < len(self.symbol) <= 12 or {*self.symbol} - NAME_LETTERS:
             raise ValueError("a token has a symbol, and one with an address its decimals")
         if (self.token and "fee" in found) or (not self.token and "approve" in found):
@@ -101,16 +134,21 @@ class WalletRule:
         return (self.chain, "calls") if self.chain else (None, "messages")
 
     def lets_no_more_than(self, other: WalletRule) -> bool:
-        """Whether all that it lets another lets, which is about the same."""
+        """Whether all that it lets another lets, which is about the same.
+
+        To give somebody a name, or another one, is more: whoever reads it may believe it.
+        """
         if not self.is_asset:
             if self.chain and not other.asks:
                 return self.calls <= other.calls and not self.asks
             return self.asks or not other.asks
         same = (self.symbol, self.decimals) == (other.symbol, other.decimals)
         less = self.tx <= other.tx and self.day <= other.day and self.fee <= other.fee
-        to = other.to is None or (
-            self.to is not None and all(other.to.get(each) == self.to[each] for each in self.to)
+        named = other.to if other.to is not None else dict.fromkeys(self.to or (), "")
+        to = self.to is not None and all(
+            each in named and name in ("", named[each]) for each, name in self.to.items()
         )
+        to = to or (self.to is None and other.to is None)
         asks = self.asks or not other.asks
         approves = "approve" in other.found or "approve" not in self.found
         return same and less and to and asks and approves
@@ -123,7 +161,9 @@ class WalletRule:
                 return "messages, each asked by phone"
             shown = [f"{show_address(each)}:0x{selector}" for each, selector in sorted(self.calls)]
             return f"calls on {where}" + (f" of {' and '.join(shown)}" if shown else ", asked")
-        asset = f"{self.symbol} ({show_address(self.token)})" if self.token else self.symbol
+        asset = self.symbol
+        if self.token:
+            asset = describe_token(self.symbol, show_address(self.token), self.decimals)
         words = [f"{self.found['day']} {asset} a day on {where}"]
         if "tx" in self.found:
             words.append(f"{self.found['tx']} at once to {describe_payees(self.to)}")
@@ -154,6 +194,14 @@ def read_amount(text: str, decimals: int) -> int:
         raise ValueError(f"an amount with more than {decimals} decimals")
     scale: int = 10**decimals
     return int(whole) * scale + (int(rest.ljust(decimals, "0")) if rest else 0)
+
+
+def trim_amount(text: str) -> str:
+    """An amount without the zeros at the end of its decimals; what is none stays as it is."""
+    whole, dot, rest = text.partition(".")
+    if not dot or not rest.isdigit():
+        return text
+    return f"{whole}.{rest.rstrip('0')}".rstrip(".")
 
 
 def read_address(text: str) -> bytes:
@@ -187,7 +235,7 @@ def read_calls(text: str) -> frozenset[tuple[bytes, str]]:
         address, _, selector = each.partition(":")
         if len(selector) != 10 or selector[:2] != "0x" or {*selector[2:]} - HEX_DIGITS:
             raise ValueError("a call is 0xADDRESS:0xSELECTOR")
-        if selector[2:] in MONEY_SELECTORS or selector != selector.lower():
+        if selector[2:] in MONEY_SELECTORS | OTHER_MONEY or selector != selector.lower():
             raise ValueError("what moves a token is let by a rule with token")
         found.append((read_address(address), selector[2:]))
     if found != sorted({*found}):
@@ -209,8 +257,8 @@ def arrange_wallet_rule(text: str) -> str:
             parts = pairs[word].split(",") if split is None else [pairs[word]]
             pairs[word] = ",".join(sorted(map(lower_address, parts)))
     for word in ("tx", "day", "fee"):
-        if word in pairs and "." in pairs[word]:
-            pairs[word] = pairs[word].rstrip("0").rstrip(".")
+        if word in pairs:
+            pairs[word] = trim_amount(pairs[word])
     if unknown := next((each for each in pairs if each not in ORDER), None):
         raise ValueError(f"no such word: {unknown}")
     arranged = " ".join(f"{each} {pairs[each]}" for each in ORDER if each in pairs)
@@ -229,6 +277,16 @@ def lower_address(text: str) -> str:
 def name_chain(chain: int) -> str:
     """What people call a chain, with its number where that is not known to all."""
     return CHAINS.get(chain, f"the chain {chain}")
+
+
+def name_coin(chain: int) -> str:
+    """What a chain's own coin is called, in a rule and in words."""
+    return COINS.get(chain, COIN)
+
+
+def describe_token(symbol: str, address: str, decimals: int) -> str:
+    """A token in words: by a rule's symbol, and by what nobody can choose, whole."""
+    return f"{symbol} ({address}, {decimals} decimals)"
 
 
 def describe_payees(to: dict[bytes, str] | None) -> str:
