@@ -220,8 +220,9 @@ async def test_a_time_is_for_no_other_program(works: Works) -> None:
         await works.expect(client, payload)
         payload, client = await works.log_in(front=True, claims=claims)
         await works.expect(client, payload)
-        # what says so by itself, and is not the front end, is who it is
-        payload, client = await works.log_in(claims=claims)
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True) as third:
+        # what says so by itself, and is not the front end, is who it is: it has an approval, and the third one has none
+        payload, client = await works.log_in(claims={"pid": third.pid, "since": avault.uptime() + 1})
         await works.expect(client, payload)
         assert len(works.man.questions) == 4
 

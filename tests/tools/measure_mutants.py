@@ -238,9 +238,12 @@ class Mutant:
     tests: tuple[str, ...]
 
     def enter(self) -> None:
-        """Take the place of the right one, in this process."""
+        """Take the place of the right one, in this process; also of what is made of it."""
+        before = getattr(avault, self.code.name)
         module = ast.fix_missing_locations(ast.Module([self.code], []))
         exec(compile(module, str(SOURCE), "exec"), avault.__dict__)  # with this file's import from __future__, as there
+        for each in before.__subclasses__() if isinstance(before, type) else ():
+            each.__bases__ = tuple(getattr(avault, self.code.name) if base is before else base for base in each.__bases__)
 
 
 # Making mutants
