@@ -20147,6 +20147,7 @@ class Askings:
         self.staying: dict[Who, Any] = {}
         self.signing: dict[Any, Any] = {}  # questions about keys, by what they are about
         self.takes: list[Who | None] = []  # who sets a value that is to be sealed
+        self.is_joining = False  # whether the phone is asked to let a desk in
 
     def alone(self, who: Who, names: list[str]) -> Turn:
         """Be the only one who asks for these, for the length of a `with`."""
@@ -22303,7 +22304,6 @@ class Keyholder:
         self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
         self.grants = Grants(self.control, self.sessions, self.reporter.report, self.brokers)
-        self.is_joined = False  # whether the phone is asked to let a desk in
         self.tasks: set[asyncio.Task[None]] = set()
 
     # -- the supervisor's side
@@ -25702,7 +25702,7 @@ async def let_desk_in(keyholder: Keyholder, session: Session, request: Message) 
     def tell(code: str) -> None:
         session.send({"progress": "asking", "code": code})
 
-    if keyholder.is_joined:
+    if keyholder.askings.is_joining:
         raise Denied("another desk is just being let in", "let that end first")
     ask = ask_operator(holding, store, {"ticket": ""}, title, sentence, tell)
     asking = asyncio.ensure_future(ask)
@@ -25710,13 +25710,13 @@ async def let_desk_in(keyholder: Keyholder, session: Session, request: Message) 
     def give_up() -> None:
         asking.cancel()
 
-    keyholder.is_joined, session.ended = True, give_up
+    keyholder.askings.is_joining, session.ended = True, give_up
     try:
         await asking
     except TimeoutError as error:
         raise explain_change(error) from None
     finally:
-        keyholder.is_joined, session.ended = False, None
+        keyholder.askings.is_joining, session.ended = False, None
     seal_for_desk(holding, name, settings, replaces)
     await open_with_desk(keyholder.places, name, keys.secret_key().to_hex()).obtain(
         holding.ratchet.content  # what was written opens, with that key
@@ -27928,8 +27928,7 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
     """Have the token GROUP/KEY renewed if it is due; whether the vault has another one now.
 
     `is_refused` says that a server did not take it. What is sealed, or double, renews nothing.
-    Raises what keeps it from that, unless the token may be good for a while yet; through a grant
-    that names nothing which the grant does not have.
+    Raises what keeps it from that, unless the token may be good for a while yet.
     """
     if not is_renewable(keyholder.open_store().vault, name):
         return False
@@ -27949,15 +27948,10 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
             await ask_server(keyholder, session, tokens)
             keyholder.brokers.renewed[group] = time.monotonic()
             return await take_back(keyholder, group)
-        except AvaultError as error:
+        except AvaultError:
             if not tokens.is_over(time.time()):
                 return found
-            if not session.grant:
-                raise
-            noted = {"op": "proxy", "group": group, "key": ACCESS_TOKEN, "why": error.message}
-            keyholder.release(session, noted, error.code)
-            said = f"{name} has expired, and there is no new one"
-            raise Unavailable(said, ASK_MAKER) from None
+            raise
 
 
 async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> None:
@@ -28311,7 +28305,7 @@ class ProxiedUses:
         except AvaultError as error:
             if not self.session.grant:
                 raise
-            raise Unavailable(f"{name} is over, and was not renewed", ASK_MAKER) from error
+            raise Unavailable(f"{name} has expired, and there is no new one", ASK_MAKER) from error
 
     def admit(self, message: Message, name: str, is_counted: bool = False) -> Passage:
         """What of the vault one request may have; raises Denied, NotFound, Locked.

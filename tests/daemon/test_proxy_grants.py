@@ -203,7 +203,7 @@ async def test_what_renews_a_token_is_not_told_through_a_grant(counter: Counter)
     await counter.serve("guard", group="claude", key="OAUTH_REFRESH_TOKEN", hosts=["refresh@elsewhere.example.com"])
     session = counter.begin(await counter.grant(groups=[], only=[name]))
     told = json.dumps(await counter.use(session, name))
-    assert "was not renewed" in told and "REFRESH" not in told and "internal" not in told
+    assert "there is no new one" in told and "REFRESH" not in told and "internal" not in told
     assert "REFRESH" in counter.lines("refused.log")[-1]["why"]
 
 

@@ -117,7 +117,7 @@ async def let_desk_in(keyholder: Keyholder, session: Session, request: Message) 
     def tell(code: str) -> None:
         session.send({"progress": "asking", "code": code})
 
-    if keyholder.is_joined:
+    if keyholder.askings.is_joining:
         raise Denied("another desk is just being let in", "let that end first")
     ask = ask_operator(holding, store, {"ticket": ""}, title, sentence, tell)
     asking = asyncio.ensure_future(ask)
@@ -125,13 +125,13 @@ async def let_desk_in(keyholder: Keyholder, session: Session, request: Message) 
     def give_up() -> None:
         asking.cancel()
 
-    keyholder.is_joined, session.ended = True, give_up
+    keyholder.askings.is_joining, session.ended = True, give_up
     try:
         await asking
     except TimeoutError as error:
         raise explain_change(error) from None
     finally:
-        keyholder.is_joined, session.ended = False, None
+        keyholder.askings.is_joining, session.ended = False, None
     seal_for_desk(holding, name, settings, replaces)
     await open_with_desk(keyholder.places, name, keys.secret_key().to_hex()).obtain(
         holding.ratchet.content  # what was written opens, with that key

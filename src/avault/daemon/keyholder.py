@@ -84,7 +84,6 @@ class Keyholder:
         self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
         self.grants = Grants(self.control, self.sessions, self.reporter.report, self.brokers)
-        self.is_joined = False  # whether the phone is asked to let a desk in
         self.tasks: set[asyncio.Task[None]] = set()
 
     # -- the supervisor's side

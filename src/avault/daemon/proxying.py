@@ -257,7 +257,7 @@ class ProxiedUses:
         except AvaultError as error:
             if not self.session.grant:
                 raise
-            raise Unavailable(f"{name} is over, and was not renewed", ASK_MAKER) from error
+            raise Unavailable(f"{name} has expired, and there is no new one", ASK_MAKER) from error
 
     def admit(self, message: Message, name: str, is_counted: bool = False) -> Passage:
         """What of the vault one request may have; raises Denied, NotFound, Locked.

@@ -15,10 +15,9 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import check
-from avault.daemon.grant import ASK_MAKER
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
-from avault.errors import AvaultError, Denied, Unavailable
+from avault.errors import AvaultError, Denied
 from avault.nostr import public_hex
 from avault.places import sha256
 from avault.vault.locks import open_value
@@ -51,8 +50,7 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
     """Have the token GROUP/KEY renewed if it is due; whether the vault has another one now.
 
     `is_refused` says that a server did not take it. What is sealed, or double, renews nothing.
-    Raises what keeps it from that, unless the token may be good for a while yet; through a grant
-    that names nothing which the grant does not have.
+    Raises what keeps it from that, unless the token may be good for a while yet.
     """
     if not is_renewable(keyholder.open_store().vault, name):
         return False
@@ -72,15 +70,10 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
             await ask_server(keyholder, session, tokens)
             keyholder.brokers.renewed[group] = time.monotonic()
             return await take_back(keyholder, group)
-        except AvaultError as error:
+        except AvaultError:
             if not tokens.is_over(time.time()):
                 return found
-            if not session.grant:
-                raise
-            noted = {"op": "proxy", "group": group, "key": ACCESS_TOKEN, "why": error.message}
-            keyholder.release(session, noted, error.code)
-            said = f"{name} has expired, and there is no new one"
-            raise Unavailable(said, ASK_MAKER) from None
+            raise
 
 
 async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> None:
