@@ -54546,6 +54546,19 @@ def use_right_interpreter(argv: list[str], own: list[str]) -> None:
     os._exit(AvaultError.exit_code)
 
 
+def leave(code: int) -> NoReturn:
+    """End this process: at once, where the Nostr library is.
+
+    Its callbacks can crash an interpreter that ends in the usual way.
+    """
+    if "nostr_sdk" in sys.modules:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def main() -> NoReturn:
     """What the room `fast` left: one of our own processes, or a command by way of click."""
     argv = sys.argv[1:]
@@ -54569,7 +54582,7 @@ def main() -> NoReturn:
         main_keyholder(argv[1:])
     if argv[:1] == ["supervisor"]:
         main_supervisor(argv[1:])
-    sys.exit(run_command(argv))
+    leave(run_command(argv))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ async def test_guards(vault: Machine) -> None:
     vault("guard", "openai", "--only", "run")
     vault("guard", "db/PASSWORD", "--only", "proxy")
     async with serve(vault) as tools:
-        assert (await tools("list"))["guarded"] == {"db/PASSWORD": "only proxy", "openai/API_KEY": "only run"}
+        assert (await tools("list"))["guarded"] == {"db/PASSWORD": "only proxy, to none", "openai/API_KEY": "only run"}
         assert (await tools.run("sh", "-c", 'echo "$API_KEY"'))["stdout"] == "<avault:openai/API_KEY>\n"
         refused = await tools.fail("run", command=["true"], secrets=["db/PASSWORD"])
         assert "db/PASSWORD is guarded: only proxy may use it" in refused and "do not try again" in refused
@@ -235,7 +235,7 @@ async def test_values_that_were_not_chosen(vault: Machine, canary: Canary, allow
             assert "<avault:" in shown and canary.mark not in shown and "7391746" not in shown, (words, shown)
         assert (await tools.run("echo", "7391746", "739174612", "x7391746"))["stdout"] == "<avault:door/PIN> 739174612 x7391746\n"
         listed = {tool.name: tool for tool in (await tools.client.list_tools()).tools}
-        assert "can ask the vault for other" in listed["avault_run"].description
+        assert "can ask the vault for other" in " ".join(listed["avault_run"].description.split())
 
 
 ENCODINGS = """
