@@ -89,13 +89,13 @@ class Talks:
         self.needles[flow.client_conn.id] = flow.metadata.get("needles", [])
         message.content = proxy_scrub.replace_needles(message.content, pairs)
 
-    def end_long(self, end: Any) -> None:
+    def end_long(self, end: Any, is_one: bool) -> None:
         """A message is longer than any may be, or all are: no more of it is held."""
         if client := self.clients.get(end.id):
             target = self.gate.targets.get(client.id)
-            said = f"a WebSocket's message of more than {LONGEST_MESSAGE} bytes"
-            if self.held.get(end.id, 0) <= LONGEST_MESSAGE:
-                said = f"WebSockets' messages of more than {MOST_TOLD} bytes together"
+            said = f"WebSockets' messages of more than {MOST_TOLD} bytes together"
+            if is_one:
+                said = f"a WebSocket's message of more than {LONGEST_MESSAGE} bytes"
             self.gate.tell({"host": target.host if target else "", "why": said, "code": "error"})
             self.gate.cut(client)
 
@@ -116,8 +116,9 @@ class SparingWebSocket(websocket.WebsocketConnection):  # type: ignore[misc]
             if isinstance(event, Message):
                 self.held += len(event.data)
                 self.talks.held[self.conn.id] = self.held
-                if self.held > LONGEST_MESSAGE or sum(self.talks.held.values()) > MOST_TOLD:
-                    self.talks.end_long(self.conn)
+                is_one = self.held > LONGEST_MESSAGE
+                if is_one or sum(self.talks.held.values()) > MOST_TOLD:
+                    self.talks.end_long(self.conn, is_one)
                     return
                 if event.message_finished:
                     self.held = 0

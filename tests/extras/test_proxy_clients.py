@@ -38,7 +38,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # the vaults that are lent name its port
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     services = Services(tmp_path_factory.mktemp("services"))
     yield services
@@ -191,7 +191,8 @@ def pip(url: str) -> Client:
 def npm(url: str) -> Client:
     host = url.removeprefix("https:")
     program = shlex.join(clients.peers.npm())
-    line = f"""printf '%s\\n' '{host}/npm/:_authToken=${{NPM_TOKEN}}' 'registry={url}/npm/' >.npmrc; echo '{{}}' >package.json
+    line = f"""export npm_config_registry={url}/npm/
+        printf '%s\\n' '{host}/npm/:_authToken=${{NPM_TOKEN}}' 'registry={url}/npm/' >.npmrc; echo '{{}}' >package.json
         {program} view tiny description && {program} install --no-audit tiny && ls node_modules/tiny"""
     return Client(line, "npm/NPM_TOKEN", ("/npm/tiny", "/npm/tiny/-/tiny-1.0.0.tgz"))
 
