@@ -171,7 +171,7 @@ def test_memory_of_what_is_asked_for(machine: Machine, canary: Canary) -> None:
 
         supervisor, keyholder = daemon()
         assert (held(supervisor), held(keyholder)) == (set(), {"free"}), "what is set is sealed before it is here"
-        assert not openers()
+        wait_until(lambda: not openers(), what="the process that sealed it has ended")
         phone.behave("nip44_decrypt", HONEST_WAIT)
         asked = len(phone.requests("nip44_decrypt"))
         running = subprocess.Popen([AVAULT, "get", "stripe/KEY"], env=machine.env, stdout=subprocess.PIPE)

@@ -99,7 +99,7 @@ class Call(NamedTuple):
 def role(words: list[str]) -> str:
     """What a program is to us, by its arguments."""
     for ours in ("supervisor", "keyholder"):
-        if ours in words[:6]:
+        if ours in words[:7]:
             return ours
     if words[-4:-2] == ["git", "record"]:
         return "git record"
