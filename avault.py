@@ -14736,7 +14736,6 @@ BUILTIN_LIMIT = 3_000
 MICRO = 1_000_000  # the price of a unit is in millionths of a lamport
 RENT = 2_039_280  # lamports for a token account of 165 bytes
 RENT_EXTENDED = 3_674_880  # for one of at most 400 bytes, as Token-2022 makes them
-MOST_PRICE = 1 << 64
 
 SPL_DANGERS = {  # by the first byte of an instruction of a token program
     3: "a transfer that does not say of which token (Transfer; take TransferChecked)",
@@ -24086,21 +24085,28 @@ def account_of(public: bytes, rule: WalletRule) -> str:
     return identify_account("evm", public.hex(), str(rule.chain), rule.token.hex())
 
 
-async def sign_for_wallet(keyholder: Keyholder, session: Session, request: Message) -> Message:
+async def sign_payment(
+    keyholder: Keyholder, session: Session, request: Message, chain: type[Payment]
+) -> Message:
     """The answer to a request to sign by a key that pays, with its line in the access log."""
     noted: Message = {"op": "sign", "for": str(request.get("as"))}
     with note_failure(keyholder, session, noted):
         refuse_unknown(request, WALLET_FIELDS)
-        payload = check_base64(request.get("payload"), "payload", LONGEST_EVM)
+        payload = check_base64(request.get("payload"), "payload", chain.LONGEST)
         if session.grant:
             session.grant.check_way("sign")
         name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_WALLETS)
         group, _, key = name.partition("/")
         noted |= {"group": group, "key": key}
         said = {"as": request["as"], "payload": payload, "public": public}
-        payment = Payment(keyholder, session, name, said, noted)
+        payment = chain(keyholder, session, name, said, noted)
         answer = await payment.make(bool(request.get("confirm")))
     return {"ok": True, **answer, "public": public, "name": name, "said": noted["signed"]}
+
+
+async def sign_for_wallet(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The answer to a request to sign for Ethereum and chains like it."""
+    return await sign_payment(keyholder, session, request, Payment)
 
 
 class Payment:
@@ -24108,6 +24114,8 @@ class Payment:
 
     `said` is what the process that signs is told, `noted` the line of the access log.
     """
+
+    LONGEST = LONGEST_EVM  # bytes of a payload
 
     def __init__(
         self, keyholder: Keyholder, session: Session, name: str, said: Message, noted: Message
@@ -24164,7 +24172,7 @@ class Payment:
         return {"signature": str(answer["signature"]), "asked": verdict.asks}
 
     async def confirm(self) -> None:
-        """Have the caller say that it waits still, and of a transaction its nonce.
+        """Have the caller say that it waits still, and what only it knows by then.
 
         Raises Denied, Usage.
         """
@@ -24175,6 +24183,10 @@ class Payment:
             told = {}
         if told.get("go") is not True:
             raise Denied("nobody waits for it any more", "ask again")
+        self.complete(told)
+
+    def complete(self, told: Message) -> None:
+        """Put the nonce into a transaction, if it was said; raises Usage."""
         if told.get("nonce") is None:
             return
         if self.said["as"] != "evm-tx":
@@ -24323,24 +24335,14 @@ def recognize_owners(use: dict[str, Any], rules: list[SolanaRule]) -> None:
 
 
 async def sign_for_solana(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """The answer to a request to sign for Solana, with its line in the access log."""
-    noted: Message = {"op": "sign", "for": str(request.get("as"))}
-    with note_failure(keyholder, session, noted):
-        refuse_unknown(request, WALLET_FIELDS)
-        payload = check_base64(request.get("payload"), "payload", LONGEST_SOLANA)
-        if session.grant:
-            session.grant.check_way("sign")
-        name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_WALLETS)
-        group, _, key = name.partition("/")
-        noted |= {"group": group, "key": key}
-        said = {"as": request["as"], "payload": payload, "public": public}
-        payment = SolanaPayment(keyholder, session, name, said, noted)
-        answer = await payment.make(bool(request.get("confirm")))
-    return {"ok": True, **answer, "public": public, "name": name, "said": noted["signed"]}
+    """The answer to a request to sign for Solana."""
+    return await sign_payment(keyholder, session, request, SolanaPayment)
 
 
 class SolanaPayment(Payment):
     """One use of a key that pays on Solana, until it is signed or refused."""
+
+    LONGEST = LONGEST_SOLANA
 
     def admit(self, reserved: Passage | None = None) -> tuple[Passage, Verdict]:
         """What the rules, as they are now, let of it; raises AvaultError."""
@@ -24357,18 +24359,11 @@ class SolanaPayment(Payment):
             why = f"{self.name} may not {self.noted['signed']}: {error.message}"
             raise Denied(why, f"see what it may: avault guard {self.name}") from None
 
-    async def confirm(self) -> None:
-        """Have the caller say that it waits still, and of a transaction a fresh blockhash.
+    def complete(self, told: Message) -> None:
+        """Put a fresh blockhash into a transaction, if it was said; raises Usage.
 
-        One lives about a minute, and a person may take longer. Raises Denied, Usage.
+        One lives about a minute, and a person may take longer.
         """
-        try:
-            async with asyncio.timeout(CONFIRM_TIME):
-                told = await self.session.frame(approved=True)
-        except TimeoutError:
-            told = {}
-        if told.get("go") is not True:
-            raise Denied("nobody waits for it any more", "ask again")
         if told.get("blockhash") is None:
             return
         if self.said["as"] != "sol-tx":

@@ -6,22 +6,19 @@ rules of a key name; an owner is found again by making the account of each that 
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage
 from avault.daemon.keyholder import Keyholder
-from avault.daemon.signing import admit_key, check_base64, choose_signing_key, note_failure
+from avault.daemon.signing import admit_key
 from avault.daemon.wallet_signing import (
-    CONFIRM_TIME,
-    WALLET_FIELDS,
     WAY_FOR_WALLETS,
     Payment,
     Verdict,
+    sign_payment,
 )
 from avault.daemon.wire import Session
 from avault.errors import Denied, Usage
-from avault.protocol import refuse_unknown
 from avault.signing.solana_accounts import find_token_account
 from avault.signing.solana_messages import put_blockhash
 from avault.signing.solana_uses import LONGEST_SOLANA, decode_solana
@@ -135,24 +132,14 @@ def recognize_owners(use: dict[str, Any], rules: list[SolanaRule]) -> None:
 
 
 async def sign_for_solana(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """The answer to a request to sign for Solana, with its line in the access log."""
-    noted: Message = {"op": "sign", "for": str(request.get("as"))}
-    with note_failure(keyholder, session, noted):
-        refuse_unknown(request, WALLET_FIELDS)
-        payload = check_base64(request.get("payload"), "payload", LONGEST_SOLANA)
-        if session.grant:
-            session.grant.check_way("sign")
-        name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_WALLETS)
-        group, _, key = name.partition("/")
-        noted |= {"group": group, "key": key}
-        said = {"as": request["as"], "payload": payload, "public": public}
-        payment = SolanaPayment(keyholder, session, name, said, noted)
-        answer = await payment.make(bool(request.get("confirm")))
-    return {"ok": True, **answer, "public": public, "name": name, "said": noted["signed"]}
+    """The answer to a request to sign for Solana."""
+    return await sign_payment(keyholder, session, request, SolanaPayment)
 
 
 class SolanaPayment(Payment):
     """One use of a key that pays on Solana, until it is signed or refused."""
+
+    LONGEST = LONGEST_SOLANA
 
     def admit(self, reserved: Passage | None = None) -> tuple[Passage, Verdict]:
         """What the rules, as they are now, let of it; raises AvaultError."""
@@ -169,18 +156,11 @@ class SolanaPayment(Payment):
             why = f"{self.name} may not {self.noted['signed']}: {error.message}"
             raise Denied(why, f"see what it may: avault guard {self.name}") from None
 
-    async def confirm(self) -> None:
-        """Have the caller say that it waits still, and of a transaction a fresh blockhash.
+    def complete(self, told: Message) -> None:
+        """Put a fresh blockhash into a transaction, if it was said; raises Usage.
 
-        One lives about a minute, and a person may take longer. Raises Denied, Usage.
+        One lives about a minute, and a person may take longer.
         """
-        try:
-            async with asyncio.timeout(CONFIRM_TIME):
-                told = await self.session.frame(approved=True)
-        except TimeoutError:
-            told = {}
-        if told.get("go") is not True:
-            raise Denied("nobody waits for it any more", "ask again")
         if told.get("blockhash") is None:
             return
         if self.said["as"] != "sol-tx":

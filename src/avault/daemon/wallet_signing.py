@@ -163,21 +163,28 @@ def account_of(public: bytes, rule: WalletRule) -> str:
     return identify_account("evm", public.hex(), str(rule.chain), rule.token.hex())
 
 
-async def sign_for_wallet(keyholder: Keyholder, session: Session, request: Message) -> Message:
+async def sign_payment(
+    keyholder: Keyholder, session: Session, request: Message, chain: type[Payment]
+) -> Message:
     """The answer to a request to sign by a key that pays, with its line in the access log."""
     noted: Message = {"op": "sign", "for": str(request.get("as"))}
     with note_failure(keyholder, session, noted):
         refuse_unknown(request, WALLET_FIELDS)
-        payload = check_base64(request.get("payload"), "payload", LONGEST_EVM)
+        payload = check_base64(request.get("payload"), "payload", chain.LONGEST)
         if session.grant:
             session.grant.check_way("sign")
         name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_WALLETS)
         group, _, key = name.partition("/")
         noted |= {"group": group, "key": key}
         said = {"as": request["as"], "payload": payload, "public": public}
-        payment = Payment(keyholder, session, name, said, noted)
+        payment = chain(keyholder, session, name, said, noted)
         answer = await payment.make(bool(request.get("confirm")))
     return {"ok": True, **answer, "public": public, "name": name, "said": noted["signed"]}
+
+
+async def sign_for_wallet(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The answer to a request to sign for Ethereum and chains like it."""
+    return await sign_payment(keyholder, session, request, Payment)
 
 
 class Payment:
@@ -185,6 +192,8 @@ class Payment:
 
     `said` is what the process that signs is told, `noted` the line of the access log.
     """
+
+    LONGEST = LONGEST_EVM  # bytes of a payload
 
     def __init__(
         self, keyholder: Keyholder, session: Session, name: str, said: Message, noted: Message
@@ -241,7 +250,7 @@ class Payment:
         return {"signature": str(answer["signature"]), "asked": verdict.asks}
 
     async def confirm(self) -> None:
-        """Have the caller say that it waits still, and of a transaction its nonce.
+        """Have the caller say that it waits still, and what only it knows by then.
 
         Raises Denied, Usage.
         """
@@ -252,6 +261,10 @@ class Payment:
             told = {}
         if told.get("go") is not True:
             raise Denied("nobody waits for it any more", "ask again")
+        self.complete(told)
+
+    def complete(self, told: Message) -> None:
+        """Put the nonce into a transaction, if it was said; raises Usage."""
         if told.get("nonce") is None:
             return
         if self.said["as"] != "evm-tx":

@@ -37,7 +37,6 @@ BUILTIN_LIMIT = 3_000
 MICRO = 1_000_000  # the price of a unit is in millionths of a lamport
 RENT = 2_039_280  # lamports for a token account of 165 bytes
 RENT_EXTENDED = 3_674_880  # for one of at most 400 bytes, as Token-2022 makes them
-MOST_PRICE = 1 << 64
 
 SPL_DANGERS = {  # by the first byte of an instruction of a token program
     3: "a transfer that does not say of which token (Transfer; take TransferChecked)",
