@@ -261,6 +261,27 @@ def lend(shelf, place: Place):
         yield lambda prepare, *given: stack.enter_context(shelf.lend(place.top, prepare, *given))
 
 
+# Services of HTTPS with an authority of their own, for what the proxy sends
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory):
+    from api_server import Api
+
+    api = Api(tmp_path_factory.mktemp("api"))
+    yield api
+    api.close()
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory):
+    from service_api import Services
+
+    services = Services(tmp_path_factory.mktemp("services"))
+    yield services
+    services.close()
+
+
 # Signers, on a relay of the module: one that says what it is told to say, and a correct one
 
 

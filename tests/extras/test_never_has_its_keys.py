@@ -9,7 +9,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import documents
@@ -34,13 +34,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="the proxy is for Linux for now"),
 ]
-
-
-@pytest.fixture(scope="session")  # the vaults that are lent name its port
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    services = Services(tmp_path_factory.mktemp("services"))
-    yield services
-    services.close()
 
 
 @pytest.fixture

@@ -30,13 +30,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    api = Api(tmp_path_factory.mktemp("api"))
-    yield api
-    api.close()
-
-
 @pytest.fixture
 def office(machine: Machine, relay: Relay, canary: Canary, api: Api) -> Iterator[Office]:
     """A vault that the phone has opened, with a key that is sealed, and one that is only for that host."""

@@ -49,13 +49,6 @@ class Signing(Running):
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    api = Api(tmp_path_factory.mktemp("api"))
-    yield api
-    api.close()
-
-
-@pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Iterator[Signing]:
     running = Signing(tmp_path_factory.mktemp("s"), api, places=("", "body@"))
     yield running

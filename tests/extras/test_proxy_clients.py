@@ -38,13 +38,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="session")  # the vaults that are lent name its port
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    services = Services(tmp_path_factory.mktemp("services"))
-    yield services
-    services.close()
-
-
 @pytest.fixture
 def vault(lend: Callable[..., Machine], services: Services, canary: Canary) -> Iterator[Machine]:
     """An open vault, whose secrets are for the proxy alone, and for the API alone."""

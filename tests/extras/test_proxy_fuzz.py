@@ -34,13 +34,6 @@ FUZZED = settings(
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    api = Api(tmp_path_factory.mktemp("api"))
-    yield api
-    api.close()
-
-
-@pytest.fixture(scope="module")
 def passed() -> list[tuple[bytes, bytes]]:
     """The method and path of each request that the proxy has let go on."""
     return []

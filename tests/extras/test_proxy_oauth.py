@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 
 import nostr_sdk
 import pytest
-from harness import Machine, wait_until
+from harness import Machine, find_processes, wait_until
 
 pytest.importorskip("mitmproxy", reason="needs mitmproxy (extra `proxy`), and so Python 3.12")
 
@@ -183,11 +183,11 @@ def test_what_the_server_answered_is_not_lost_with_the_keyholder(vault: Machine,
     def strike() -> None:
         login.before = lambda: None
         if end == "kill":
-            for pid in keyholders(vault):
+            for pid in find_processes("keyholder", vault.vault):
                 os.kill(pid, signal.SIGKILL)
         else:
             vault(*{"lock": ("lock",), "stop": ("daemon", "stop")}[end], "--force")
-        wait_until(lambda: not keyholders(vault))
+        wait_until(lambda: not find_processes("keyholder", vault.vault))
 
     login.before = strike
     run(vault, login, "call", code=None)
@@ -209,7 +209,7 @@ def test_who_comes_while_another_one_still_asks_waits_for_that_answer(vault: Mac
 
     def strike() -> None:
         login.before = lambda: None
-        for pid in keyholders(vault):
+        for pid in find_processes("keyholder", vault.vault):
             os.kill(pid, signal.SIGKILL)
         struck.set()
         assert proceed.wait(60)
@@ -223,29 +223,12 @@ def test_who_comes_while_another_one_still_asks_waits_for_that_answer(vault: Mac
     vault("unlock", NOSTR_NSEC=NSEC)
     second = threading.Thread(target=run, args=(vault, login, "call"))
     second.start()
-    wait_until(lambda: proxies(vault) >= 3 or time.monotonic() > late)  # it asks, a session, and who wants to ask
+    wait_until(
+        lambda: len(find_processes("proxy-session", vault.runtime)) >= 3 or time.monotonic() > late
+    )  # it asks, a session, and who wants to ask
     proceed.set()
     second.join()
     assert len(login.asked) == 1 and login.used == [login.access] and not login.is_revoked and not kept(vault)
-
-
-def proxies(vault: Machine) -> int:
-    """How many processes of proxies there are, and of who asks for tokens."""
-    words = [path.read_bytes().split(b"\0") for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    return sum(b"proxy-session" in each and os.fsencode(vault.runtime) in b" ".join(each) for each in words)
-
-
-def keyholders(vault: Machine) -> list[int]:
-    """The keyholders of a vault."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"keyholder" in words and any(os.fsencode(vault.vault) in each for each in words):
-            found.append(int(path.parent.name))
-    return found
 
 
 def test_nothing_is_sent_to_a_server_that_the_guard_does_not_name(vault: Machine, login: Login) -> None:

@@ -29,13 +29,6 @@ FORM = b"Content-Type: application/x-www-form-urlencoded; charset=utf-8"
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    api = Api(tmp_path_factory.mktemp("api"))
-    yield api
-    api.close()
-
-
-@pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Iterator[Running]:
     everywhere = ("", *(f"{place}@" for place in avault.PLACES))
     running = Running(tmp_path_factory.mktemp("s"), api, places=everywhere)

@@ -10,13 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nostr_sdk
 import pytest
-from harness import Machine, wait_until
+from harness import Machine, find_processes, wait_until
 
 pytest.importorskip("mitmproxy", reason="needs mitmproxy (extra `proxy`), and so Python 3.12")
 
@@ -29,13 +29,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the proxy is for Linux for now"),
     pytest.mark.skipif(not shutil.which("curl"), reason="no curl here"),
 ]
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    api = Api(tmp_path_factory.mktemp("api"))
-    yield api
-    api.close()
 
 
 @pytest.fixture
@@ -79,15 +72,8 @@ def is_gone(vault: Machine) -> bool:
 
 
 def processes(vault: Machine) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"proxy-session" in words and any(os.fsencode(vault.runtime) in each for each in words):
-            found.append(int(path.parent.name))
-    return found
+    """The proxies of a vault."""
+    return find_processes("proxy-session", vault.runtime)
 
 
 def test_one_that_stays(vault: Machine, api: Api) -> None:

@@ -175,13 +175,6 @@ def get(path: str = "/echo", *lines: bytes, method: bytes = b"GET", body: bytes 
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    api = Api(tmp_path_factory.mktemp("api"))
-    yield api
-    api.close()
-
-
-@pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Iterator[Running]:
     running = Running(tmp_path_factory.mktemp("s"), api)
     yield running

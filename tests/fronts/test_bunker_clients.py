@@ -29,10 +29,14 @@ V2 = nostr_sdk.Nip44Version.V2
 pytestmark = [pytest.mark.usefixtures("forks")]
 
 
+def prepare(machine: Machine) -> None:
+    machine.init_unproven(NOSTR_NSEC=NSEC)
+
+
 @pytest.fixture
 def vault(lend: Callable[..., Machine]) -> Machine:
     """An open vault, with a key that may sign notes and reactions, and write with a friend."""
-    machine = lend(lambda machine: machine.init_unproven(NOSTR_NSEC=NSEC))
+    machine = lend(prepare)
     machine("key", "generate", "nostr", "nostr/CHILD", "--kinds", "1,7", "--ciphers", CIPHERS, "--peer", NPUB)
     return machine
 

@@ -83,9 +83,13 @@ def node() -> Iterator[Node]:
     node.server.server_close()
 
 
+def prepare(machine: Machine) -> None:
+    machine.init_unproven(NOSTR_NSEC=NSEC)
+
+
 @pytest.fixture
 def vault(lend: Callable[..., Machine]) -> Machine:
-    return lend(lambda machine: machine.init_unproven(NOSTR_NSEC=NSEC))
+    return lend(prepare)
 
 
 def make_key(vault: Machine, *rules: str) -> Pubkey:

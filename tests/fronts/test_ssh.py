@@ -28,10 +28,14 @@ pytestmark = [
 ]
 
 
+def prepare(machine: Machine) -> None:
+    machine.init_unproven(NOSTR_NSEC=NSEC)
+
+
 @pytest.fixture
 def vault(lend: Callable[..., Machine]) -> Machine:
     """An open vault."""
-    return lend(lambda machine: machine.init_unproven(NOSTR_NSEC=NSEC))
+    return lend(prepare)
 
 
 def make(vault: Machine, name: str, *words: str, kind: str = "ed25519") -> str:

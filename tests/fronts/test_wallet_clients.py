@@ -75,10 +75,14 @@ def chain() -> Iterator[str]:
         anvil.wait()
 
 
+def prepare(machine: Machine) -> None:
+    machine.init_unproven(NOSTR_NSEC=NSEC)
+
+
 @pytest.fixture
 def vault(lend: Callable[..., Machine], chain: str) -> Machine:
     """An open vault, with a key that pays."""
-    machine = lend(lambda machine: machine.init_unproven(NOSTR_NSEC=NSEC))
+    machine = lend(prepare)
     rules = [word for rule in RULES for word in ("--wallet", rule)]
     machine("key", "generate", "evm", "shop/PAY", *rules)
     ask(chain, "anvil_setBalance", address(machine), hex(100 * ETHER))

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import nostr_sdk
@@ -30,13 +29,6 @@ pytestmark = [
 ]
 NSEC = nostr_sdk.Keys.generate().secret_key().to_bech32()
 ROUNDS = 6
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    api = Api(tmp_path_factory.mktemp("api"))
-    yield api
-    api.close()
 
 
 def daemon(machine: Machine) -> int:

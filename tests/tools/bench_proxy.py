@@ -29,6 +29,7 @@ import documents
 import peers
 from api_server import make_certificates
 from bench import Vault
+from harness import find_processes
 
 LOAD = Path(peers.HERE) / "load.mjs"
 DOCUMENT = "references/performance.md"
@@ -100,22 +101,11 @@ def ours(vault: Vault, ports: dict[str, int]) -> Iterator[tuple[dict[str, str], 
         said = (vault.top / "variables").read_text().split("\0")
         told = dict(word.partition("=")[::2] for word in said if word)
         given = {name: told[name] for name in ("HTTPS_PROXY", "NODE_EXTRA_CA_CERTS")}
-        [pid] = find_processes(vault.runtime)
+        [pid] = find_processes("proxy-session", vault.runtime)
         yield {**given, "KEY": told["KEY_0"]}, pid
     finally:
         process.kill()
         process.wait()
-
-
-def find_processes(runtime: Path) -> list[int]:
-    """The proxies of a vault: processes with its runtime directory among their arguments."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            if b"proxy-session" in words and any(os.fsencode(runtime) in each for each in words):
-                found.append(int(path.parent.name))
-    return found
 
 
 def resident(pid: int) -> int:

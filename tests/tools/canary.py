@@ -68,6 +68,13 @@ class Canary:
         self.odd = f"{mark} 'single' \"double\" \\ $HOME `id` %41 é 🦄\n\tsecond line = & # {mark}"
         self.long = self.new("x" * 70_000)  # more than one NIP-44 payload
 
+    def __eq__(self, other: object) -> bool:
+        """Of one mark, all values are the same."""
+        return isinstance(other, Canary) and other.mark == self.mark
+
+    def __hash__(self) -> int:
+        return hash(self.mark)
+
     def new(self, label: str) -> str:
         return f"{self.mark}-{label}"
 

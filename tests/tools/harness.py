@@ -293,12 +293,15 @@ class Shelf:
     """Machines that tests have left as they were, for the next one that wants the same: to make a vault takes a second."""
 
     def __init__(self) -> None:
-        self.kept: dict[Callable[..., None], tuple[Machine, Any]] = {}
+        self.kept: dict[Callable[..., None], tuple[Machine, tuple[Any, ...], Any]] = {}
 
     @contextlib.contextmanager
     def lend(self, top: Path, prepare: Callable[..., None], *given: Any) -> Iterator[Machine]:
-        """A machine on which `prepare` has been called, and for which `top` is the directory that commands run in."""
-        machine, before = self.kept.pop(prepare, (None, None))
+        """A machine on which `prepare` has been called with that, and for which `top` is the directory that commands run in."""
+        machine, before_given, before = self.kept.pop(prepare, (None, given, None))
+        if machine and before_given != given:  # as another port of a server that the module has begun anew
+            machine.end()
+            machine = before = None
         machine = machine or Machine(top)
         is_same = False
         try:
@@ -313,14 +316,25 @@ class Shelf:
             is_same = describe(machine) == before
         finally:
             if is_same:
-                self.kept[prepare] = machine, before
+                self.kept[prepare] = machine, given, before
             else:
                 machine.end()
 
     def end(self) -> None:
         """End them all."""
-        for machine, _ in self.kept.values():
+        for machine, _, _ in self.kept.values():
             machine.end()
+
+
+def find_processes(word: str, where: Path) -> list[int]:
+    """Those with that word among their arguments, and with one that names the directory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if word.encode() in words and any(os.fsencode(where) in each for each in words):
+                found.append(int(path.parent.name))
+    return found
 
 
 def describe(machine: Machine) -> Any:
