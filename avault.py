@@ -23205,7 +23205,7 @@ def ask_behind(pid: int, uid: int, since: float, does: str) -> Asker:
     """The program behind a client of the SSH agent.
 
     An approval is good for what that program starts, in the session of the kernel that the client
-    is in: nobody else gets into one.
+    is in: nobody else gets into one. One that was begun outside of this container is 0 in it.
     """
     client = describe_process(pid, uid, since)
     found = find_program(pid, look_at_process(pid))
@@ -23216,8 +23216,8 @@ def ask_behind(pid: int, uid: int, since: float, does: str) -> Asker:
     try:
         leader = os.getsid(pid)
     except OSError:  # it has ended
-        leader = 0
-    if not (leader and client["exe"] and program["exe"] and starter["exe"]):
+        return Asker(program, who, None, words, does)
+    if not (client["exe"] and program["exe"] and starter["exe"]):
         return Asker(program, who, None, words, does)
     named = (*name_process(found.starter), *name_process(leader))
     # two programs of one shell are two; of what one program starts, all is its own

@@ -13,7 +13,7 @@ import nostr_sdk
 import peers
 import pytest
 from canary import Canary
-from harness import AVAULT, Machine, wait_until
+from harness import AVAULT, Machine, daemon_processes, wait_until
 from peers import Relay, misdeeds
 from test_guard_commands import Office
 from test_processes import Memory, linux
@@ -33,16 +33,9 @@ def office(machine: Machine, relay: Relay, canary: Canary) -> Iterator[Office]:
         yield office
 
 
-def openers() -> list[int]:
-    """The processes that open secrets, of this user."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            if path.read_text().startswith("avault-opener") and path.stat().st_uid in (0, os.getuid()):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+def openers(machine: Machine) -> list[int]:
+    """The processes that open secrets for a machine."""
+    return daemon_processes(machine, "avault-opener")
 
 
 @pytest.mark.slow
@@ -140,10 +133,10 @@ def test_a_program_that_is_killed_gets_nothing(office: Office) -> None:
     before = len(phone.requests("nip44_decrypt"))
     process = subprocess.Popen([AVAULT, "get", "stripe/KEY"], env=machine.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: len(phone.requests("nip44_decrypt")) > before)
-    assert openers()
+    assert openers(machine)
     process.kill()
     assert process.communicate()[0] == b""
-    wait_until(lambda: not openers(), what="the process that asked has ended")
+    wait_until(lambda: not openers(machine), what="the process that asked has ended")
     phone.go()
 
 
@@ -171,24 +164,24 @@ def test_memory_of_what_is_asked_for(machine: Machine, canary: Canary) -> None:
 
         supervisor, keyholder = daemon()
         assert (held(supervisor), held(keyholder)) == (set(), {"free"}), "what is set is sealed before it is here"
-        wait_until(lambda: not openers(), what="the process that sealed it has ended")
+        wait_until(lambda: not openers(machine), what="the process that sealed it has ended")
         phone.behave("nip44_decrypt", HONEST_WAIT)
         asked = len(phone.requests("nip44_decrypt"))
         running = subprocess.Popen([AVAULT, "get", "stripe/KEY"], env=machine.env, stdout=subprocess.PIPE)
         wait_until(lambda: len(phone.requests("nip44_decrypt")) == asked + 1)
-        assert [held(pid) for pid in (keyholder, *openers())] == [{"free"}, set()], "the first question is out"
+        assert [held(pid) for pid in (keyholder, *openers(machine))] == [{"free"}, set()], "the first question is out"
         phone.behave("nip44_decrypt", [{"honest": True, "after_ms": 15_000}])
         phone.go()
         wait_until(lambda: len(phone.requests("nip44_decrypt")) == asked + 2)
-        assert [held(pid) for pid in (keyholder, *openers())] == [{"free"}, set()], "the second question is out"
+        assert [held(pid) for pid in (keyholder, *openers(machine))] == [{"free"}, set()], "the second question is out"
         assert running.poll() is None
         assert running.communicate()[0] == canary.value.encode() + b"\n"
-        assert [held(pid) for pid in (keyholder, *openers())] == [{"free"}, {"asked"}], "it stays for a time"
+        assert [held(pid) for pid in (keyholder, *openers(machine))] == [{"free"}, {"asked"}], "it stays for a time"
         assert office.sentences()[-2].endswith("Approve only if you expect it.")
-        os.kill(openers()[0], signal.SIGKILL)
-        wait_until(lambda: not openers(), what="the process has ended")
+        os.kill(openers(machine)[0], signal.SIGKILL)
+        wait_until(lambda: not openers(machine), what="the process has ended")
         assert (held(supervisor), held(keyholder)) == (set(), {"free"}), "with that process it is gone"
         phone.behave("nip44_decrypt", [{"honest": True}])
         assert machine("get", "stripe/KEY", secret=True).stdout == canary.value + "\n"
         machine("lock")
-        wait_until(lambda: not openers(), what="the lock ends it")
+        wait_until(lambda: not openers(machine), what="the lock ends it")

@@ -88,7 +88,7 @@ def test_logins_with_the_phone(bureau: Bureau) -> None:
         said.startswith("avault: sign in to host.example as ") and " with ops/KEY; python" in said and "question 1 of 2" in said
     )
     assert machine("log").stdout.count("sign in to host.example as ") == 20
-    wait_until(lambda: not openers(), what="with its uses it is gone")
+    wait_until(lambda: not openers(machine), what="with its uses it is gone")
 
     phone.behave("nip44_decrypt", REFUSED, requests=1)
     asked = len(bureau.sentences())
@@ -106,9 +106,9 @@ def test_a_time_is_for_this_server_and_ends_with_the_lock(bureau: Bureau) -> Non
     assert len(bureau.sentences()) == asked + 2 and bureau.sentences()[asked].startswith("avault: now and for 5 min: sign in to ")
     signed = bureau.machine("sign", "ops/KEY", "--as", "ssh-sig", "--namespace", "file", input="a file")
     assert signed.stdout.startswith("-----BEGIN SSH SIGNATURE-----") and "asking the phone, code " in signed.stderr
-    assert len(openers()) == 2
+    assert len(openers(bureau.machine)) == 2
     bureau.machine("lock")
-    wait_until(lambda: not openers(), what="the lock ends them")
+    wait_until(lambda: not openers(bureau.machine), what="the lock ends them")
 
 
 def test_by_a_grant_for_signing(bureau: Bureau) -> None:
@@ -211,7 +211,7 @@ def look_into_memory(office: Office, memory: Memory) -> None:
     running.wait(30)
     there = held()
     assert there.pop("avault-opener") and not any(there.values()), "the process that signs has it, as a control"
-    for pid in openers():
+    for pid in openers(machine):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not openers())
+    wait_until(lambda: not openers(machine))
     assert not any(held().values()), "with that process it is gone"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nostr_sdk
 import pytest
-from harness import Machine, wait_until
+from harness import Machine, daemon_processes, wait_until
 from test_processes import Memory, linux
 
 import avault
@@ -362,11 +362,5 @@ def test_another_in_the_sockets_place_is_noticed(vault: Machine) -> None:
 def test_hardened(vault: Machine) -> None:
     """The process that has keys is closed to others of the same user, and has no more than it needs."""
     make(vault, "ops/KEY", "--namespace", "file")
-    names = {}
-    for each in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            names.setdefault(each.read_text().strip(), []).append(int(each.parent.name))
-        except OSError:
-            continue
-    mine = [pid for pid in names.get("avault-signing", []) if Path(f"/proc/{pid}").exists()]
+    mine = daemon_processes(vault, "avault-signing")
     assert mine and (os.getuid() == 0 or all(map(avault.is_hardened, mine)))

@@ -337,6 +337,16 @@ def find_processes(word: str, where: Path) -> list[int]:
     return found
 
 
+def daemon_processes(machine: Machine, name: str) -> list[int]:
+    """Those that the machine's daemon has started, by the beginning of their name: other tests' run beside them."""
+    found, seen = [], [machine.status()["pid"]]
+    for pid in seen:
+        with contextlib.suppress(OSError):
+            seen += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+            found += [pid] if Path(f"/proc/{pid}/comm").read_text().startswith(name) else []
+    return found
+
+
 def describe(machine: Machine) -> Any:
     """What a test may have changed: files, but for logs; what the daemon says of itself; and how the machine is used."""
     files = {}
