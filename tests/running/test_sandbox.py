@@ -659,7 +659,7 @@ def test_an_interactive_shell_inside(shell: Screen) -> None:
     shell.type("$AVAULT run --sandbox -- bash --norc -i\r")
     shell.expect("\\$ ")
     shell.type("sh -c 'tty; exec sleep 97'\r")  # one job, so that it is in front when it says something
-    shell.expect("\n/dev/")
+    shell.expect("/dev/\\w+\r\n")
     shell.type("\x1a")
     shell.expect("Stopped.*\\$ ")
     shell.type("kill %1; wait; echo here $((40 + 2))\r")
