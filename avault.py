@@ -4227,24 +4227,17 @@ def is_place(text: object) -> bool:
 class Rules:
     """What is asked of each use of a secret; a field that is None asks nothing.
 
-    Those of SETS are lists of sets: of each set, one member has to fit.
+    In `named` are those of SETS, each a list of sets: of each set, one member has to fit.
     `until` is in Unix seconds, `times` how often; `ask` for how many seconds an approval by phone
     is good for a caller, 0 for one use. Rules of a later avault, which this one does
     not know, let nobody through: `is_known` is false.
     """
 
-    __slots__ = (*SETS, *NUMBERS, "is_known")
-
     def __init__(self, **fields: Any) -> None:
-        def one(name: str) -> list[frozenset[str]]:
-            return [frozenset(fields[name])] if fields.get(name) is not None else []
-
-        self.only, self.hosts = one("only"), one("hosts")
-        self.methods, self.paths = one("methods"), one("paths")
-        self.servers, self.users = one("servers"), one("users")
-        self.namespaces = one("namespaces")
-        self.kinds, self.ciphers, self.peers = one("kinds"), one("ciphers"), one("peers")
-        self.wallet = one("wallet")
+        self.named = {
+            name: [frozenset[str](fields[name])] if fields.get(name) is not None else []
+            for name in SETS
+        }
         self.until: int | None = fields.get("until")
         self.times: int | None = fields.get("times")
         self.ask: int | None = fields.get("ask")
@@ -4261,10 +4254,10 @@ class Rules:
         events for Nostr, what is about money for wallets. That none of them is named, is for any
         that gives no value out.
         """
-        found = list(self.only)
+        found = list(self.named["only"])
         for way, names in SETS_OF.items():
             for name in names:
-                for each in getattr(self, name):
+                for each in self.named[name]:
                     is_none = not each and name in NAMED_TO_LET
                     found.append(KEPT_IN if is_none else frozenset({way}))
         return frozenset.intersection(*found) if found else None
@@ -4276,11 +4269,11 @@ class Rules:
         """
         ways = self.ways()
         is_kept_in = ways is not None and way in ways and ways <= KEPT_IN
-        return is_kept_in and name in NAMED_TO_LET and not getattr(self, name)
+        return is_kept_in and name in NAMED_TO_LET and not self.named[name]
 
     def sets(self, way: str, name: str) -> list[frozenset[str]]:
         """The sets of a way that have to fit: one without a member where that has to be named."""
-        return [NONE] if self.names_none(way, name) else list(getattr(self, name))
+        return [NONE] if self.names_none(way, name) else list(self.named[name])
 
     def lets(self, way: str, now: float) -> bool:
         """Whether a use by a way goes through; none of those of a broker does by itself."""
@@ -4317,7 +4310,7 @@ class Rules:
         ways = self.ways()
         shown: dict[str, Any] = {} if ways is None else {"only": sorted(ways)}
         for name in SETS[1:]:
-            if found := getattr(self, name):
+            if found := self.named[name]:
                 shown[name] = [sorted(each) for each in found]
         if self.until is not None:
             shown["until"] = render_time(self.until)
@@ -4342,7 +4335,7 @@ class Rules:
         if self.ask is not None:
             words.append(f"the phone is asked {describe_asking(self.ask)}")
         for name, word in SAID.items():
-            for each in getattr(self, name):
+            for each in self.named[name]:
                 shown = describe_members(name, each)
                 many = f"one of {len(each)} {name}"
                 words.append(f"{word} {shown or 'none' if len(each) <= most else many}")
@@ -4368,20 +4361,20 @@ def join_rules(rules: list[Rules]) -> Rules:
     """
     joined = gather_rules(rules)
     for way, names in SETS_OF.items():
-        for name in filter(lambda each: getattr(joined, each), names):
+        for name in filter(joined.named.get, names):
             if any(each.names_none(way, name) for each in rules):
-                setattr(joined, name, [NONE])
+                joined.named[name] = [NONE]
     return joined
 
 
 def gather_rules(rules: list[Rules]) -> Rules:
     """What is said of one place in several rules: what one of them names, no other has to."""
     joined = Rules()
-    joined.only = simplify("only", [ways for one in rules if (ways := one.ways()) is not None])
+    every = [ways for one in rules if (ways := one.ways()) is not None]
+    joined.named["only"] = simplify("only", every)
     for name in SETS[1:]:
-        setattr(
-            joined, name, simplify(name, [each for one in rules for each in getattr(one, name)])
-        )
+        every = [each for one in rules for each in one.named[name]]
+        joined.named[name] = simplify(name, every)
     for name in NUMBERS:
         found = [getattr(one, name) for one in rules if getattr(one, name) is not None]
         setattr(joined, name, min(found, default=None))
@@ -4481,7 +4474,7 @@ def read_rules(text: str) -> tuple[str, Rules]:
             is_list = isinstance(members, list) and all(isinstance(each, str) for each in members)
             is_sound = is_list and all(map(MEMBERS[name], members))
             is_sound = is_sound and not (name == "hosts" and find_hosts_fault(members))
-            setattr(rules, name, [frozenset(members if is_sound else ())])
+            rules.named[name] = [frozenset(members if is_sound else ())]
             rules.is_known = rules.is_known and is_sound
     for name in NUMBERS:
         number = found.pop(name, None)
@@ -7685,8 +7678,39 @@ FIELDS_INVITED = frozenset(
 )
 
 
+class Terms:
+    """What an invitation lets its client do, until when (Unix seconds), how often a minute.
+
+    Raises ValueError, TypeError, KeyError for what are none.
+    """
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.kinds, self.peers = frozenset(fields["kinds"]), frozenset(fields["peers"])
+        self.methods = frozenset(fields["methods"])
+        self.until, self.rate = int(fields["until"]), int(fields["rate"])
+        members = all(map(is_kind, self.kinds)) and all(map(is_peer, self.peers))
+        if not (members and self.methods <= {*METHODS}):
+            raise ValueError("not an invitation")
+
+    def find_fault(self, use: dict[str, Any]) -> str | None:
+        """Why they do not let a use through, in words; None where they do."""
+        ciphers = self.methods - {SIGN_EVENT}
+        kinds = self.kinds if SIGN_EVENT in self.methods else frozenset[str]()
+        return find_nostr_fault(use, [kinds], [ciphers], [self.peers])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "kinds": sorted(map(int, self.kinds)),
+            "methods": sorted(self.methods, key=METHODS.index),
+            "peers": [each if each == "any" else to_npub(each) for each in sorted(self.peers)],
+            "until": render_time(self.until),
+            "rate": self.rate,
+        }
+
+
 class Invitation:
-    """One: what its client may ask of which key, until when (Unix seconds), how often a minute.
+    """One: which key its client may ask, and on what terms.
 
     `transport` is its own key, as it is kept; `machine` the one that made it, and serves it.
     Raises ValueError, TypeError, KeyError for what is none.
@@ -7697,14 +7721,11 @@ class Invitation:
             raise ValueError("not an invitation")
         self.identity, self.machine, self.fields = identity, machine, fields
         self.name, self.key, self.public = fields["name"], fields["key"], fields["public"]
-        self.until, self.rate = int(fields["until"]), int(fields["rate"])
         self.transport, self.relays = fields["transport"], [*map(str, fields["relays"])]
-        self.kinds, self.peers = frozenset(fields["kinds"]), frozenset(fields["peers"])
-        self.methods = frozenset(fields["methods"])
+        self.terms = Terms(fields)
         self.client = client if is_hex_key(client) else None
         sound = is_group(self.name) and is_hex_key(self.public) and is_nostr_key(self.transport)
-        members = all(map(is_kind, self.kinds)) and all(map(is_peer, self.peers))
-        if not (sound and members and self.methods <= {*METHODS}):
+        if not sound:
             raise ValueError("not an invitation")
         self.address = split_nostr_key(self.transport)[0]  # under which it is asked (hex)
 
@@ -7715,9 +7736,7 @@ class Invitation:
 
     def refuse(self, use: dict[str, Any]) -> None:
         """Raise Denied for what it does not let through."""
-        ciphers = self.methods - {SIGN_EVENT}
-        kinds = self.kinds if SIGN_EVENT in self.methods else frozenset[str]()
-        if fault := find_nostr_fault(use, [kinds], [ciphers], [self.peers]):
+        if fault := self.terms.find_fault(use):
             raise Denied(f"{self.name} may not {fault}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -7726,11 +7745,7 @@ class Invitation:
             "name": self.name,
             "key": self.key,
             "public": to_npub(self.public),
-            "kinds": sorted(map(int, self.kinds)),
-            "methods": sorted(self.methods, key=METHODS.index),
-            "peers": [each if each == "any" else to_npub(each) for each in sorted(self.peers)],
-            "until": render_time(self.until),
-            "rate": self.rate,
+            **self.terms.to_dict(),
             "relays": self.relays,
             "client": to_npub(self.client) if self.client else None,
             "machine": self.machine,
@@ -10560,35 +10575,42 @@ def accept_connect(secret: str) -> Callable[[str], None]:
     return accept
 
 
-class Request:
-    """A request under way: its id, what to do with a result, and the future of its answer.
+class Repeats:
+    """When a request goes out again, and whether as a fresh event.
 
     A `patient` one waits for a person.
     """
 
-    def __init__(
-        self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool
-    ) -> None:
-        self.method, self.params, self.accept, self.patient = method, params, accept, patient
-        self.ids: set[str] = set()
-        self.renew()
-        self.begin_plan()
-        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.refusal: asyncio.TimerHandle | None = None
-        self.is_told_by_content = False
+    def __init__(self, patient: bool) -> None:
+        self.patient = patient
         self.is_urged = False  # somebody is there who waits for it: it goes out at once
-        self.strangers = 0  # events of other keys that were looked at for it
+        self.begin()
+
+    def begin(self) -> None:
+        """Plan, from now on, when it is sent again."""
+        self.begun, self.plan = time.monotonic(), plan_requests(self.patient)
+        self.take_step()
+
+    def take_step(self) -> None:
+        """Go on in the plan."""
+        after, self.is_fresh_next = next(self.plan)
+        self.due = self.begun + after
+
+    def pass_steps(self, now: float) -> bool:
+        """Leave those behind that are due, and say whether one of them was a fresh event."""
+        is_fresh = False
+        while now >= self.due:
+            is_fresh |= self.is_fresh_next
+            self.take_step()
+        return is_fresh
+
+
+class Arrival:
+    """When a request was first tried, and when a relay first took that of its present id."""
+
+    def __init__(self) -> None:
         self.asked_at = time.monotonic()
-        # the id, and when a relay first took the request of that id
         self.accepted_id, self.accepted_at = "", 0.0
-
-    def renew(self) -> None:
-        """Take another id, as a signer that has answered one ignores it from then on.
-
-        What answers an old one still counts.
-        """
-        self.id = secrets.token_hex(16)
-        self.ids.add(self.id)
 
     def note_accepted(self, sent: str) -> None:
         """A relay has taken the request of that id."""
@@ -10599,6 +10621,30 @@ class Request:
         """Seconds from the first relay's acceptance, or from the first try."""
         return time.monotonic() - (self.accepted_at or self.asked_at)
 
+
+class Request:
+    """A request under way: its id, what to do with a result, and the future of its answer."""
+
+    def __init__(
+        self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool
+    ) -> None:
+        self.method, self.params, self.accept = method, params, accept
+        self.ids: set[str] = set()
+        self.renew()
+        self.repeats, self.arrival = Repeats(patient), Arrival()
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.refusal: asyncio.TimerHandle | None = None
+        self.is_told_by_content = False
+        self.strangers = 0  # events of other keys that were looked at for it
+
+    def renew(self) -> None:
+        """Take another id, as a signer that has answered one ignores it from then on.
+
+        What answers an old one still counts.
+        """
+        self.id = secrets.token_hex(16)
+        self.ids.add(self.id)
+
     def is_looked_at(self) -> bool:
         """Whether one more event of another key is looked at: it may tell of a page to open."""
         self.strangers += 1
@@ -10607,16 +10653,6 @@ class Request:
     def body(self) -> str:
         """The request as it is sent."""
         return json.dumps({"id": self.id, "method": self.method, "params": self.params})
-
-    def begin_plan(self) -> None:
-        """Plan, from now on, when it is sent again."""
-        self.begun, self.plan = time.monotonic(), plan_requests(self.patient)
-        self.take_step()
-
-    def take_step(self) -> None:
-        """Go on in the plan."""
-        after, self.is_fresh_next = next(self.plan)
-        self.due = self.begun + after
 
 
 class Sending:
@@ -10768,12 +10804,12 @@ class RemoteSigner:
         """When the question goes out again; None while no relay is there to take it."""
         if not self.pending or not self.relays.is_any_connected():
             return None
-        return render_time(time.time() + max(self.pending.due - time.monotonic(), 0.0))
+        return render_time(time.time() + max(self.pending.repeats.due - time.monotonic(), 0.0))
 
     def ask_again(self) -> None:
         """Have the question go out at once, as somebody is there who waits for it."""
         if self.pending:
-            self.pending.is_urged = True
+            self.pending.repeats.is_urged = True
 
     def hear(self, event: Event) -> None:
         """Handle one event: author, signature, p-tag and id must be right, else nothing happens."""
@@ -10830,7 +10866,7 @@ class RemoteSigner:
         elif isinstance(result, str) and not error:
             try:
                 request.answer.set_result(request.accept(result))
-                self.answered_in = request.age()
+                self.answered_in = request.arrival.age()
             except Denied as refused:  # an answer that can only be wrong
                 request.answer.set_exception(refused)
             except AvaultError as refused:
@@ -10859,15 +10895,16 @@ class RemoteSigner:
         if is_unclear and not is_current:
             return  # it gave up, and says so again
         said = self.remarks.error = printable(text)
-        seconds = self.answered_in = request.age()
-        if request.patient and is_own_timeout(text, seconds):
+        seconds = self.answered_in = request.arrival.age()
+        patient = request.repeats.patient
+        if patient and is_own_timeout(text, seconds):
             self.renew(
                 request,
                 f"the signer gave up by itself after {seconds:.0f} s ({said}): "
                 "nobody refused, it is asked anew",
             )
             return
-        if request.patient and not self.is_attended and not is_stranger and seconds < NOBODY_ASKED:
+        if patient and not self.is_attended and not is_stranger and seconds < NOBODY_ASKED:
             self.renew(
                 request,
                 f"the signer refused at once ({said}), which nobody can: it may remember a "
@@ -10959,7 +10996,7 @@ class RemoteSigner:
                         busy.add(url)
                         work = self.publish(request, url, sending, busy)
                         spawn(self.relays.tasks, work)
-                quick = time.monotonic() - request.asked_at < 5 and not sending.said
+                quick = time.monotonic() - request.arrival.asked_at < 5 and not sending.said
                 await asyncio.wait([request.answer], timeout=0.02 if quick else 1.0)
             return request.answer.result()
         finally:
@@ -10976,17 +11013,14 @@ class RemoteSigner:
         age = now - sending.made
         for url in anew:
             sending.said.pop(url, None)  # who listens there may have missed it
-        if (request.is_urged and age > JUST_ASKED) or (anew and age > STALE_EVENT):
-            request.is_urged = False
-            request.begin_plan()
+        repeats = request.repeats
+        is_urged, repeats.is_urged = repeats.is_urged, False
+        if (is_urged and age > JUST_ASKED) or (anew and age > STALE_EVENT):
+            repeats.begin()
             return self.compose(request)
-        request.is_urged = False
-        if now < request.due:
+        if now < repeats.due:
             return sending
-        is_fresh = sending.request != request.id
-        while now >= request.due:
-            is_fresh |= request.is_fresh_next
-            request.take_step()
+        is_fresh = repeats.pass_steps(now) or sending.request != request.id
         return (
             self.compose(request)
             if is_fresh
@@ -11010,7 +11044,7 @@ class RemoteSigner:
         if text not in ("timeout", "relay not connected"):
             sending.said[url] = text
         if text == "accepted":
-            request.note_accepted(sending.request)
+            request.arrival.note_accepted(sending.request)
         if text != "relay not connected" and not sending.is_sent:
             sending.is_sent = True
             self.sent.requests += 1
@@ -15457,8 +15491,27 @@ class Pause:
         self.asking = asyncio.Lock()
 
 
+class Share:
+    """What of a vault a grant has: all of `groups`, and `only` (GROUP/KEY), for what it `can`."""
+
+    def __init__(self, groups: list[str], only: list[str], can: list[str]) -> None:
+        self.groups, self.only, self.can = frozenset(groups), frozenset(only), frozenset(can)
+
+    def has(self, group: str, key: str) -> bool:
+        """Whether a secret of that name is in it."""
+        return group in self.groups or f"{group}/{key}" in self.only
+
+    def describe_uses(self) -> str:
+        """What it is for, in words."""
+        return " or ".join(self.list_uses())
+
+    def list_uses(self) -> list[str]:
+        """What it is for, in one order."""
+        return sorted(self.can, key=GRANT_USES.index)
+
+
 class Grant:
-    """What a caller may have: all of `groups`, and `only` (GROUP/KEY), for the uses that it `can`.
+    """What one caller may have of an open vault: its `share`, and how long and how often.
 
     `until` is as `uptime` counts (None: until the lock), `times` how many uses are left (None:
     any number), `uids` whose processes may connect. `asks` says whether the phone is still to be
@@ -15467,7 +15520,7 @@ class Grant:
 
     def __init__(self, name: str, groups: list[str], only: list[str], can: list[str]) -> None:
         self.name, self.identity = name, secrets.token_hex(16)
-        self.groups, self.only, self.can = frozenset(groups), frozenset(only), frozenset(can)
+        self.share = Share(groups, only, can)
         self.uids: frozenset[int] = frozenset()
         self.until: float | None = None
         self.times: int | None = None
@@ -15476,10 +15529,6 @@ class Grant:
         self.path = ""
         self.seen: tuple[Vault, Vault] | None = None  # a vault, and what it has of it
         self.pause = Pause()  # of who made it
-
-    def has(self, group: str, key: str) -> bool:
-        """Whether a secret of that name is in it."""
-        return group in self.groups or f"{group}/{key}" in self.only
 
     def is_over(self) -> bool:
         """Whether it was revoked, or its time is over."""
@@ -15497,12 +15546,12 @@ class Grant:
     def check_way(self, way: str) -> None:
         """Raise Denied where it has ended, or is not for that way: whatever is asked for."""
         self.check_request("get")
-        if NEEDED.get(way) not in self.can:
-            shown = " or ".join(sorted(self.can, key=GRANT_USES.index))
-            hint = "avault run -- CMD" if self.can & {"run"} else ASK_MAKER
-            if "proxy" in self.can and way == "run":
+        can = self.share.can
+        if NEEDED.get(way) not in can:
+            hint = "avault run -- CMD" if "run" in can else ASK_MAKER
+            if "proxy" in can and way == "run":
                 hint = "avault run --proxy -- CMD"
-            raise Denied(f"the grant {self.name} is only to {shown}", hint)
+            raise Denied(f"the grant {self.name} is only to {self.share.describe_uses()}", hint)
 
     def is_mask(self, request: Message) -> bool:
         """Whether a request wants all values so that `run` can mask them, which is no use.
@@ -15511,8 +15560,9 @@ class Grant:
         """
         wants = request["op"] == "reveal" and request.get("for") == "mask"
         is_all = not (request.get("groups") or request.get("only"))
-        is_free = self.times is None and "get" in self.can
-        return wants and is_all and bool(self.can & {"run", "proxy"}) and not is_free
+        can = self.share.can
+        is_free = self.times is None and "get" in can
+        return wants and is_all and bool(can & {"run", "proxy"}) and not is_free
 
     def use(self, way: str) -> None:
         """Count a use, before anything is given out; raises Denied where none is left.
@@ -15531,9 +15581,9 @@ class Grant:
         left = None if self.until is None else time.time() + self.until - uptime()
         return {
             "name": self.name,
-            "groups": sorted(self.groups),
-            "only": sorted(self.only),
-            "can": sorted(self.can, key=GRANT_USES.index),
+            "groups": sorted(self.share.groups),
+            "only": sorted(self.share.only),
+            "can": self.share.list_uses(),
             "until": None if left is None else render_time(left),
             "times": self.times,
             "uids": sorted(self.uids),
@@ -20334,7 +20384,7 @@ APPROVAL_TITLE = "the first use of a grant"
 
 def describe_grant(grant: Grant) -> str:
     """What a grant is for, in the words of the phone."""
-    names = [f"all of {each}" for each in sorted(grant.groups)] + sorted(grant.only)
+    names = [f"all of {each}" for each in sorted(grant.share.groups)] + sorted(grant.share.only)
     shown = ", ".join(names[:SHOWN_IN_GRANT])
     more = len(names) - SHOWN_IN_GRANT
     return shown + (f" and {more} more" if more > 0 else "")
@@ -20492,8 +20542,8 @@ class Gate:
             return vault
         if not grant.seen or grant.seen[0] is not vault:
             names = [(name, key) for name, each in vault.groups.items() for key in each.keys]
-            seen = take_out(vault, [each for each in names if grant.has(*each)])
-            for name in {*seen.groups} - grant.groups:  # a note is about the whole
+            seen = take_out(vault, [each for each in names if grant.share.has(*each)])
+            for name in {*seen.groups} - grant.share.groups:  # a note is about the whole
                 seen.groups[name].note = Group({}).note
             grant.seen = vault, seen
         return grant.seen[1]
@@ -21213,7 +21263,7 @@ class Guests:
         """What is known of an invitation."""
         if invitation.identity not in self.guests:
             used = self.recent.get(f"bunker {invitation.name}", [])
-            self.guests[invitation.identity] = Guest(invitation.rate, used)
+            self.guests[invitation.identity] = Guest(invitation.terms.rate, used)
         return self.guests[invitation.identity]
 
     def now(self) -> float:
@@ -22097,14 +22147,16 @@ class GuardChange:
 
 def names_any(rules: Rules, fields: set[str]) -> bool:
     """Whether rules ask something in one of these fields."""
-    return any(getattr(rules, name) not in (None, []) for name in fields)
+    if any(rules.named[name] for name in fields & {*SETS}):
+        return True
+    return any(getattr(rules, name) is not None for name in fields & {*NUMBERS})
 
 
 def keep_fields(rules: Rules, gone: set[str]) -> dict[str, Any]:
     """The fields of a guard, as they are kept, but for some."""
     fields: dict[str, Any] = {name: getattr(rules, name) for name in NUMBERS}
     for name in SETS:
-        fields[name] = next((sorted(each) for each in getattr(rules, name)), None)
+        fields[name] = next((sorted(each) for each in rules.named[name]), None)
     return {name: value for name, value in fields.items() if value is not None and name not in gone}
 
 
@@ -23582,7 +23634,7 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         use = await decode(keyholder, said)
         guards = keyholder.gate.look(keyholder.open_store().vault)
         # of each guard as it stands: of those together, "any" is no part any more
-        servers = [one for each in guards.of(name) for one in each.rules.servers]
+        servers = [one for each in guards.of(name) for one in each.rules.named["servers"]]
         sentence = noted["signed"] = describe_use(use, name, servers, request)
 
         def admit(reserved: Passage | None = None) -> Passage:
@@ -23683,7 +23735,7 @@ async def choose_signing_key(
         names = [
             name
             for name in keyholder.signing.keys.find(vault, blob, way, guards)
-            if not session.grant or session.grant.has(*name.split("/"))
+            if not session.grant or session.grant.share.has(*name.split("/"))
         ]
         first = {name: vault.secrets(*name.split("/"))[0] for name in names}
         values = {name: each.value for name, each in first.items()}
@@ -23767,7 +23819,9 @@ def admit_use(
 ) -> Passage:
     """What of the vault may be used so for SSH: the key alone; raises Denied, NotFound."""
     rules, passage = admit_key(keyholder, name, public, way, reserved)
-    if fault := find_ssh_fault(use, rules.servers, rules.users, rules.namespaces):
+    if fault := find_ssh_fault(
+        use, rules.named["servers"], rules.named["users"], rules.named["namespaces"]
+    ):
         raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
     return passage
 
@@ -23798,7 +23852,7 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
         if way_of_kind(keys[name].kind) == way
         and rules.ways() is not None
         and rules.lets(way, now)
-        and may_offer(bound, rules.servers, rules.namespaces)
+        and may_offer(bound, rules.named["servers"], rules.named["namespaces"])
     ]
     return {"ok": True, "keys": may}
 
@@ -23806,7 +23860,9 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
 def look_at_keys(keyholder: Keyholder, vault: Vault, grant: Grant | None) -> dict[str, SigningKey]:
     """The keys that sign, by name: through a grant as if there were no others."""
     keys = keyholder.signing.keys.look(vault)
-    return {name: each for name, each in keys.items() if not grant or grant.has(*name.split("/"))}
+    return {
+        name: each for name, each in keys.items() if not grant or grant.share.has(*name.split("/"))
+    }
 
 
 # ------------------------------------------------------- daemon/spending ----
@@ -24129,10 +24185,15 @@ class Payment:
             self.session.grant.check_request("sign")
         use, public = decode_evm(self.said), str(self.said["public"])
         rules, passage = admit_key(self.keyholder, self.name, public, WAY_FOR_WALLETS, reserved)
-        named = [rule for each in read_wallet_rules(rules.wallet) for rule in each if rule.is_asset]
+        named = [
+            rule
+            for each in read_wallet_rules(rules.named["wallet"])
+            for rule in each
+            if rule.is_asset
+        ]
         self.noted["signed"] = describe_evm(use, self.name, named)
         try:
-            return passage, Verdict(use, rules.wallet, decode_base64(public, 20))
+            return passage, Verdict(use, rules.named["wallet"], decode_base64(public, 20))
         except Denied as error:
             why = f"{error.message}; that was to {self.noted['signed']}"
             raise Denied(why, f"see what it may: avault guard {self.name}") from None
@@ -24350,11 +24411,11 @@ class SolanaPayment(Payment):
             self.session.grant.check_request("sign")
         use, public = decode_solana(self.said), str(self.said["public"])
         rules, passage = admit_key(self.keyholder, self.name, public, WAY_FOR_WALLETS, reserved)
-        mine, cluster = read_solana_rules(rules.wallet)
+        mine, cluster = read_solana_rules(rules.named["wallet"])
         recognize_owners(use, mine)
         self.noted["signed"] = describe_solana(use, self.name, mine, cluster)
         try:
-            return passage, SolanaVerdict(use, rules.wallet, decode_base64(public, 32))
+            return passage, SolanaVerdict(use, rules.named["wallet"], decode_base64(public, 32))
         except Denied as error:
             why = f"{self.name} may not {self.noted['signed']}: {error.message}"
             raise Denied(why, f"see what it may: avault guard {self.name}") from None
@@ -24446,7 +24507,9 @@ async def sign_use(
         if narrow:
             narrow(use)
         rules, passage = admit_key(keyholder, name, public, WAY_FOR_NOSTR, reserved)
-        if fault := find_nostr_fault(use, rules.kinds, rules.ciphers, rules.peers):
+        if fault := find_nostr_fault(
+            use, rules.named["kinds"], rules.named["ciphers"], rules.named["peers"]
+        ):
             raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
         return passage
 
@@ -24503,7 +24566,7 @@ async def answer_event(keyholder: Keyholder, session: Session, request: Message)
         if not is_own:
             raise Denied("too many requests of who is not invited")
         number = read_number(opened["said"])
-        answer = compose_refusal(number, f"more than {invitation.rate} requests a minute")
+        answer = compose_refusal(number, f"more than {invitation.terms.rate} requests a minute")
         return await seal_answer(keyholder, invitation, client, text, answer)
     asking = Asking(keyholder, session, invitation, client, opened["said"])
     return await seal_answer(keyholder, invitation, client, text, await asking.answer(guest))
@@ -24595,7 +24658,7 @@ class Asking:
             return await self.connect()
         if self.client != self.invitation.client:
             raise Denied("not connected: an invitation's secret is for one client")
-        if self.keyholder.guests.now() >= self.invitation.until:
+        if self.keyholder.guests.now() >= self.invitation.terms.until:
             raise Denied(f"the invitation of {self.invitation.name} is over")
         if self.method == "ping":
             return "pong"
@@ -24626,7 +24689,7 @@ class Asking:
                     return "ack"
                 if came or not self.is_invited(store.vault) or not invitation.fits(secret):
                     raise Denied("invalid secret")
-                if self.keyholder.guests.now() >= invitation.until:
+                if self.keyholder.guests.now() >= invitation.terms.until:
                     raise Denied(f"the invitation of {invitation.name} is over")
                 machine, now = store.machine, int(time.time())
                 self.keyholder.release(self.session, noted)
@@ -24676,7 +24739,7 @@ class Asking:
         came = vault.fact(f"{CAME}/{invitation.identity}")
         if came != self.client or not self.is_invited(vault):
             raise Denied(f"the invitation of {invitation.name} was taken back")
-        if self.keyholder.guests.now() >= invitation.until:
+        if self.keyholder.guests.now() >= invitation.terms.until:
             raise Denied(f"the invitation of {invitation.name} is over")
         known = self.keyholder.signing.keys.look(vault).get(invitation.key)
         if not known or known.kind != "nostr" or known.blob.hex() != invitation.public:
@@ -25031,8 +25094,8 @@ def refuse_wider(place: str, fields: dict[str, Any], rules: Rules) -> None:
     for name, members in named.items():
         wanted = Rules(**{name: members})
         own = Rules()
-        setattr(own, name, getattr(rules, name))
-        if members and (not getattr(rules, name) or not wanted.asks_at_least(join_rules([own]))):
+        own.named[name] = rules.named[name]
+        if members and (not own.named[name] or not wanted.asks_at_least(join_rules([own]))):
             words = f"--{name} {','.join(members)}"
             if name == "peers":
                 words = " ".join(f"--peer {each}" for each in members)
@@ -26898,8 +26961,8 @@ ANSWERS: dict[str, Respond] = {
 
 def find_not_there(vault: Vault, grant: Grant) -> list[str]:
     """What a grant names that is not in the vault, or not yet."""
-    only = [each.partition("/") for each in sorted(grant.only)]
-    return [each for each in sorted(grant.groups) if each not in vault.groups] + [
+    only = [each.partition("/") for each in sorted(grant.share.only)]
+    return [each for each in sorted(grant.share.groups) if each not in vault.groups] + [
         f"{group}/{key}"
         for group, _, key in only
         if group not in vault.groups or key not in vault.groups[group].keys
@@ -26908,7 +26971,7 @@ def find_not_there(vault: Vault, grant: Grant) -> list[str]:
 
 def summarize_grant(grant: Grant) -> Message:
     """What the access log says of one."""
-    named = {"groups": sorted(grant.groups), "only": sorted(grant.only)}
+    named = {"groups": sorted(grant.share.groups), "only": sorted(grant.share.only)}
     return {"op": "grant", "for": grant.name, **named}
 
 
@@ -27996,7 +28059,14 @@ def refuse_elsewhere(keyholder: Keyholder, tokens: Tokens, host: str, port: int,
             raise Denied(f"{name} has a number of uses, so it renews nothing")
         check(guards, name, "proxy", time.time())
         said = find_proxy_fault(
-            host, port, "POST", path, rules.hosts, rules.methods, rules.paths, [RENEWAL]
+            host,
+            port,
+            "POST",
+            path,
+            rules.named["hosts"],
+            rules.named["methods"],
+            rules.named["paths"],
+            [RENEWAL],
         )
         if said:
             hint = f"if that is its server: avault guard {name} --host {host} --in {RENEWAL}"
@@ -28325,8 +28395,8 @@ class ProxiedUses:
             asked["method"],
             asked["path"],
             self.hosts(guards, name),
-            rules.methods,
-            rules.paths,
+            rules.named["methods"],
+            rules.named["paths"],
             read_places(message),
         )
         if said:
@@ -28351,7 +28421,7 @@ class ProxiedUses:
 
 def renews(guards: Guards, name: str) -> bool:
     """Whether a guard has a secret renew tokens alone: no command sends it anywhere."""
-    sets = guards.rules_of(guards.of(name)).hosts
+    sets = guards.rules_of(guards.of(name)).named["hosts"]
     return any(one and all(part_host(each)[0] == RENEWAL for each in one) for one in sets)
 
 
@@ -28780,8 +28850,8 @@ async def serve_proxy_start(keyholder: Keyholder, session: Session, request: Mes
     if port is not None and (type(port) is not int or not 0 <= port <= 65535):
         raise Usage("not a port", "--port 0 takes one that is free")
     grant = find_grant(keyholder, request)
-    if "proxy" not in grant.can:
-        shown = " or ".join(sorted(grant.can, key=GRANT_USES.index))
+    if "proxy" not in grant.share.can:
+        shown = grant.share.describe_uses()
         raise Denied(f"the grant {grant.name} is only to {shown}", "avault grant NAME --can proxy")
     standing = keyholder.brokers.standing
     if grant in standing:
@@ -28897,7 +28967,7 @@ def describe_spending(facts: dict[str, Any], public: bytes, rules: Rules) -> lis
     """Of each asset that rules name, how much a day, and what of that is spent: the lowest."""
     found: dict[tuple[object, ...], WalletRule] = {}
     is_for = is_for_solana if len(public) == SOLANA_PUBLIC else is_for_ethereum
-    texts = [each for members in rules.wallet for each in sorted(members) if is_for(each)]
+    texts = [each for members in rules.named["wallet"] for each in sorted(members) if is_for(each)]
     for each in map(read_pay_rule, texts):
         if each.is_asset:
             before = found.get(each.about())

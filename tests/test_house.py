@@ -21,12 +21,8 @@ LONGER: dict[str, int] = {  # those that are still longer: a number here may onl
 WIDEST = 100  # columns of a line
 ATTRIBUTES = 12  # of a class: one with more is two
 MORE = {  # those that still have more: a number here may only become smaller
-    "Grant": 14,
     "Holding": 15,
-    "Invitation": 15,
     "Keyholder": 19,
-    "Request": 18,
-    "Rules": 15,
     "Session": 17,
     "Warden": 15,
 }

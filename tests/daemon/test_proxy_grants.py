@@ -572,7 +572,7 @@ async def test_guards_and_grants_by_chance_let_out_what_all_of_them_let_and_noth
             session = None
         answer = await counter.use(session, host=host, port=port, path=path, method=method) if session else {"ok": False}
         sets = [rules["hosts"] for rules in guards if "hosts" in rules]
-        meant = "openai" in grant.groups and "proxy" in grant.can and times != 0
+        meant = "openai" in grant.share.groups and "proxy" in grant.share.can and times != 0
         meant = meant and bool(sets) and all(named.values())  # each place that is guarded says to where
         meant = meant and all(any(is_host(host, port, each) for each in one) for one in sets)
         meant = meant and all("proxy" in rules.get("only", ["proxy"]) for rules in guards)

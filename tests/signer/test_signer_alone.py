@@ -259,7 +259,7 @@ async def test_a_question_does_not_wait_for_what_a_relay_says_of_the_one_before(
 )
 async def test_a_signers_own_time_out_is_no_refusal(asking: Asking, text: str, seconds: float, is_own: bool) -> None:
     asking.sent_at(0)
-    asking.request.accepted_id, asking.request.accepted_at = asking.request.id, asking.clock.now
+    asking.request.arrival.accepted_id, asking.request.arrival.accepted_at = asking.request.id, asking.clock.now
     first = asking.request.id
     asking.clock.now += seconds
     asking.hear(result="error", error=text)

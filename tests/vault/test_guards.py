@@ -100,13 +100,13 @@ def power(rules: avault.Rules, now: float = 0) -> set[tuple[str, int]]:
         return {("value", 0)} | {(way, number) for way, numbers in EVERY.items() for number in numbers}
     found: set[tuple[str, int]] = set()
     if rules.lets("proxy", now):
-        where = rules.hosts, rules.methods, rules.paths
+        where = rules.named["hosts"], rules.named["methods"], rules.named["paths"]
         found |= {("proxy", number) for number, each in enumerate(REQUESTS) if not avault.find_proxy_fault(*each, *where)}
     if rules.lets("ssh", now):
-        who = rules.servers, rules.users, rules.namespaces
+        who = rules.named["servers"], rules.named["users"], rules.named["namespaces"]
         found |= {("ssh", number) for number, each in enumerate([*LOGINS, *FILES]) if not avault.find_ssh_fault(each, *who)}
     if rules.lets("sign", now):
-        what = rules.kinds, rules.ciphers, rules.peers
+        what = rules.named["kinds"], rules.named["ciphers"], rules.named["peers"]
         found |= {
             ("sign", number) for number, each in enumerate([*POSTS, *ENCIPHERED]) if not avault.find_nostr_fault(each, *what)
         }
@@ -238,7 +238,7 @@ def test_rules_in_words(fields: dict[str, Any], words: str) -> None:
 
 def test_of_hosts_and_paths_the_narrower_is_left() -> None:
     both = avault.Rules(hosts=["*.a.com"], paths=["/v1/*"]) & avault.Rules(hosts=["api.a.com"], paths=["/v1/x"])
-    assert (both.hosts, both.paths) == ([{"api.a.com"}], [{"/v1/x"}])
+    assert (both.named["hosts"], both.named["paths"]) == ([{"api.a.com"}], [{"/v1/x"}])
     apart = avault.Rules(hosts=["a.com"]) & avault.Rules(hosts=["b.com"])
     assert str(apart) == "only proxy, to a.com, to b.com", "both have to fit: nothing does"
     assert not avault.Rules(hosts=["evila.com"]).asks_at_least(avault.Rules(hosts=["*.a.com"]))
@@ -590,7 +590,7 @@ def test_many_names_with_many_guards_are_seen_through_at_once() -> None:
         patched.setattr(avault, "simplify", lambda name, sets: asked.append(name) or simplify(name, sets))
         guards = avault.Guards(vault.facts)
         for place in guards.places():
-            assert len(guards.rules_of(guards.of(place)).hosts) == 64
+            assert len(guards.rules_of(guards.of(place)).named["hosts"]) == 64
     assert asked == [*avault.SETS], "each set once"
 
 
@@ -1375,7 +1375,7 @@ def test_a_key_before_says_no_guard_otherwise_under_whatever_count(desk: Desk, s
     once = desk.load().vault
     assert avault.list_facts({name: once.facts[name] for name in before}) == avault.list_facts(before)
     assert str(rules_of(once, "h/L")) == "only run" and str(rules_of(once, "t/K")) == "2 more times"
-    assert rules_of(once, "nobody/ELSE").only, "what it adds counts, too"
+    assert rules_of(once, "nobody/ELSE").named["only"], "what it adds counts, too"
     path.write_bytes(forged)
     assert desk.load().vault.facts.keys() == once.facts.keys(), "and once"
     genuine = put_guard("g/K", only=["ssh"])

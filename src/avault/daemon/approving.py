@@ -24,7 +24,7 @@ APPROVAL_TITLE = "the first use of a grant"
 
 def describe_grant(grant: Grant) -> str:
     """What a grant is for, in the words of the phone."""
-    names = [f"all of {each}" for each in sorted(grant.groups)] + sorted(grant.only)
+    names = [f"all of {each}" for each in sorted(grant.share.groups)] + sorted(grant.share.only)
     shown = ", ".join(names[:SHOWN_IN_GRANT])
     more = len(names) - SHOWN_IN_GRANT
     return shown + (f" and {more} more" if more > 0 else "")

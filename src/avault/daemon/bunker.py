@@ -54,7 +54,7 @@ async def answer_event(keyholder: Keyholder, session: Session, request: Message)
         if not is_own:
             raise Denied("too many requests of who is not invited")
         number = read_number(opened["said"])
-        answer = compose_refusal(number, f"more than {invitation.rate} requests a minute")
+        answer = compose_refusal(number, f"more than {invitation.terms.rate} requests a minute")
         return await seal_answer(keyholder, invitation, client, text, answer)
     asking = Asking(keyholder, session, invitation, client, opened["said"])
     return await seal_answer(keyholder, invitation, client, text, await asking.answer(guest))
@@ -146,7 +146,7 @@ class Asking:
             return await self.connect()
         if self.client != self.invitation.client:
             raise Denied("not connected: an invitation's secret is for one client")
-        if self.keyholder.guests.now() >= self.invitation.until:
+        if self.keyholder.guests.now() >= self.invitation.terms.until:
             raise Denied(f"the invitation of {self.invitation.name} is over")
         if self.method == "ping":
             return "pong"
@@ -177,7 +177,7 @@ class Asking:
                     return "ack"
                 if came or not self.is_invited(store.vault) or not invitation.fits(secret):
                     raise Denied("invalid secret")
-                if self.keyholder.guests.now() >= invitation.until:
+                if self.keyholder.guests.now() >= invitation.terms.until:
                     raise Denied(f"the invitation of {invitation.name} is over")
                 machine, now = store.machine, int(time.time())
                 self.keyholder.release(self.session, noted)
@@ -227,7 +227,7 @@ class Asking:
         came = vault.fact(f"{CAME}/{invitation.identity}")
         if came != self.client or not self.is_invited(vault):
             raise Denied(f"the invitation of {invitation.name} was taken back")
-        if self.keyholder.guests.now() >= invitation.until:
+        if self.keyholder.guests.now() >= invitation.terms.until:
             raise Denied(f"the invitation of {invitation.name} is over")
         known = self.keyholder.signing.keys.look(vault).get(invitation.key)
         if not known or known.kind != "nostr" or known.blob.hex() != invitation.public:

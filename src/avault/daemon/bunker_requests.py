@@ -133,8 +133,8 @@ def refuse_wider(place: str, fields: dict[str, Any], rules: Rules) -> None:
     for name, members in named.items():
         wanted = Rules(**{name: members})
         own = Rules()
-        setattr(own, name, getattr(rules, name))
-        if members and (not getattr(rules, name) or not wanted.asks_at_least(join_rules([own]))):
+        own.named[name] = rules.named[name]
+        if members and (not own.named[name] or not wanted.asks_at_least(join_rules([own]))):
             words = f"--{name} {','.join(members)}"
             if name == "peers":
                 words = " ".join(f"--peer {each}" for each in members)

@@ -110,8 +110,8 @@ class Gate:
             return vault
         if not grant.seen or grant.seen[0] is not vault:
             names = [(name, key) for name, each in vault.groups.items() for key in each.keys]
-            seen = take_out(vault, [each for each in names if grant.has(*each)])
-            for name in {*seen.groups} - grant.groups:  # a note is about the whole
+            seen = take_out(vault, [each for each in names if grant.share.has(*each)])
+            for name in {*seen.groups} - grant.share.groups:  # a note is about the whole
                 seen.groups[name].note = Group({}).note
             grant.seen = vault, seen
         return grant.seen[1]

@@ -48,8 +48,27 @@ class Pause:
         self.asking = asyncio.Lock()
 
 
+class Share:
+    """What of a vault a grant has: all of `groups`, and `only` (GROUP/KEY), for what it `can`."""
+
+    def __init__(self, groups: list[str], only: list[str], can: list[str]) -> None:
+        self.groups, self.only, self.can = frozenset(groups), frozenset(only), frozenset(can)
+
+    def has(self, group: str, key: str) -> bool:
+        """Whether a secret of that name is in it."""
+        return group in self.groups or f"{group}/{key}" in self.only
+
+    def describe_uses(self) -> str:
+        """What it is for, in words."""
+        return " or ".join(self.list_uses())
+
+    def list_uses(self) -> list[str]:
+        """What it is for, in one order."""
+        return sorted(self.can, key=GRANT_USES.index)
+
+
 class Grant:
-    """What a caller may have: all of `groups`, and `only` (GROUP/KEY), for the uses that it `can`.
+    """What one caller may have of an open vault: its `share`, and how long and how often.
 
     `until` is as `uptime` counts (None: until the lock), `times` how many uses are left (None:
     any number), `uids` whose processes may connect. `asks` says whether the phone is still to be
@@ -58,7 +77,7 @@ class Grant:
 
     def __init__(self, name: str, groups: list[str], only: list[str], can: list[str]) -> None:
         self.name, self.identity = name, secrets.token_hex(16)
-        self.groups, self.only, self.can = frozenset(groups), frozenset(only), frozenset(can)
+        self.share = Share(groups, only, can)
         self.uids: frozenset[int] = frozenset()
         self.until: float | None = None
         self.times: int | None = None
@@ -67,10 +86,6 @@ class Grant:
         self.path = ""
         self.seen: tuple[Vault, Vault] | None = None  # a vault, and what it has of it
         self.pause = Pause()  # of who made it
-
-    def has(self, group: str, key: str) -> bool:
-        """Whether a secret of that name is in it."""
-        return group in self.groups or f"{group}/{key}" in self.only
 
     def is_over(self) -> bool:
         """Whether it was revoked, or its time is over."""
@@ -88,12 +103,12 @@ class Grant:
     def check_way(self, way: str) -> None:
         """Raise Denied where it has ended, or is not for that way: whatever is asked for."""
         self.check_request("get")
-        if NEEDED.get(way) not in self.can:
-            shown = " or ".join(sorted(self.can, key=GRANT_USES.index))
-            hint = "avault run -- CMD" if self.can & {"run"} else ASK_MAKER
-            if "proxy" in self.can and way == "run":
+        can = self.share.can
+        if NEEDED.get(way) not in can:
+            hint = "avault run -- CMD" if "run" in can else ASK_MAKER
+            if "proxy" in can and way == "run":
                 hint = "avault run --proxy -- CMD"
-            raise Denied(f"the grant {self.name} is only to {shown}", hint)
+            raise Denied(f"the grant {self.name} is only to {self.share.describe_uses()}", hint)
 
     def is_mask(self, request: Message) -> bool:
         """Whether a request wants all values so that `run` can mask them, which is no use.
@@ -102,8 +117,9 @@ class Grant:
         """
         wants = request["op"] == "reveal" and request.get("for") == "mask"
         is_all = not (request.get("groups") or request.get("only"))
-        is_free = self.times is None and "get" in self.can
-        return wants and is_all and bool(self.can & {"run", "proxy"}) and not is_free
+        can = self.share.can
+        is_free = self.times is None and "get" in can
+        return wants and is_all and bool(can & {"run", "proxy"}) and not is_free
 
     def use(self, way: str) -> None:
         """Count a use, before anything is given out; raises Denied where none is left.
@@ -122,9 +138,9 @@ class Grant:
         left = None if self.until is None else time.time() + self.until - uptime()
         return {
             "name": self.name,
-            "groups": sorted(self.groups),
-            "only": sorted(self.only),
-            "can": sorted(self.can, key=GRANT_USES.index),
+            "groups": sorted(self.share.groups),
+            "only": sorted(self.share.only),
+            "can": self.share.list_uses(),
             "until": None if left is None else render_time(left),
             "times": self.times,
             "uids": sorted(self.uids),

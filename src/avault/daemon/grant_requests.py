@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def find_not_there(vault: Vault, grant: Grant) -> list[str]:
     """What a grant names that is not in the vault, or not yet."""
-    only = [each.partition("/") for each in sorted(grant.only)]
-    return [each for each in sorted(grant.groups) if each not in vault.groups] + [
+    only = [each.partition("/") for each in sorted(grant.share.only)]
+    return [each for each in sorted(grant.share.groups) if each not in vault.groups] + [
         f"{group}/{key}"
         for group, _, key in only
         if group not in vault.groups or key not in vault.groups[group].keys
@@ -30,7 +30,7 @@ def find_not_there(vault: Vault, grant: Grant) -> list[str]:
 
 def summarize_grant(grant: Grant) -> Message:
     """What the access log says of one."""
-    named = {"groups": sorted(grant.groups), "only": sorted(grant.only)}
+    named = {"groups": sorted(grant.share.groups), "only": sorted(grant.share.only)}
     return {"op": "grant", "for": grant.name, **named}
 
 

@@ -103,14 +103,16 @@ class GuardChange:
 
 def names_any(rules: Rules, fields: set[str]) -> bool:
     """Whether rules ask something in one of these fields."""
-    return any(getattr(rules, name) not in (None, []) for name in fields)
+    if any(rules.named[name] for name in fields & {*SETS}):
+        return True
+    return any(getattr(rules, name) is not None for name in fields & {*NUMBERS})
 
 
 def keep_fields(rules: Rules, gone: set[str]) -> dict[str, Any]:
     """The fields of a guard, as they are kept, but for some."""
     fields: dict[str, Any] = {name: getattr(rules, name) for name in NUMBERS}
     for name in SETS:
-        fields[name] = next((sorted(each) for each in getattr(rules, name)), None)
+        fields[name] = next((sorted(each) for each in rules.named[name]), None)
     return {name: value for name, value in fields.items() if value is not None and name not in gone}
 
 

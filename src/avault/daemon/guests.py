@@ -129,7 +129,7 @@ class Guests:
         """What is known of an invitation."""
         if invitation.identity not in self.guests:
             used = self.recent.get(f"bunker {invitation.name}", [])
-            self.guests[invitation.identity] = Guest(invitation.rate, used)
+            self.guests[invitation.identity] = Guest(invitation.terms.rate, used)
         return self.guests[invitation.identity]
 
     def now(self) -> float:

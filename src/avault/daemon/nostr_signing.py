@@ -112,7 +112,9 @@ async def sign_use(
         if narrow:
             narrow(use)
         rules, passage = admit_key(keyholder, name, public, WAY_FOR_NOSTR, reserved)
-        if fault := find_nostr_fault(use, rules.kinds, rules.ciphers, rules.peers):
+        if fault := find_nostr_fault(
+            use, rules.named["kinds"], rules.named["ciphers"], rules.named["peers"]
+        ):
             raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
         return passage
 

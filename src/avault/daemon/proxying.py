@@ -282,8 +282,8 @@ class ProxiedUses:
             asked["method"],
             asked["path"],
             self.hosts(guards, name),
-            rules.methods,
-            rules.paths,
+            rules.named["methods"],
+            rules.named["paths"],
             read_places(message),
         )
         if said:
@@ -308,7 +308,7 @@ class ProxiedUses:
 
 def renews(guards: Guards, name: str) -> bool:
     """Whether a guard has a secret renew tokens alone: no command sends it anywhere."""
-    sets = guards.rules_of(guards.of(name)).hosts
+    sets = guards.rules_of(guards.of(name)).named["hosts"]
     return any(one and all(part_host(each)[0] == RENEWAL for each in one) for one in sets)
 
 

@@ -123,7 +123,14 @@ def refuse_elsewhere(keyholder: Keyholder, tokens: Tokens, host: str, port: int,
             raise Denied(f"{name} has a number of uses, so it renews nothing")
         check(guards, name, "proxy", time.time())
         said = find_proxy_fault(
-            host, port, "POST", path, rules.hosts, rules.methods, rules.paths, [RENEWAL]
+            host,
+            port,
+            "POST",
+            path,
+            rules.named["hosts"],
+            rules.named["methods"],
+            rules.named["paths"],
+            [RENEWAL],
         )
         if said:
             hint = f"if that is its server: avault guard {name} --host {host} --in {RENEWAL}"

@@ -79,7 +79,7 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         use = await decode(keyholder, said)
         guards = keyholder.gate.look(keyholder.open_store().vault)
         # of each guard as it stands: of those together, "any" is no part any more
-        servers = [one for each in guards.of(name) for one in each.rules.servers]
+        servers = [one for each in guards.of(name) for one in each.rules.named["servers"]]
         sentence = noted["signed"] = describe_use(use, name, servers, request)
 
         def admit(reserved: Passage | None = None) -> Passage:
@@ -180,7 +180,7 @@ async def choose_signing_key(
         names = [
             name
             for name in keyholder.signing.keys.find(vault, blob, way, guards)
-            if not session.grant or session.grant.has(*name.split("/"))
+            if not session.grant or session.grant.share.has(*name.split("/"))
         ]
         first = {name: vault.secrets(*name.split("/"))[0] for name in names}
         values = {name: each.value for name, each in first.items()}
@@ -264,7 +264,9 @@ def admit_use(
 ) -> Passage:
     """What of the vault may be used so for SSH: the key alone; raises Denied, NotFound."""
     rules, passage = admit_key(keyholder, name, public, way, reserved)
-    if fault := find_ssh_fault(use, rules.servers, rules.users, rules.namespaces):
+    if fault := find_ssh_fault(
+        use, rules.named["servers"], rules.named["users"], rules.named["namespaces"]
+    ):
         raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
     return passage
 
@@ -295,7 +297,7 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
         if way_of_kind(keys[name].kind) == way
         and rules.ways() is not None
         and rules.lets(way, now)
-        and may_offer(bound, rules.servers, rules.namespaces)
+        and may_offer(bound, rules.named["servers"], rules.named["namespaces"])
     ]
     return {"ok": True, "keys": may}
 
@@ -303,4 +305,6 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
 def look_at_keys(keyholder: Keyholder, vault: Vault, grant: Grant | None) -> dict[str, SigningKey]:
     """The keys that sign, by name: through a grant as if there were no others."""
     keys = keyholder.signing.keys.look(vault)
-    return {name: each for name, each in keys.items() if not grant or grant.has(*name.split("/"))}
+    return {
+        name: each for name, each in keys.items() if not grant or grant.share.has(*name.split("/"))
+    }

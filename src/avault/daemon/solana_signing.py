@@ -147,11 +147,11 @@ class SolanaPayment(Payment):
             self.session.grant.check_request("sign")
         use, public = decode_solana(self.said), str(self.said["public"])
         rules, passage = admit_key(self.keyholder, self.name, public, WAY_FOR_WALLETS, reserved)
-        mine, cluster = read_solana_rules(rules.wallet)
+        mine, cluster = read_solana_rules(rules.named["wallet"])
         recognize_owners(use, mine)
         self.noted["signed"] = describe_solana(use, self.name, mine, cluster)
         try:
-            return passage, SolanaVerdict(use, rules.wallet, decode_base64(public, 32))
+            return passage, SolanaVerdict(use, rules.named["wallet"], decode_base64(public, 32))
         except Denied as error:
             why = f"{self.name} may not {self.noted['signed']}: {error.message}"
             raise Denied(why, f"see what it may: avault guard {self.name}") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from avault.daemon.grant import GRANT_USES, Grant, check_grant_name
+from avault.daemon.grant import Grant, check_grant_name
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.proxy_consent import ProxyCaller
 from avault.daemon.proxy_sessions import describe_session, need_something, serve_proxy
@@ -68,8 +68,8 @@ async def serve_proxy_start(keyholder: Keyholder, session: Session, request: Mes
     if port is not None and (type(port) is not int or not 0 <= port <= 65535):
         raise Usage("not a port", "--port 0 takes one that is free")
     grant = find_grant(keyholder, request)
-    if "proxy" not in grant.can:
-        shown = " or ".join(sorted(grant.can, key=GRANT_USES.index))
+    if "proxy" not in grant.share.can:
+        shown = grant.share.describe_uses()
         raise Denied(f"the grant {grant.name} is only to {shown}", "avault grant NAME --can proxy")
     standing = keyholder.brokers.standing
     if grant in standing:

@@ -207,10 +207,15 @@ class Payment:
             self.session.grant.check_request("sign")
         use, public = decode_evm(self.said), str(self.said["public"])
         rules, passage = admit_key(self.keyholder, self.name, public, WAY_FOR_WALLETS, reserved)
-        named = [rule for each in read_wallet_rules(rules.wallet) for rule in each if rule.is_asset]
+        named = [
+            rule
+            for each in read_wallet_rules(rules.named["wallet"])
+            for rule in each
+            if rule.is_asset
+        ]
         self.noted["signed"] = describe_evm(use, self.name, named)
         try:
-            return passage, Verdict(use, rules.wallet, decode_base64(public, 20))
+            return passage, Verdict(use, rules.named["wallet"], decode_base64(public, 20))
         except Denied as error:
             why = f"{error.message}; that was to {self.noted['signed']}"
             raise Denied(why, f"see what it may: avault guard {self.name}") from None

@@ -52,7 +52,7 @@ def describe_spending(facts: dict[str, Any], public: bytes, rules: Rules) -> lis
     """Of each asset that rules name, how much a day, and what of that is spent: the lowest."""
     found: dict[tuple[object, ...], WalletRule] = {}
     is_for = is_for_solana if len(public) == SOLANA_PUBLIC else is_for_ethereum
-    texts = [each for members in rules.wallet for each in sorted(members) if is_for(each)]
+    texts = [each for members in rules.named["wallet"] for each in sorted(members) if is_for(each)]
     for each in map(read_pay_rule, texts):
         if each.is_asset:
             before = found.get(each.about())

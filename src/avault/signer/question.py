@@ -95,35 +95,42 @@ def accept_connect(secret: str) -> Callable[[str], None]:
     return accept
 
 
-class Request:
-    """A request under way: its id, what to do with a result, and the future of its answer.
+class Repeats:
+    """When a request goes out again, and whether as a fresh event.
 
     A `patient` one waits for a person.
     """
 
-    def __init__(
-        self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool
-    ) -> None:
-        self.method, self.params, self.accept, self.patient = method, params, accept, patient
-        self.ids: set[str] = set()
-        self.renew()
-        self.begin_plan()
-        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.refusal: asyncio.TimerHandle | None = None
-        self.is_told_by_content = False
+    def __init__(self, patient: bool) -> None:
+        self.patient = patient
         self.is_urged = False  # somebody is there who waits for it: it goes out at once
-        self.strangers = 0  # events of other keys that were looked at for it
+        self.begin()
+
+    def begin(self) -> None:
+        """Plan, from now on, when it is sent again."""
+        self.begun, self.plan = time.monotonic(), plan_requests(self.patient)
+        self.take_step()
+
+    def take_step(self) -> None:
+        """Go on in the plan."""
+        after, self.is_fresh_next = next(self.plan)
+        self.due = self.begun + after
+
+    def pass_steps(self, now: float) -> bool:
+        """Leave those behind that are due, and say whether one of them was a fresh event."""
+        is_fresh = False
+        while now >= self.due:
+            is_fresh |= self.is_fresh_next
+            self.take_step()
+        return is_fresh
+
+
+class Arrival:
+    """When a request was first tried, and when a relay first took that of its present id."""
+
+    def __init__(self) -> None:
         self.asked_at = time.monotonic()
-        # the id, and when a relay first took the request of that id
         self.accepted_id, self.accepted_at = "", 0.0
-
-    def renew(self) -> None:
-        """Take another id, as a signer that has answered one ignores it from then on.
-
-        What answers an old one still counts.
-        """
-        self.id = secrets.token_hex(16)
-        self.ids.add(self.id)
 
     def note_accepted(self, sent: str) -> None:
         """A relay has taken the request of that id."""
@@ -134,6 +141,30 @@ class Request:
         """Seconds from the first relay's acceptance, or from the first try."""
         return time.monotonic() - (self.accepted_at or self.asked_at)
 
+
+class Request:
+    """A request under way: its id, what to do with a result, and the future of its answer."""
+
+    def __init__(
+        self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool
+    ) -> None:
+        self.method, self.params, self.accept = method, params, accept
+        self.ids: set[str] = set()
+        self.renew()
+        self.repeats, self.arrival = Repeats(patient), Arrival()
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.refusal: asyncio.TimerHandle | None = None
+        self.is_told_by_content = False
+        self.strangers = 0  # events of other keys that were looked at for it
+
+    def renew(self) -> None:
+        """Take another id, as a signer that has answered one ignores it from then on.
+
+        What answers an old one still counts.
+        """
+        self.id = secrets.token_hex(16)
+        self.ids.add(self.id)
+
     def is_looked_at(self) -> bool:
         """Whether one more event of another key is looked at: it may tell of a page to open."""
         self.strangers += 1
@@ -142,16 +173,6 @@ class Request:
     def body(self) -> str:
         """The request as it is sent."""
         return json.dumps({"id": self.id, "method": self.method, "params": self.params})
-
-    def begin_plan(self) -> None:
-        """Plan, from now on, when it is sent again."""
-        self.begun, self.plan = time.monotonic(), plan_requests(self.patient)
-        self.take_step()
-
-    def take_step(self) -> None:
-        """Go on in the plan."""
-        after, self.is_fresh_next = next(self.plan)
-        self.due = self.begun + after
 
 
 class Sending:

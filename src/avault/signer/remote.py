@@ -96,12 +96,12 @@ class RemoteSigner:
         """When the question goes out again; None while no relay is there to take it."""
         if not self.pending or not self.relays.is_any_connected():
             return None
-        return render_time(time.time() + max(self.pending.due - time.monotonic(), 0.0))
+        return render_time(time.time() + max(self.pending.repeats.due - time.monotonic(), 0.0))
 
     def ask_again(self) -> None:
         """Have the question go out at once, as somebody is there who waits for it."""
         if self.pending:
-            self.pending.is_urged = True
+            self.pending.repeats.is_urged = True
 
     def hear(self, event: Event) -> None:
         """Handle one event: author, signature, p-tag and id must be right, else nothing happens."""
@@ -158,7 +158,7 @@ class RemoteSigner:
         elif isinstance(result, str) and not error:
             try:
                 request.answer.set_result(request.accept(result))
-                self.answered_in = request.age()
+                self.answered_in = request.arrival.age()
             except Denied as refused:  # an answer that can only be wrong
                 request.answer.set_exception(refused)
             except AvaultError as refused:
@@ -187,15 +187,16 @@ class RemoteSigner:
         if is_unclear and not is_current:
             return  # it gave up, and says so again
         said = self.remarks.error = printable(text)
-        seconds = self.answered_in = request.age()
-        if request.patient and is_own_timeout(text, seconds):
+        seconds = self.answered_in = request.arrival.age()
+        patient = request.repeats.patient
+        if patient and is_own_timeout(text, seconds):
             self.renew(
                 request,
                 f"the signer gave up by itself after {seconds:.0f} s ({said}): "
                 "nobody refused, it is asked anew",
             )
             return
-        if request.patient and not self.is_attended and not is_stranger and seconds < NOBODY_ASKED:
+        if patient and not self.is_attended and not is_stranger and seconds < NOBODY_ASKED:
             self.renew(
                 request,
                 f"the signer refused at once ({said}), which nobody can: it may remember a "
@@ -287,7 +288,7 @@ class RemoteSigner:
                         busy.add(url)
                         work = self.publish(request, url, sending, busy)
                         spawn(self.relays.tasks, work)
-                quick = time.monotonic() - request.asked_at < 5 and not sending.said
+                quick = time.monotonic() - request.arrival.asked_at < 5 and not sending.said
                 await asyncio.wait([request.answer], timeout=0.02 if quick else 1.0)
             return request.answer.result()
         finally:
@@ -304,17 +305,14 @@ class RemoteSigner:
         age = now - sending.made
         for url in anew:
             sending.said.pop(url, None)  # who listens there may have missed it
-        if (request.is_urged and age > JUST_ASKED) or (anew and age > STALE_EVENT):
-            request.is_urged = False
-            request.begin_plan()
+        repeats = request.repeats
+        is_urged, repeats.is_urged = repeats.is_urged, False
+        if (is_urged and age > JUST_ASKED) or (anew and age > STALE_EVENT):
+            repeats.begin()
             return self.compose(request)
-        request.is_urged = False
-        if now < request.due:
+        if now < repeats.due:
             return sending
-        is_fresh = sending.request != request.id
-        while now >= request.due:
-            is_fresh |= request.is_fresh_next
-            request.take_step()
+        is_fresh = repeats.pass_steps(now) or sending.request != request.id
         return (
             self.compose(request)
             if is_fresh
@@ -338,7 +336,7 @@ class RemoteSigner:
         if text not in ("timeout", "relay not connected"):
             sending.said[url] = text
         if text == "accepted":
-            request.note_accepted(sending.request)
+            request.arrival.note_accepted(sending.request)
         if text != "relay not connected" and not sending.is_sent:
             sending.is_sent = True
             self.sent.requests += 1

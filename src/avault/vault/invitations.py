@@ -53,8 +53,39 @@ FIELDS_INVITED = frozenset(
 )
 
 
+class Terms:
+    """What an invitation lets its client do, until when (Unix seconds), how often a minute.
+
+    Raises ValueError, TypeError, KeyError for what are none.
+    """
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.kinds, self.peers = frozenset(fields["kinds"]), frozenset(fields["peers"])
+        self.methods = frozenset(fields["methods"])
+        self.until, self.rate = int(fields["until"]), int(fields["rate"])
+        members = all(map(is_kind, self.kinds)) and all(map(is_peer, self.peers))
+        if not (members and self.methods <= {*METHODS}):
+            raise ValueError("not an invitation")
+
+    def find_fault(self, use: dict[str, Any]) -> str | None:
+        """Why they do not let a use through, in words; None where they do."""
+        ciphers = self.methods - {SIGN_EVENT}
+        kinds = self.kinds if SIGN_EVENT in self.methods else frozenset[str]()
+        return find_nostr_fault(use, [kinds], [ciphers], [self.peers])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "kinds": sorted(map(int, self.kinds)),
+            "methods": sorted(self.methods, key=METHODS.index),
+            "peers": [each if each == "any" else to_npub(each) for each in sorted(self.peers)],
+            "until": render_time(self.until),
+            "rate": self.rate,
+        }
+
+
 class Invitation:
-    """One: what its client may ask of which key, until when (Unix seconds), how often a minute.
+    """One: which key its client may ask, and on what terms.
 
     `transport` is its own key, as it is kept; `machine` the one that made it, and serves it.
     Raises ValueError, TypeError, KeyError for what is none.
@@ -65,14 +96,11 @@ class Invitation:
             raise ValueError("not an invitation")
         self.identity, self.machine, self.fields = identity, machine, fields
         self.name, self.key, self.public = fields["name"], fields["key"], fields["public"]
-        self.until, self.rate = int(fields["until"]), int(fields["rate"])
         self.transport, self.relays = fields["transport"], [*map(str, fields["relays"])]
-        self.kinds, self.peers = frozenset(fields["kinds"]), frozenset(fields["peers"])
-        self.methods = frozenset(fields["methods"])
+        self.terms = Terms(fields)
         self.client = client if is_hex_key(client) else None
         sound = is_group(self.name) and is_hex_key(self.public) and is_nostr_key(self.transport)
-        members = all(map(is_kind, self.kinds)) and all(map(is_peer, self.peers))
-        if not (sound and members and self.methods <= {*METHODS}):
+        if not sound:
             raise ValueError("not an invitation")
         self.address = split_nostr_key(self.transport)[0]  # under which it is asked (hex)
 
@@ -83,9 +111,7 @@ class Invitation:
 
     def refuse(self, use: dict[str, Any]) -> None:
         """Raise Denied for what it does not let through."""
-        ciphers = self.methods - {SIGN_EVENT}
-        kinds = self.kinds if SIGN_EVENT in self.methods else frozenset[str]()
-        if fault := find_nostr_fault(use, [kinds], [ciphers], [self.peers]):
+        if fault := self.terms.find_fault(use):
             raise Denied(f"{self.name} may not {fault}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,11 +120,7 @@ class Invitation:
             "name": self.name,
             "key": self.key,
             "public": to_npub(self.public),
-            "kinds": sorted(map(int, self.kinds)),
-            "methods": sorted(self.methods, key=METHODS.index),
-            "peers": [each if each == "any" else to_npub(each) for each in sorted(self.peers)],
-            "until": render_time(self.until),
-            "rate": self.rate,
+            **self.terms.to_dict(),
             "relays": self.relays,
             "client": to_npub(self.client) if self.client else None,
             "machine": self.machine,

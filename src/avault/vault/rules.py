@@ -46,24 +46,17 @@ def is_place(text: object) -> bool:
 class Rules:
     """What is asked of each use of a secret; a field that is None asks nothing.
 
-    Those of SETS are lists of sets: of each set, one member has to fit.
+    In `named` are those of SETS, each a list of sets: of each set, one member has to fit.
     `until` is in Unix seconds, `times` how often; `ask` for how many seconds an approval by phone
     is good for a caller, 0 for one use. Rules of a later avault, which this one does
     not know, let nobody through: `is_known` is false.
     """
 
-    __slots__ = (*SETS, *NUMBERS, "is_known")
-
     def __init__(self, **fields: Any) -> None:
-        def one(name: str) -> list[frozenset[str]]:
-            return [frozenset(fields[name])] if fields.get(name) is not None else []
-
-        self.only, self.hosts = one("only"), one("hosts")
-        self.methods, self.paths = one("methods"), one("paths")
-        self.servers, self.users = one("servers"), one("users")
-        self.namespaces = one("namespaces")
-        self.kinds, self.ciphers, self.peers = one("kinds"), one("ciphers"), one("peers")
-        self.wallet = one("wallet")
+        self.named = {
+            name: [frozenset[str](fields[name])] if fields.get(name) is not None else []
+            for name in SETS
+        }
         self.until: int | None = fields.get("until")
         self.times: int | None = fields.get("times")
         self.ask: int | None = fields.get("ask")
@@ -80,10 +73,10 @@ class Rules:
         events for Nostr, what is about money for wallets. That none of them is named, is for any
         that gives no value out.
         """
-        found = list(self.only)
+        found = list(self.named["only"])
         for way, names in SETS_OF.items():
             for name in names:
-                for each in getattr(self, name):
+                for each in self.named[name]:
                     is_none = not each and name in NAMED_TO_LET
                     found.append(KEPT_IN if is_none else frozenset({way}))
         return frozenset.intersection(*found) if found else None
@@ -95,11 +88,11 @@ class Rules:
         """
         ways = self.ways()
         is_kept_in = ways is not None and way in ways and ways <= KEPT_IN
-        return is_kept_in and name in NAMED_TO_LET and not getattr(self, name)
+        return is_kept_in and name in NAMED_TO_LET and not self.named[name]
 
     def sets(self, way: str, name: str) -> list[frozenset[str]]:
         """The sets of a way that have to fit: one without a member where that has to be named."""
-        return [NONE] if self.names_none(way, name) else list(getattr(self, name))
+        return [NONE] if self.names_none(way, name) else list(self.named[name])
 
     def lets(self, way: str, now: float) -> bool:
         """Whether a use by a way goes through; none of those of a broker does by itself."""
@@ -136,7 +129,7 @@ class Rules:
         ways = self.ways()
         shown: dict[str, Any] = {} if ways is None else {"only": sorted(ways)}
         for name in SETS[1:]:
-            if found := getattr(self, name):
+            if found := self.named[name]:
                 shown[name] = [sorted(each) for each in found]
         if self.until is not None:
             shown["until"] = render_time(self.until)
@@ -161,7 +154,7 @@ class Rules:
         if self.ask is not None:
             words.append(f"the phone is asked {describe_asking(self.ask)}")
         for name, word in SAID.items():
-            for each in getattr(self, name):
+            for each in self.named[name]:
                 shown = describe_members(name, each)
                 many = f"one of {len(each)} {name}"
                 words.append(f"{word} {shown or 'none' if len(each) <= most else many}")
@@ -187,20 +180,20 @@ def join_rules(rules: list[Rules]) -> Rules:
     """
     joined = gather_rules(rules)
     for way, names in SETS_OF.items():
-        for name in filter(lambda each: getattr(joined, each), names):
+        for name in filter(joined.named.get, names):
             if any(each.names_none(way, name) for each in rules):
-                setattr(joined, name, [NONE])
+                joined.named[name] = [NONE]
     return joined
 
 
 def gather_rules(rules: list[Rules]) -> Rules:
     """What is said of one place in several rules: what one of them names, no other has to."""
     joined = Rules()
-    joined.only = simplify("only", [ways for one in rules if (ways := one.ways()) is not None])
+    every = [ways for one in rules if (ways := one.ways()) is not None]
+    joined.named["only"] = simplify("only", every)
     for name in SETS[1:]:
-        setattr(
-            joined, name, simplify(name, [each for one in rules for each in getattr(one, name)])
-        )
+        every = [each for one in rules for each in one.named[name]]
+        joined.named[name] = simplify(name, every)
     for name in NUMBERS:
         found = [getattr(one, name) for one in rules if getattr(one, name) is not None]
         setattr(joined, name, min(found, default=None))
@@ -300,7 +293,7 @@ def read_rules(text: str) -> tuple[str, Rules]:
             is_list = isinstance(members, list) and all(isinstance(each, str) for each in members)
             is_sound = is_list and all(map(MEMBERS[name], members))
             is_sound = is_sound and not (name == "hosts" and find_hosts_fault(members))
-            setattr(rules, name, [frozenset(members if is_sound else ())])
+            rules.named[name] = [frozenset(members if is_sound else ())]
             rules.is_known = rules.is_known and is_sound
     for name in NUMBERS:
         number = found.pop(name, None)
