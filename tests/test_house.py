@@ -23,7 +23,6 @@ ATTRIBUTES = 12  # of a class: one with more is two
 MORE = {  # those that still have more: a number here may only become smaller
     "Holding": 15,
     "Keyholder": 19,
-    "Session": 17,
     "Warden": 15,
 }
 KEYS = re.compile(  # what touches a key; of the kinds of custodians, each has one unlock key, in a process of its own

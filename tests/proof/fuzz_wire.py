@@ -179,7 +179,7 @@ class Target:
             session.data_received(rest[:size])
             rest = rest[size:]
             await asyncio.sleep(0)
-            if session.is_paused:
+            if session.inflow.is_paused:
                 session.resume_writing()
         for _ in range(1_000):
             if not session.task or session.awaited:

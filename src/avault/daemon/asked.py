@@ -198,7 +198,7 @@ async def take_sealed(
         return None
     session.transport.pause_reading()
     try:
-        if session.frames.buffer:  # it is here in clear
+        if session.inflow.frames.buffer:  # it is here in clear
             return None
         with keyholder.askings.take_from(which_asks(keyholder.identify(session))):
             made, own = await openers.make_locks(store, [place])
@@ -211,5 +211,5 @@ async def take_sealed(
             finally:
                 assignment.end()
     finally:
-        if not session.is_paused and not session.transport.is_closing():
+        if not session.inflow.is_paused and not session.transport.is_closing():
             session.transport.resume_reading()

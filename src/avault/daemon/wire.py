@@ -120,6 +120,38 @@ class Control:
         self.lost()
 
 
+class Inflow:
+    """What has come from a client and is not handled yet, beginning with its `first` frame.
+
+    It `is_paused` where the client does not read: nothing more is taken from it. The frame there
+    `is_last` where it will send no more, and `is_next` where it is for the next turn of the loop.
+    """
+
+    STALLED = 30.0  # seconds that half a frame may stay half
+
+    def __init__(self, first: dict[str, Any], limit: int) -> None:
+        self.first, self.frames = first, Frames(limit)
+        self.is_paused = self.is_last = self.is_next = False
+        self.stalled: asyncio.TimerHandle | None = None
+
+    def is_too_much(self) -> bool:
+        """Whether a client sends on, though nothing is taken from it."""
+        return len(self.frames.buffer) > 2 * self.frames.limit
+
+    def watch(self, is_held: bool, give_up: Callable[[], None]) -> None:
+        """Have a client given up that leaves a frame half, unless it is ours to go on."""
+        if self.stalled:
+            self.stalled.cancel()
+        self.stalled = None
+        if self.frames.buffer and not is_held:
+            self.stalled = asyncio.get_running_loop().call_later(self.STALLED, give_up)
+
+    def end(self) -> None:
+        """The client is gone."""
+        if self.stalled:
+            self.stalled.cancel()
+
+
 class Session:
     """A client's connection in the keyholder; an asyncio protocol.
 
@@ -128,8 +160,6 @@ class Session:
     called when it has ended. `sessions` are the open ones, by their last requests.
     Through a `grant` frames are shorter, and one is answered in a turn of the loop.
     """
-
-    STALLED = 30.0  # seconds that half a frame may stay half
 
     def __init__(
         self,
@@ -142,31 +172,29 @@ class Session:
         since: float,
         grant: Grant | None = None,
     ) -> None:
-        self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
+        self.answer, self.settled, self.sessions = answer, settled, sessions
         self.since = since  # when the connection was accepted, as `uptime` counts
         self.caller: dict[str, Any] | None = None
-        self.frames = Frames(FRAME_OF_GRANT if grant else MAX_FRAME)
+        self.inflow = Inflow(first, FRAME_OF_GRANT if grant else MAX_FRAME)
         self.task: asyncio.Task[None] | None = None
         self.awaited: asyncio.Future[dict[str, Any]] | None = None
-        self.stalled: asyncio.TimerHandle | None = None
-        self.is_conversation = self.is_paused = self.is_last = False
-        self.is_next = False  # it goes on in the next turn of the loop
+        self.is_conversation = False
         self.grant = grant  # through whose socket it came
         self.ended: Callable[[], None] | None = None  # called once, when the client is gone
 
     def connection_made(self, transport: Any) -> None:
         """The connection was taken over; its first frame came with it."""
         self.transport = transport
-        transport.set_write_buffer_limits(high=self.frames.limit)
+        transport.set_write_buffer_limits(high=self.inflow.frames.limit)
         if self.grant and self.grant.is_over():  # it has ended on the way to here
             transport.abort()
             return
-        self.handle(self.first)
+        self.handle(self.inflow.first)
 
     def data_received(self, data: bytes) -> None:
         """More bytes from the client."""
-        self.frames.feed(data)
-        if len(self.frames.buffer) > 2 * self.frames.limit:
+        self.inflow.frames.feed(data)
+        if self.inflow.is_too_much():
             self.transport.abort()
         self.advance()
 
@@ -175,40 +203,34 @@ class Session:
 
         Through a grant one, and in the next turn the next: others are answered in between.
         """
-        if self.is_next:
+        inflow = self.inflow
+        if inflow.is_next:
             return
         try:
-            while not self.is_held() and (data := self.frames.next()) is not None:
+            while not self.is_held() and (data := inflow.frames.next()) is not None:
                 if self.awaited:
                     self.awaited.set_result(decode_frame(data))
                     self.awaited = None
                 else:
                     self.handle(decode_frame(data))
                 if self.grant:
-                    self.is_next = True
+                    inflow.is_next = True
                     asyncio.get_running_loop().call_soon(self.go_on)
                     return
         except Usage as error:
             self.send(error.to_dict())
             self.transport.close()
         if (
-            self.is_last
-            and not self.is_paused
+            inflow.is_last
+            and not inflow.is_paused
             and (not self.task or self.awaited or self.is_conversation)
         ):
             self.transport.close()
-        if self.stalled:
-            self.stalled.cancel()
-        waits = bool(self.frames.buffer) and bool(not self.task or self.awaited)
-        self.stalled = (
-            asyncio.get_running_loop().call_later(self.STALLED, self.transport.abort)
-            if waits
-            else None
-        )
+        inflow.watch(bool(self.task and not self.awaited), self.transport.abort)
 
     def go_on(self) -> None:
         """Handle the next frame, in another turn of the loop."""
-        self.is_next = False
+        self.inflow.is_next = False
         if not self.transport.is_closing():
             self.advance()
 
@@ -256,7 +278,8 @@ class Session:
 
         It does for a request that takes time, and for a client that does not read.
         """
-        return bool(self.task and not self.awaited) or self.is_paused or self.transport.is_closing()
+        is_busy = bool(self.task and not self.awaited)
+        return is_busy or self.inflow.is_paused or self.transport.is_closing()
 
     async def frame(self, **fields: Any) -> dict[str, Any]:
         """The next frame, after telling the client that it may send it.
@@ -285,26 +308,25 @@ class Session:
 
     def pause_writing(self) -> None:
         """The client does not read: take no more requests from it."""
-        self.is_paused = True
+        self.inflow.is_paused = True
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
-        self.is_paused = False
+        self.inflow.is_paused = False
         self.transport.resume_reading()
         self.advance()
 
     def eof_received(self) -> bool:
         """The client will send no more; what it asked before is still answered."""
-        self.is_last = True
+        self.inflow.is_last = True
         self.advance()
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone; so is what it asked for, except a write that is under way."""
         self.sessions.pop(self, None)
-        if self.stalled:
-            self.stalled.cancel()
+        self.inflow.end()
         if self.task:
             self.task.cancel()
         if self.ended:
