@@ -141,12 +141,13 @@ The rooms, in order; each calls only what stands above it:
     daemon/grant_sockets      The sockets of grants, in the supervisor: made and closed as the keyholder says, gone with it
     daemon/broker_start       The processes of proxies, as the supervisor has them. It never sees what they are given
     daemon/custody            The custodians, as the supervisor has them: which are tried, and what came of it
+    daemon/condition          What the supervisor knows of the vault: its state, and why it is locked
     daemon/following          This machine goes over to the agent's key that another machine has rotated to
     daemon/forgetting         What custodians keep of an agent's key that counts no more: they are told to forget it
     daemon/others             The other operators' phones, asked together with this machine's own: the first approval opens
     daemon/programs           The programs that the supervisor runs: those that print a JSON object, and those that stay
     daemon/signing_start      The process that signs, as the supervisor starts it; that never sees a key
-    daemon/keeper             The vault's state as the supervisor sees it, and the question to the operator
+    daemon/keeper             The question to the operator, shared by all who wait, and the keyholder that asks it
     daemon/sharing            Custodians in their order, and those that are given to all machines of a vault
     daemon/managing           Changes of the custodians, as the supervisor makes them: each is tried before it counts
     daemon/admitting          Changes of who may approve for a vault, as the supervisor has them made
@@ -158,11 +159,12 @@ The rooms, in order; each calls only what stands above it:
     daemon/contact            The operator's signer, as the keyholder reaches it: the pairing, and a connection
     daemon/ledger             A file of signed lines, of which none can be changed or taken away unnoticed
     daemon/log                The access log: who got what, and when
-    daemon/phones             The phones of other operators: their envelopes are made anew after each unlock
     daemon/ratchet            The ratchet: after each unlock this machine's envelope is another one
     daemon/writing            How an open vault is written: one batch at a time, and so that what is served is on the disk
     daemon/registering        This machine's entry in the vault: its host, and the client key by which it asks the phone
     daemon/holding            What the keyholder holds: an open vault, and this machine's own files of it
+    daemon/phones             The phones of other operators: their envelopes are made anew after each unlock
+    daemon/opening            How the vault is opened, with a key that a custodian obtains
     daemon/sentences          The sentences by which the operator agrees to a change of the ways into the vault
     daemon/entrusting         Giving a custodian an unlock key of its own, if the operator agrees
     daemon/broker_link        The processes of proxies, as the keyholder has them: one for each session
@@ -17044,6 +17046,87 @@ class Custody:
                 self.child.control.send({"do": "drop", "ticket": ticket})
 
 
+# ------------------------------------------------------ daemon/condition ----
+# What the supervisor knows of the vault: its state, and why it is locked.
+
+
+class Condition:
+    """The vault's state, as the supervisor sees it.
+
+    `state` is unlocked, waiting or locked; `report` is what the keyholder last said of itself.
+    `say` is told of another state.
+    """
+
+    def __init__(self, places: Places, custody: Custody, say: Callable[[str], None]) -> None:
+        self.places, self.custody, self.say = places, custody, say
+        self.state = "locked"
+        self.report: dict[str, Any] = {}
+        # why the vault is locked, if it was not for being asked to
+        self.failure: AvaultError | None = None
+        self.changed = asyncio.Event()  # replaced at every change of state
+
+    def current_state(self) -> str:
+        """unlocked, waiting, locked or unpaired: without a phone, and without a custodian."""
+        if self.state == "locked" and not self.custody.has_phone() and not self.custody.has_any():
+            return "unpaired"
+        return self.state
+
+    def locked(self) -> AvaultError:
+        """Why there are no secrets now, and what to do."""
+        state = self.current_state()
+        if state == "waiting":
+            return Locked("the vault waits for the operator's approval", self.waiting_hint())
+        if state == "unpaired":
+            return Locked(
+                "the vault is locked, and this machine is not paired with a signer",
+                self.pairing_hint(),
+            )
+        because = f" ({self.failure.message})" if self.failure else ""
+        how = "ask the phone with" if self.custody.has_phone() else "open it with"
+        return Locked(f"the vault is locked{because}", f"{how}: avault unlock")
+
+    def waiting_hint(self) -> str:
+        """What the operator is to do while the phone is asked."""
+        again = (self.report.get("waiting") or {}).get("next")
+        when = f" (the question comes again at {again})" if again else ""
+        return f"open the signer app and approve there{when}; see: avault status"
+
+    def pairing_hint(self) -> str:
+        """How this machine gets a signer."""
+        if os.path.lexists(self.places.own("pairing.json")):
+            return "prove it with: avault pair --replace"
+        is_known = os.path.lexists(self.places.own("unlock.json"))
+        return f"pair it with: avault {'pair' if is_known else 'recover'}"
+
+    def turn(self, state: str) -> None:
+        """Enter a state, and wake those who wait for a change."""
+        if state != self.state:
+            key = (self.report.get("waiting") or {}).get("client_key")
+            shown = f", which may show who asks as {shorten_key(key)}" if key else ""
+            self.say(f"waiting for the phone{shown}" if state == "waiting" else state)
+        self.state = state
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def refuse_to_lose(self, request: dict[str, Any]) -> None:
+        """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
+        if self.state != "unlocked" or request.get("force"):
+            return
+        if self.report.get("unsaved"):
+            hint = (
+                "put the file back (git checkout), or write what is served:"
+                " avault restore --unsaved; or insist with --force"
+            )
+            raise Denied(
+                "avault.enc on the disk is not what is served: to lock now may lose it", hint
+            )
+        if not self.report.get("proven"):
+            lost = (
+                "nobody has shown yet that the phone opens this vault: to lock it now may lose it"
+            )
+            raise Denied(lost, f"{self.pairing_hint()}, or insist with --force")
+
+
 # ------------------------------------------------------ daemon/following ----
 # This machine goes over to the agent's key that another machine has rotated to.
 
@@ -17375,15 +17458,11 @@ async def start_signing(child: Child) -> None:
 
 
 # --------------------------------------------------------- daemon/keeper ----
-# The vault's state as the supervisor sees it, and the question to the operator.
+# The question to the operator, shared by all who wait, and the keyholder that asks it.
 
 
 class Warden:
-    """The vault's state, seen from the supervisor, and the question that the keyholder may ask.
-
-    `state` is unlocked, waiting or locked; `report` is what the keyholder last said of itself.
-    `say` is told what happens.
-    """
+    """The question that the keyholder may ask, and who waits for it; `say` is told what happens."""
 
     def __init__(
         self,
@@ -17395,74 +17474,27 @@ class Warden:
     ) -> None:
         self.places, self.say, self.wrote = places, say, wrote
         self.child = Child(places, lock_fd, limits, self.receive, self.lost)
-        self.state = "locked"
-        self.report: dict[str, Any] = {}
-        # why the vault is locked, if it was not for being asked to
-        self.failure: AvaultError | None = None
         self.custody, self.grants = Custody(places, self.child), GrantSockets(places, self.child)
-        self.custody.report = lambda: self.report
-        self.changed = asyncio.Event()  # replaced at every change of state
+        self.condition = Condition(places, self.custody, say)
+        self.custody.report = lambda: self.condition.report
         self.invited = asyncio.Event()  # others are invited than before, or the vault is open
         self.question = Question(places)
         self.tasks: set[asyncio.Task[None]] = set()
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
         self.phones = Phones(
             self.custody,
-            lambda: self.turn(self.state),
+            lambda: self.condition.turn(self.condition.state),
             say,
-            lambda: bool(self.question.callers) and self.state != "unlocked",
+            lambda: bool(self.question.callers) and self.condition.state != "unlocked",
         )
-
-    def current_state(self) -> str:
-        """unlocked, waiting, locked or unpaired: without a phone, and without a custodian."""
-        if self.state == "locked" and not self.custody.has_phone() and not self.custody.has_any():
-            return "unpaired"
-        return self.state
-
-    def locked(self) -> AvaultError:
-        """Why there are no secrets now, and what to do."""
-        state = self.current_state()
-        if state == "waiting":
-            return Locked("the vault waits for the operator's approval", self.waiting_hint())
-        if state == "unpaired":
-            return Locked(
-                "the vault is locked, and this machine is not paired with a signer",
-                self.pairing_hint(),
-            )
-        because = f" ({self.failure.message})" if self.failure else ""
-        how = "ask the phone with" if self.custody.has_phone() else "open it with"
-        return Locked(f"the vault is locked{because}", f"{how}: avault unlock")
-
-    def waiting_hint(self) -> str:
-        """What the operator is to do while the phone is asked."""
-        again = (self.report.get("waiting") or {}).get("next")
-        when = f" (the question comes again at {again})" if again else ""
-        return f"open the signer app and approve there{when}; see: avault status"
-
-    def pairing_hint(self) -> str:
-        """How this machine gets a signer."""
-        if os.path.lexists(self.places.own("pairing.json")):
-            return "prove it with: avault pair --replace"
-        is_known = os.path.lexists(self.places.own("unlock.json"))
-        return f"pair it with: avault {'pair' if is_known else 'recover'}"
-
-    def turn(self, state: str) -> None:
-        """Enter a state, and wake those who wait for a change."""
-        if state != self.state:
-            key = (self.report.get("waiting") or {}).get("client_key")
-            shown = f", which may show who asks as {shorten_key(key)}" if key else ""
-            self.say(f"waiting for the phone{shown}" if state == "waiting" else state)
-        self.state = state
-        self.changed.set()
-        self.changed = asyncio.Event()
 
     async def start(self) -> None:
         """Start a keyholder, if there is none; one that is on its way out is waited for."""
-        if self.state == "locked":
+        if self.condition.state == "locked":
             await self.child.look()  # which that one does not answer any more
         await self.child.leave()
         if not self.child.control:
-            self.report, self.failure = {}, None
+            self.condition.report, self.condition.failure = {}, None
             self.complete_rotation()
             await self.child.start()
 
@@ -17478,9 +17510,13 @@ class Warden:
     def receive(self, message: Message) -> None:
         """A message from the keyholder."""
         if "report" in message:
-            before, was, self.report = self.report.get("invited"), self.state, message["report"]
-            has_opened = self.report["state"] == "unlocked" and was != "unlocked"
-            now = self.report.get("invited")
+            before, was, self.condition.report = (
+                self.condition.report.get("invited"),
+                self.condition.state,
+                message["report"],
+            )
+            has_opened = self.condition.report["state"] == "unlocked" and was != "unlocked"
+            now = self.condition.report.get("invited")
             if (now and has_opened) or (now != before and None not in (now, before)):
                 self.invited.set()
             if has_opened:
@@ -17488,17 +17524,17 @@ class Warden:
                 spawn(self.tasks, forget_left(self.places))
                 self.wrote()  # what git could not merge while it was locked can be merged now
                 self.question.succeed()
-            is_waited_for = self.question.callers or self.report["talking"]
-            self.turn(
+            is_waited_for = self.question.callers or self.condition.report["talking"]
+            self.condition.turn(
                 "locked"
-                if self.report["state"] == "waiting" and not is_waited_for
-                else self.report["state"]
+                if self.condition.report["state"] == "waiting" and not is_waited_for
+                else self.condition.report["state"]
             )
             if has_opened:
                 self.tidy_phones()
                 for name in self.custody.leave_retired():
                     self.say(f"another machine has taken {name} away, for all: it is left here too")
-                self.custody.follow(str(self.report["agent_npub"]))
+                self.custody.follow(str(self.condition.report["agent_npub"]))
         elif "wrote" in message:
             self.wrote()
         elif "opener" in message:
@@ -17512,16 +17548,16 @@ class Warden:
         elif self.custody.hear(message) or self.grants.hear(message):
             pass
         elif "failed" in message:
-            self.failure = AvaultError.from_dict({"error": message["failed"]})
+            self.condition.failure = AvaultError.from_dict({"error": message["failed"]})
 
     def tidy_phones(self) -> None:
         """The vault is open: ask no other phone any more, and none of who is no operator now."""
-        opened = self.report.get("custodian")
+        opened = self.condition.report.get("custodian")
         self.phones.end()
         try:
             if opened in self.phones.asked:
                 self.custody.note_opened(opened)
-            for name in self.custody.strangers(self.report):
+            for name in self.custody.strangers(self.condition.report):
                 self.custody.custodians.forget(name)
         except AvaultError as error:
             self.say(f"the phone of who is no operator is still listed here: {error.message}")
@@ -17530,18 +17566,18 @@ class Warden:
         """The keyholder is gone: locked, with the reason."""
         self.custody.lose()
         self.grants.end()
-        if code and not self.failure:
+        if code and not self.condition.failure:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            self.failure = AvaultError(f"the keyholder ended by {how}")
-        if self.failure:
-            self.say(self.failure.message)
-            if self.failure.code == Denied.code:
+            self.condition.failure = AvaultError(f"the keyholder ended by {how}")
+        if self.condition.failure:
+            self.say(self.condition.failure.message)
+            if self.condition.failure.code == Denied.code:
                 self.question.close(refused=True)
-        self.turn("locked")
+        self.condition.turn("locked")
 
     async def look(self) -> None:
         """Have the keyholder look at the disk, before its state is told or ended."""
-        if self.state == "unlocked":
+        if self.condition.state == "unlocked":
             await self.child.look()
 
     async def ask(self, caller: Caller, nsec: int | None = None) -> None:
@@ -17549,18 +17585,18 @@ class Warden:
 
         Raises TimedOut, and what ended it.
         """
-        if self.state == "unlocked":
+        if self.condition.state == "unlocked":
             return
         asks_phone = nsec is None and caller.custodian in (None, PHONE) and self.custody.has_phone()
         ways = [] if nsec is not None else self.custody.ways(caller)
         phones = self.custody.phones() if nsec is None and not caller.custodian else []
         if nsec is None and not asks_phone and not ways and not phones:
-            raise self.custody.nobody_here() if self.custody.has_any() else self.locked()
+            raise self.custody.nobody_here() if self.custody.has_any() else self.condition.locked()
         cards = [name for name in ways if self.custody.asks_phones(name)]
         asks = bool(asks_phone or phones) and not ways
         is_new = self.question.join(caller, asks or bool(cards))
         if len(self.question.callers) == 1:
-            self.failure = None
+            self.condition.failure = None
             if is_new or caller.person:
                 self.phones.begin()
         self.stay(caller)
@@ -17573,15 +17609,15 @@ class Warden:
                     self.custody.tell_helpers(is_wanted=True)
                 if ways:
                     async with self.custody.trying:  # who comes later waits for what comes of them
-                        if self.child.control and self.state != "unlocked":
+                        if self.child.control and self.condition.state != "unlocked":
                             await self.try_ways(ways, caller, bool(asks_phone or phones))
-                if self.child.control and self.state != "unlocked" and phones:
+                if self.child.control and self.condition.state != "unlocked" and phones:
                     self.phones.ask(phones)
                     await asyncio.sleep(0)  # they are tried before this machine's phone can fail
-                is_refused = self.report.get("refused") and caller.is_restrained
+                is_refused = self.condition.report.get("refused") and caller.is_restrained
                 if (
                     self.child.control
-                    and self.state != "unlocked"
+                    and self.condition.state != "unlocked"
                     and ((asks_phone and not is_refused) or nsec is not None)
                 ):
                     # who goes on waiting, again and again, makes no more cards
@@ -17589,9 +17625,9 @@ class Warden:
                     wish = {"accept_rollback": caller.accept_rollback, "anew": is_new}
                     wish |= {"at_once": at_once, "unattended": not caller.is_attended}
                     self.child.control.send({"do": "unlock", **wish}, nsec)
-                while self.state != "unlocked":
+                while self.condition.state != "unlocked":
                     if not self.child.control:
-                        raise self.failure or Locked(
+                        raise self.condition.failure or Locked(
                             "the vault was locked meanwhile", "ask again with: avault unlock"
                         )
                     if caller not in self.question.callers:
@@ -17601,14 +17637,16 @@ class Warden:
                     if phones and not asks_phone and (refused := self.phones.refusal(phones)):
                         self.question.close(refused=isinstance(refused, Denied))
                         raise refused
-                    await self.changed.wait()
+                    await self.condition.changed.wait()
         except TimeoutError:
             raise TimedOut(
                 "nobody approved in time", "is the signer app open? See: avault status"
             ) from None
         finally:
             self.question.leave(caller)
-            self.turn(self.state)  # those who wait for a settled state look again
+            self.condition.turn(
+                self.condition.state
+            )  # those who wait for a settled state look again
             if not self.question.callers:
                 self.rest()
 
@@ -17632,7 +17670,7 @@ class Warden:
                 failed = error
         if failed and not asks_phone:
             raise failed
-        if ways and asks_phone and caller.is_restrained and self.state != "waiting":
+        if ways and asks_phone and caller.is_restrained and self.condition.state != "waiting":
             self.question.pauses.check()
 
     def stay(self, caller: Caller) -> None:
@@ -17654,46 +17692,31 @@ class Warden:
 
     def rest(self) -> None:
         """Nobody waits for the question: have the keyholder ask no more, and listen."""
-        if self.state == "unlocked":
+        if self.condition.state == "unlocked":
             return
         self.custody.tell_helpers(is_wanted=False)
         if self.child.control:
             left = max(self.question.wanted_until - uptime(), 0.0)
             self.child.control.send({"do": "rest", "opens_for": left})
-        if self.state == "waiting" and not self.report.get("talking"):
-            self.turn("locked")
+        if self.condition.state == "waiting" and not self.condition.report.get("talking"):
+            self.condition.turn("locked")
 
     async def lock(self) -> None:
         """Lock; a keyholder whose phone has a question stays, without a secret, and listens."""
-        if "unlocked" in (self.state, self.report.get("state")) or self.report.get("talking"):
+        if "unlocked" in (
+            self.condition.state,
+            self.condition.report.get("state"),
+        ) or self.condition.report.get("talking"):
             await self.child.end()
         else:
             self.question.give_up()
             self.rest()
-            self.turn(self.state)
+            self.condition.turn(self.condition.state)
 
     def ask_again(self) -> None:
         """Have the phone's question go out at once, if there is one."""
-        if self.state == "waiting" and self.child.control:
+        if self.condition.state == "waiting" and self.child.control:
             self.child.control.send({"do": "ask"})
-
-    def refuse_to_lose(self, request: dict[str, Any]) -> None:
-        """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
-        if self.state != "unlocked" or request.get("force"):
-            return
-        if self.report.get("unsaved"):
-            hint = (
-                "put the file back (git checkout), or write what is served:"
-                " avault restore --unsaved; or insist with --force"
-            )
-            raise Denied(
-                "avault.enc on the disk is not what is served: to lock now may lose it", hint
-            )
-        if not self.report.get("proven"):
-            lost = (
-                "nobody has shown yet that the phone opens this vault: to lock it now may lose it"
-            )
-            raise Denied(lost, f"{self.pairing_hint()}, or insist with --force")
 
 
 # -------------------------------------------------------- daemon/sharing ----
@@ -17706,7 +17729,7 @@ def write_order(warden: Warden, name: str, asks: bool) -> None:
     A vault that was made without a phone has none in its order.
     """
     custodians = warden.custody.custodians
-    is_phoneless = warden.report.get("consent") == "custodian"
+    is_phoneless = warden.condition.report.get("consent") == "custodian"
     order = [
         each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
     ]
@@ -17798,11 +17821,13 @@ def read_settings(request: Message) -> dict[str, str]:
 
 def need_open(warden: Warden) -> None:
     """Raise Locked, Denied where custodians cannot be changed: nobody could agree to it."""
-    if warden.state != "unlocked" or not warden.child.control:
-        raise warden.locked()
-    consent = warden.report.get("consent")
-    if consent is None or (consent == "phone" and not warden.report.get("proven")):
-        raise Denied("nobody has shown yet that the phone opens this vault", warden.pairing_hint())
+    if warden.condition.state != "unlocked" or not warden.child.control:
+        raise warden.condition.locked()
+    consent = warden.condition.report.get("consent")
+    if consent is None or (consent == "phone" and not warden.condition.report.get("proven")):
+        raise Denied(
+            "nobody has shown yet that the phone opens this vault", warden.condition.pairing_hint()
+        )
 
 
 async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
@@ -17826,9 +17851,9 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
         "asks": False,
         "settings": read_settings(request),
         "kept": None,
-        "vault": warden.report["identity"],
-        "name": warden.report["name"],
-        "agent": warden.report["agent_npub"],
+        "vault": warden.condition.report["identity"],
+        "name": warden.condition.report["name"],
+        "agent": warden.condition.report["agent_npub"],
     }
     if old or for_all:
         content["account"] = name_account(content, for_all)
@@ -17931,7 +17956,7 @@ async def agree_otherwise(warden: Warden, reach: Reach, change: str, person: boo
     it by itself. No operator's phone: it would be shown the words for an unlock.
     """
     ticket = secrets.token_hex(16)
-    if warden.report.get("consent") != "custodian":
+    if warden.condition.report.get("consent") != "custodian":
         return ticket  # the phone is asked
     order = [name for name in warden.custody.custodians.order() if name != PHONE]
     names = [name for name in order if not warden.custody.asks_phones(name)]
@@ -18078,7 +18103,7 @@ async def dismiss_operator(warden: Warden, request: Message, caller: dict[str, A
         )
     await change_operator(warden, name, None, reach, caller)
     had_phone = custody.is_phone(name)
-    for each in custody.strangers(warden.report):
+    for each in custody.strangers(warden.condition.report):
         custody.custodians.forget(each)
     return {"name": name, "had_phone": had_phone}
 
@@ -18389,14 +18414,16 @@ class Consent:
     """What the keyholder knows of that.
 
     `phoneless`: the vault was made without a phone, and this machine has no pairing; who opens it
-    with a custodian agrees then. `first` is the ticket of who made it, or has opened it with the
-    operator's own key: it is told to that client alone, and is good until a custodian was tried.
+    with a custodian agrees then. `custodian` is the one by which it was opened, if by one. `first`
+    is the ticket of who made it, or has opened it with the operator's own key: it is told to that
+    client alone, and is good until a custodian was tried.
     """
 
     TIME = 120.0  # seconds from an agreement to the change
 
     def __init__(self) -> None:
         self.phoneless = False
+        self.custodian: str | None = None
         self.first = self.ticket = ""
         self.until = 0.0
 
@@ -18953,67 +18980,6 @@ class AccessLog:
         return {**found, "intact": not problem, "problem": problem}
 
 
-# --------------------------------------------------------- daemon/phones ----
-# The phones of other operators: their envelopes are made anew after each unlock.
-
-
-class Renewal:
-    """What the other operators' phones open here, made anew after each unlock."""
-
-    def __init__(self, places: Places, host: str, reporter: Reporter) -> None:
-        self.places, self.host, self.reporter = places, host, reporter
-
-    async def renew(
-        self, store: Store | None, keys: Keys, content: dict[str, Any], is_phoneless: bool
-    ) -> None:
-        """Make their envelopes anew, by the open vault or the one on the disk; warn if not."""
-        warnings = self.reporter.warnings
-        try:
-            vault = (store or Store.read(self.places, keys, content)).vault
-            await asyncio.to_thread(renew_phones, self.places, keys, vault, self.host, is_phoneless)
-            warnings.pop("phones", None)
-        except AvaultError as error:
-            warnings["phones"] = (
-                "what another operator's phone has answered may open what lies here:"
-                f" {error.message}"
-            )
-
-
-def renew_phones(
-    places: Places, keys: Keys, vault: Vault, host: str, is_phoneless: bool
-) -> dict[str, str]:
-    """Seal the agent's key anew for the phone of each operator that this machine may ask.
-
-    For whom is what the vault says, and not the disk. One that is taken away meanwhile stays so.
-    What is wrong with one keeps no other from it. Raises AvaultError, then; else gives the SHA-256
-    (hex) of each file that was written, by its name.
-    """
-    custodians, failed = Custodians(places), None
-    written: dict[str, str] = {}
-    for name, operator in vault.other_operators().items():
-        path = custodians.path_of(name)
-        try:
-            before = sha256(read_file(path)).hex()
-            content = custodians.load(name)
-            if content["kind"] != "phone" or content["settings"].get("operator") != to_npub(
-                operator
-            ):
-                continue
-            names = vault.identity, vault.operator, vault.name, name
-            unlock, sealed = seal_keys(keys, *names, is_phoneless)
-            kept = renew(content["kept"], unlock, operator, vault.name, host)
-            data = encode_file("custody", {**content, **sealed, "kept": kept})
-            write_file(path, data, over=before)
-            written[os.path.basename(path)] = sha256(data).hex()
-        except (NotFound, FileChanged):
-            continue
-        except AvaultError as error:
-            failed = error
-    if failed:
-        raise failed
-    return written
-
-
 # -------------------------------------------------------- daemon/ratchet ----
 # The ratchet: after each unlock this machine's envelope is another one.
 #
@@ -19253,7 +19219,7 @@ async def register(store: Store, writer: Writer, contact: Contact, host: str) ->
 
 
 class Holding:
-    """The vault once it is open, and how it is opened with a key that a custodian obtains.
+    """The vault once it is open, and this machine's files of it.
 
     `store` and `log` are None while it is locked.
     """
@@ -19264,186 +19230,11 @@ class Holding:
         self.contact = Contact(places, reporter)
         self.ratchet = Ratchet(places, self.host, reporter)
         self.recovery = Recovery(places, self.host)
-        self.renewal = Renewal(places, self.host, reporter)
         self.autolock = AutoLock(limits)
         self.writer = Writer(reporter)
         self.store: Store | None = None
         self.log: AccessLog | None = None
         self.consent, self.unsigned = Consent(), Unsigned()
-        self.custodian: str | None = None  # by which it was opened, if by one
-        self.serving = asyncio.Lock()  # one key at a time
-
-    # -- opening it
-
-    async def open(
-        self, custodian: Way, accept_rollback: bool = False, is_late: bool = False
-    ) -> None:
-        """Obtain the key and serve the vault; see `serve`."""
-        await self.serve(custodian, *await self.obtain(custodian), accept_rollback, is_late)
-
-    async def obtain(self, custodian: Way) -> tuple[Keys, dict[str, Any], bool]:
-        """The agent's key, the content that it was obtained by, and whether that is this machine's.
-
-        What was read before the phone was asked counts to the end: meanwhile others may write to
-        the disk, and ask too. Raises AvaultError.
-        """
-        content, own = read_unlock(self.places, custodian.operator)
-        keys = await custodian.obtain(content)
-        # The envelope binds agent and operator: before anything is sealed for an operator, it must
-        # be the one.
-        operator = parse_npub(content["operator"])
-        try:
-            bound = open_nsec(content, decrypt(keys, operator, content["envelope"]))
-        except ValueError:
-            bound = None
-        if not bound or public_hex(bound) != public_hex(keys):
-            raise Tampered(
-                "the vault's files name another operator than they were made for",
-                "take them from git history",
-            )
-        return keys, content, own
-
-    async def serve(
-        self,
-        custodian: Way,
-        keys: Keys,
-        content: dict[str, Any],
-        own: bool,
-        accept_rollback: bool,
-        is_late: bool = False,
-    ) -> None:
-        """Serve the vault with its key, if nobody does yet.
-
-        One whose key `is_late` is not opened any more: raises Locked. Whatever the vault says, the
-        answer must open nothing tomorrow.
-        """
-        async with self.serving:
-            if self.store:
-                await self.take_answer(self.store, custodian, keys, content)
-            elif is_late:
-                is_phoneless = isinstance(custodian, KeptKey) and custodian.phoneless
-                await self.use_up(keys, content, own, is_phoneless, custodian.proves)
-                raise Locked(
-                    "the phone approved when nobody waited any more: nothing was opened",
-                    "ask again with: avault unlock",
-                )
-            else:
-                await self.load(custodian, keys, content, own, accept_rollback)
-
-    async def use_up(
-        self,
-        keys: Keys,
-        content: dict[str, Any],
-        own: bool,
-        is_phoneless: bool = False,
-        proves: bool = True,
-    ) -> None:
-        """Turn the ratchet by an answer that opens nothing, unless the vault is open meanwhile."""
-        if not self.store:
-            self.ratchet.proven = content.get("proven")
-            if proves:
-                self.ratchet.prove()
-            recovery = None if own else self.seal_recovery(keys, content)
-            await self.ratchet.turn(keys, content, recovery)
-            await self.renewal.renew(self.store, keys, content, is_phoneless)
-
-    async def renew_own_phones(self) -> None:
-        """Make what the other operators' phones open anew, as one of them was asked in a trial."""
-        if store := self.store:
-            is_phoneless = self.consent.phoneless
-            await self.renewal.renew(store, store.keys, self.ratchet.content, is_phoneless)
-
-    def seal_recovery(self, keys: Keys, content: dict[str, Any]) -> dict[str, Any] | None:
-        """What nsec.enc is to have: for all operators.
-
-        If the vault does not open, these are not known: one that is there stays as it is.
-        """
-        try:
-            store = self.store or Store.read(self.places, keys, content)
-        except AvaultError:
-            if is_for_several(self.places):
-                self.reporter.warnings["recovery"] = (
-                    "what the phone has answered opens nsec.enc, which stays as it is until"
-                    " the vault opens"
-                )
-                return None
-            operator = parse_npub(content["operator"])
-            return seal_nsec(keys, content["vault"], operator, content["name"], self.host)
-        return seal_recovery(keys, store.vault, self.host)
-
-    async def take_answer(
-        self, store: Store, custodian: Way, keys: Keys, content: dict[str, Any]
-    ) -> None:
-        """Turn the ratchet of a vault that is open already, by an answer that is about it.
-
-        Raises Tampered for another.
-        """
-        is_others = bool(custodian.operator) and not is_of(store.vault, content)
-        if public_hex(keys) != store.vault.agent or is_others:
-            raise Tampered("the answer opens another vault than the one that is open")
-        ratchet = self.ratchet
-        if custodian.proves:
-            ratchet.prove()
-        if isinstance(custodian, Phone):
-            ratchet.note_quickness(custodian.signer.answered_in, ratchet.content)
-        await ratchet.turn(store.keys, ratchet.content)
-
-    async def load(
-        self,
-        custodian: Way,
-        keys: Keys,
-        content: dict[str, Any],
-        own: bool,
-        accept_rollback: bool,
-    ) -> None:
-        """Load the vault; turn the ratchet even if it cannot be, but where all has to stay."""
-        self.ratchet.proven, self.ratchet.guards = content.get("proven"), read_known(keys, content)
-        if custodian.proves or (isinstance(custodian, KeptKey) and not own):  # see `Shared`
-            self.ratchet.prove()
-        self.custodian = custodian.custodian if isinstance(custodian, KeptKey) else None
-        way = f"the custodian {self.custodian}" if self.custodian else type(custodian).__name__
-        if isinstance(custodian, Phone):
-            self.ratchet.note_quickness(custodian.signer.answered_in, content)
-            way += f", asked as {shorten_hex(custodian.signer.me)}"
-        named = {**content, "operator": custodian.operator and content["operator"]}
-        named["guards"] = self.ratchet.guards
-        try:
-            store = await asyncio.to_thread(Store.load, self.places, keys, named, accept_rollback)
-            if not (custodian.operator or is_of(store.vault, content)):  # another is in that place
-                content = {**content, "operator": to_npub(store.vault.operator)}
-            if isinstance(custodian, KeptKey):
-                custodian.check(store.vault)
-            leave_logs(self.places)
-            self.begin(store, content, way, is_new=not own)
-            if custodian.proves:
-                store.note_seen()
-        finally:
-            is_left = os.path.lexists(self.places.own(SET_ASIDE)) or not (own or custodian.operator)
-            if self.store or not is_left:
-                await self.use(custodian, keys, content, own)
-        await self.note_left()
-        if not own and not isinstance(custodian, KeptKey):
-            self.reporter.warnings["recovery"] = (
-                "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
-                " machine's pairing.json has the key; against that: avault pair --replace"
-                " (from the next unlock on, this machine has its own envelope)"
-            )
-        await self.verify_recovery()
-        self.note_hints()
-        if not isinstance(custodian, GivenKey):
-            await self.register()
-        self.reporter.report()
-
-    async def use(self, custodian: Way, keys: Keys, content: dict[str, Any], own: bool) -> None:
-        """Turn the ratchet by what has obtained the key, and keep the pairing that it came by."""
-        is_told = not own and not isinstance(custodian, KeptKey)
-        is_lost = is_told or not os.path.lexists(self.places.file("nsec.enc"))
-        recovery = self.seal_recovery(keys, content) if is_lost else None
-        await self.ratchet.turn(keys, content, recovery)
-        if isinstance(custodian, Phone):
-            self.contact.keep(custodian.pairing)
-        self.note_consent(custodian)
-        await self.renewal.renew(self.store, keys, content, self.consent.phoneless)
 
     async def note_left(self) -> None:
         """Say what lies here under a key before the agent's, and is not in the vault."""
@@ -19472,17 +19263,6 @@ class Holding:
         self.reporter.warnings.pop("refused", None)
         self.autolock.start()
         self.reporter.report()
-
-    def note_consent(self, custodian: Way) -> None:
-        """Who agrees to changes from now on: the phone, where this machine is paired."""
-        self.contact.note_seen(self.store)
-        if self.contact.is_paired():
-            self.consent.end()
-        elif isinstance(custodian, OperatorKey) and self.store:
-            self.consent.begin()
-        elif isinstance(custodian, KeptKey) and self.store:
-            # also where another machine has been paired since it was entrusted
-            self.consent.phoneless = custodian.phoneless and not knows_phone(self.store.vault)
 
     # -- while it is open
 
@@ -19557,6 +19337,279 @@ class Holding:
         """Report where nip46.json differs from what the vault pins; it is never believed."""
         if self.store and (problem := doubt_hints(self.places, self.store.vault)):
             self.reporter.warnings["hints"] = problem
+
+
+# --------------------------------------------------------- daemon/phones ----
+# The phones of other operators: their envelopes are made anew after each unlock.
+
+
+class Renewal:
+    """What the other operators' phones open here, made anew after each unlock."""
+
+    def __init__(self, places: Places, host: str, reporter: Reporter) -> None:
+        self.places, self.host, self.reporter = places, host, reporter
+
+    async def renew(
+        self, store: Store | None, keys: Keys, content: dict[str, Any], is_phoneless: bool
+    ) -> None:
+        """Make their envelopes anew, by the open vault or the one on the disk; warn if not."""
+        warnings = self.reporter.warnings
+        try:
+            vault = (store or Store.read(self.places, keys, content)).vault
+            await asyncio.to_thread(renew_phones, self.places, keys, vault, self.host, is_phoneless)
+            warnings.pop("phones", None)
+        except AvaultError as error:
+            warnings["phones"] = (
+                "what another operator's phone has answered may open what lies here:"
+                f" {error.message}"
+            )
+
+
+def renew_phones(
+    places: Places, keys: Keys, vault: Vault, host: str, is_phoneless: bool
+) -> dict[str, str]:
+    """Seal the agent's key anew for the phone of each operator that this machine may ask.
+
+    For whom is what the vault says, and not the disk. One that is taken away meanwhile stays so.
+    What is wrong with one keeps no other from it. Raises AvaultError, then; else gives the SHA-256
+    (hex) of each file that was written, by its name.
+    """
+    custodians, failed = Custodians(places), None
+    written: dict[str, str] = {}
+    for name, operator in vault.other_operators().items():
+        path = custodians.path_of(name)
+        try:
+            before = sha256(read_file(path)).hex()
+            content = custodians.load(name)
+            if content["kind"] != "phone" or content["settings"].get("operator") != to_npub(
+                operator
+            ):
+                continue
+            names = vault.identity, vault.operator, vault.name, name
+            unlock, sealed = seal_keys(keys, *names, is_phoneless)
+            kept = renew(content["kept"], unlock, operator, vault.name, host)
+            data = encode_file("custody", {**content, **sealed, "kept": kept})
+            write_file(path, data, over=before)
+            written[os.path.basename(path)] = sha256(data).hex()
+        except (NotFound, FileChanged):
+            continue
+        except AvaultError as error:
+            failed = error
+    if failed:
+        raise failed
+    return written
+
+
+# -------------------------------------------------------- daemon/opening ----
+# How the vault is opened, with a key that a custodian obtains.
+
+
+class Opening:
+    """How a vault comes to be held: one key at a time."""
+
+    def __init__(self, holding: Holding) -> None:
+        self.holding = holding
+        self.renewal = Renewal(holding.places, holding.host, holding.reporter)
+        self.serving = asyncio.Lock()
+
+    async def open(
+        self, custodian: Way, accept_rollback: bool = False, is_late: bool = False
+    ) -> None:
+        """Obtain the key and serve the vault; see `serve`."""
+        await self.serve(
+            custodian, *await obtain_key(self.holding.places, custodian), accept_rollback, is_late
+        )
+
+    async def serve(
+        self,
+        custodian: Way,
+        keys: Keys,
+        content: dict[str, Any],
+        own: bool,
+        accept_rollback: bool,
+        is_late: bool = False,
+    ) -> None:
+        """Serve the vault with its key, if nobody does yet.
+
+        One whose key `is_late` is not opened any more: raises Locked. Whatever the vault says, the
+        answer must open nothing tomorrow.
+        """
+        async with self.serving:
+            if self.holding.store:
+                await self.take_answer(self.holding.store, custodian, keys, content)
+            elif is_late:
+                is_phoneless = isinstance(custodian, KeptKey) and custodian.phoneless
+                await self.use_up(keys, content, own, is_phoneless, custodian.proves)
+                raise Locked(
+                    "the phone approved when nobody waited any more: nothing was opened",
+                    "ask again with: avault unlock",
+                )
+            else:
+                await self.load(custodian, keys, content, own, accept_rollback)
+
+    async def use_up(
+        self,
+        keys: Keys,
+        content: dict[str, Any],
+        own: bool,
+        is_phoneless: bool = False,
+        proves: bool = True,
+    ) -> None:
+        """Turn the ratchet by an answer that opens nothing, unless the vault is open meanwhile."""
+        if not self.holding.store:
+            self.holding.ratchet.proven = content.get("proven")
+            if proves:
+                self.holding.ratchet.prove()
+            recovery = None if own else self.seal_recovery(keys, content)
+            await self.holding.ratchet.turn(keys, content, recovery)
+            await self.renewal.renew(self.holding.store, keys, content, is_phoneless)
+
+    async def renew_own_phones(self) -> None:
+        """Make what the other operators' phones open anew, as one of them was asked in a trial."""
+        if store := self.holding.store:
+            is_phoneless = self.holding.consent.phoneless
+            await self.renewal.renew(store, store.keys, self.holding.ratchet.content, is_phoneless)
+
+    def seal_recovery(self, keys: Keys, content: dict[str, Any]) -> dict[str, Any] | None:
+        """What nsec.enc is to have: for all operators.
+
+        If the vault does not open, these are not known: one that is there stays as it is.
+        """
+        try:
+            store = self.holding.store or Store.read(self.holding.places, keys, content)
+        except AvaultError:
+            if is_for_several(self.holding.places):
+                self.holding.reporter.warnings["recovery"] = (
+                    "what the phone has answered opens nsec.enc, which stays as it is until"
+                    " the vault opens"
+                )
+                return None
+            operator = parse_npub(content["operator"])
+            return seal_nsec(keys, content["vault"], operator, content["name"], self.holding.host)
+        return seal_recovery(keys, store.vault, self.holding.host)
+
+    async def take_answer(
+        self, store: Store, custodian: Way, keys: Keys, content: dict[str, Any]
+    ) -> None:
+        """Turn the ratchet of a vault that is open already, by an answer that is about it.
+
+        Raises Tampered for another.
+        """
+        is_others = bool(custodian.operator) and not is_of(store.vault, content)
+        if public_hex(keys) != store.vault.agent or is_others:
+            raise Tampered("the answer opens another vault than the one that is open")
+        ratchet = self.holding.ratchet
+        if custodian.proves:
+            ratchet.prove()
+        if isinstance(custodian, Phone):
+            ratchet.note_quickness(custodian.signer.answered_in, ratchet.content)
+        await ratchet.turn(store.keys, ratchet.content)
+
+    async def load(
+        self,
+        custodian: Way,
+        keys: Keys,
+        content: dict[str, Any],
+        own: bool,
+        accept_rollback: bool,
+    ) -> None:
+        """Load the vault; turn the ratchet even if it cannot be, but where all has to stay."""
+        self.holding.ratchet.proven, self.holding.ratchet.guards = (
+            content.get("proven"),
+            read_known(keys, content),
+        )
+        if custodian.proves or (isinstance(custodian, KeptKey) and not own):  # see `Shared`
+            self.holding.ratchet.prove()
+        self.holding.consent.custodian = (
+            custodian.custodian if isinstance(custodian, KeptKey) else None
+        )
+        way = (
+            f"the custodian {self.holding.consent.custodian}"
+            if self.holding.consent.custodian
+            else type(custodian).__name__
+        )
+        if isinstance(custodian, Phone):
+            self.holding.ratchet.note_quickness(custodian.signer.answered_in, content)
+            way += f", asked as {shorten_hex(custodian.signer.me)}"
+        named = {**content, "operator": custodian.operator and content["operator"]}
+        named["guards"] = self.holding.ratchet.guards
+        try:
+            store = await asyncio.to_thread(
+                Store.load, self.holding.places, keys, named, accept_rollback
+            )
+            if not (custodian.operator or is_of(store.vault, content)):  # another is in that place
+                content = {**content, "operator": to_npub(store.vault.operator)}
+            if isinstance(custodian, KeptKey):
+                custodian.check(store.vault)
+            leave_logs(self.holding.places)
+            self.holding.begin(store, content, way, is_new=not own)
+            if custodian.proves:
+                store.note_seen()
+        finally:
+            is_left = os.path.lexists(self.holding.places.own(SET_ASIDE)) or not (
+                own or custodian.operator
+            )
+            if self.holding.store or not is_left:
+                await self.use(custodian, keys, content, own)
+        await self.holding.note_left()
+        if not own and not isinstance(custodian, KeptKey):
+            self.holding.reporter.warnings["recovery"] = (
+                "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
+                " machine's pairing.json has the key; against that: avault pair --replace"
+                " (from the next unlock on, this machine has its own envelope)"
+            )
+        await self.holding.verify_recovery()
+        self.holding.note_hints()
+        if not isinstance(custodian, GivenKey):
+            await self.holding.register()
+        self.holding.reporter.report()
+
+    async def use(self, custodian: Way, keys: Keys, content: dict[str, Any], own: bool) -> None:
+        """Turn the ratchet by what has obtained the key, and keep the pairing that it came by."""
+        is_told = not own and not isinstance(custodian, KeptKey)
+        is_lost = is_told or not os.path.lexists(self.holding.places.file("nsec.enc"))
+        recovery = self.seal_recovery(keys, content) if is_lost else None
+        await self.holding.ratchet.turn(keys, content, recovery)
+        if isinstance(custodian, Phone):
+            self.holding.contact.keep(custodian.pairing)
+        self.note_consent(custodian)
+        await self.renewal.renew(self.holding.store, keys, content, self.holding.consent.phoneless)
+
+    def note_consent(self, custodian: Way) -> None:
+        """Who agrees to changes from now on: the phone, where this machine is paired."""
+        self.holding.contact.note_seen(self.holding.store)
+        if self.holding.contact.is_paired():
+            self.holding.consent.end()
+        elif isinstance(custodian, OperatorKey) and self.holding.store:
+            self.holding.consent.begin()
+        elif isinstance(custodian, KeptKey) and self.holding.store:
+            # also where another machine has been paired since it was entrusted
+            self.holding.consent.phoneless = custodian.phoneless and not knows_phone(
+                self.holding.store.vault
+            )
+
+
+async def obtain_key(places: Places, custodian: Way) -> tuple[Keys, dict[str, Any], bool]:
+    """The agent's key, the content that it was obtained by, and whether that is this machine's.
+
+    What was read before the phone was asked counts to the end: meanwhile others may write to
+    the disk, and ask too. Raises AvaultError.
+    """
+    content, own = read_unlock(places, custodian.operator)
+    keys = await custodian.obtain(content)
+    # The envelope binds agent and operator: before anything is sealed for an operator, it must
+    # be the one.
+    operator = parse_npub(content["operator"])
+    try:
+        bound = open_nsec(content, decrypt(keys, operator, content["envelope"]))
+    except ValueError:
+        bound = None
+    if not bound or public_hex(bound) != public_hex(keys):
+        raise Tampered(
+            "the vault's files name another operator than they were made for",
+            "take them from git history",
+        )
+    return keys, content, own
 
 
 # ------------------------------------------------------ daemon/sentences ----
@@ -19797,7 +19850,7 @@ async def agree(holding: Holding, custodian: KeptKey, ticket: str) -> None:
     known = {**custodian.kept, "shared": is_shared(custodian.kept)}
     if known["agreed"] != mark_agreed(store.keys, known):
         raise Tampered("that custodian is not as it was agreed to")
-    keys, _, _ = await holding.obtain(custodian)
+    keys, _, _ = await obtain_key(holding.places, custodian)
     if public_hex(keys) != store.vault.agent:
         raise Tampered("that custodian opens another vault")
     holding.consent.give(ticket)
@@ -20837,6 +20890,7 @@ class Unlocking:
 
     def __init__(self, holding: Holding, reporter: Reporter, ended: asyncio.Event) -> None:
         self.holding, self.reporter, self.ended = holding, reporter, ended
+        self.opening = Opening(holding)
         self.task: asyncio.Task[None] | None = None
         # what the disk says of a vault that is locked: to be shown, and for nothing else
         self.shown: dict[str, Any] = {}
@@ -20953,7 +21007,7 @@ class Unlocking:
         self, custodian: Way, accept_rollback: bool = False, is_late: bool = False
     ) -> None:
         """Obtain the key in another way than by the question, and serve the vault."""
-        await self.holding.open(custodian, accept_rollback, is_late)
+        await self.opening.open(custodian, accept_rollback, is_late)
         self.refused = None
         self.reporter.warnings.pop("refused", None)
         if self.task and self.task is not asyncio.current_task():
@@ -21062,13 +21116,15 @@ class Unlocking:
                 )
             signer.is_resting = not self.waiters.is_asked
             phone = Phone(pairing, signer)
-            keys, content, own = await holding.obtain(phone)
+            keys, content, own = await obtain_key(holding.places, phone)
             while signer.is_old and self.waiters.is_asked and not holding.store:
-                async with holding.serving:
-                    await holding.use_up(keys, content, own)
-                keys, content, own = await holding.obtain(phone)
+                async with self.opening.serving:
+                    await self.opening.use_up(keys, content, own)
+                keys, content, own = await obtain_key(holding.places, phone)
             is_late = signer.is_old or self.waiters.are_late()
-            await holding.serve(phone, keys, content, own, self.waiters.accept_rollback, is_late)
+            await self.opening.serve(
+                phone, keys, content, own, self.waiters.accept_rollback, is_late
+            )
             await succeed(holding)
 
 
@@ -21094,7 +21150,7 @@ def describe_keyholder(holding: Holding, unlocking: Unlocking) -> Message:
         "name": shown.get("name"),
         "identity": shown.get("vault"),
         "consent": describe_consent(holding),
-        "custodian": holding.custodian,
+        "custodian": holding.consent.custodian,
         "refused": isinstance(unlocking.refused, Denied),
         "first_operator": to_npub(store.vault.operator) if store else None,
         "operators": {
@@ -21816,7 +21872,7 @@ class Rotating:
         process ends, and the next start completes it.
         """
         holding = self.holding
-        async with holding.serving, holding.ratchet.turning:
+        async with self.unlocking.opening.serving, holding.ratchet.turning:
             await holding.writer.finish()
             # from here to the end nothing else runs in this process
             self.refuse_amid_talk()
@@ -22458,7 +22514,7 @@ class Keyholder:
         elif message["do"] == "operator":
             spawn(self.tasks, change_operators(self.holding, message))
         elif message["do"] == "renew":
-            spawn(self.tasks, self.holding.renew_own_phones())
+            spawn(self.tasks, self.unlocking.opening.renew_own_phones())
         elif message["do"] == "rest":
             self.unlocking.rest(message["opens_for"])
         elif message["do"] == "limit":
@@ -25357,7 +25413,7 @@ class Messenger:
         """Follow the vault's state, for ever."""
         while True:
             self.planned.clear()
-            changed, wait = warden.changed, self.follow(warden)
+            changed, wait = warden.condition.changed, self.follow(warden)
             events = (changed.wait(), self.planned.wait())
             waiting = [asyncio.ensure_future(each) for each in events]
             await asyncio.wait(waiting, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
@@ -25367,18 +25423,22 @@ class Messenger:
     def follow(self, warden: Warden) -> float | None:
         """Do what the state asks for; in how many seconds to look again, None if not by itself."""
         settings, asked = self.settings(), warden.question.begun
-        if warden.state == "unlocked" and settings.lock:
+        if warden.condition.state == "unlocked" and settings.lock:
             if not self.is_hearing:
                 self.is_hearing = True
-                spawn(self.tasks, self.hear(str(warden.report["agent_npub"])))
+                spawn(self.tasks, self.hear(str(warden.condition.report["agent_npub"])))
         else:
             self.end_hearing()
-        if warden.state != "waiting" or not settings.notice or asked in (None, self.noticed):
+        if (
+            warden.condition.state != "waiting"
+            or not settings.notice
+            or asked in (None, self.noticed)
+        ):
             return None
         left = asked + self.WAIT - uptime()
         if left <= 0:
             self.noticed = asked
-            spawn(self.tasks, self.tell(dict(warden.report)))
+            spawn(self.tasks, self.tell(dict(warden.condition.report)))
             return None
         return min(left, 60.0)  # the loop's clock stands still while the machine sleeps
 
@@ -25504,8 +25564,8 @@ class Replicator:
 
     def is_on(self) -> bool:
         """Whether relays keep this vault, as far as is known."""
-        if self.warden and self.warden.state == "unlocked":
-            return bool(self.warden.report.get("replicas")) or self.was_on()
+        if self.warden and self.warden.condition.state == "unlocked":
+            return bool(self.warden.condition.report.get("replicas")) or self.was_on()
         return self.was_on()
 
     def was_on(self) -> bool:
@@ -25556,8 +25616,8 @@ class Replicator:
         """Plan what a change of the vault's state asks for."""
         before: tuple[str, object] = ("", None)
         while True:
-            changed, report = warden.changed, warden.report
-            now = warden.state, (report.get("replicas"), report.get("writes"))
+            changed, report = warden.condition.changed, warden.condition.report
+            now = warden.condition.state, (report.get("replicas"), report.get("writes"))
             if now != before and now[0] == "unlocked" and self.is_on():
                 self.plan("take", uptime())
                 self.plan("send", uptime())
@@ -25582,7 +25642,7 @@ class Replicator:
         elif sends:  # it failed, or was ended: what was laid ready is sent another time
             self.is_unsent = True
             self.plan("send", min(self.due["send"], uptime() + self.EVERY))
-        if takes and self.warden and self.warden.state == "unlocked" and self.is_on():
+        if takes and self.warden and self.warden.condition.state == "unlocked" and self.is_on():
             self.plan("take", uptime() + self.LOOK)
         wait = said.get("wait")
         if isinstance(wait, (int, float)):
@@ -25947,7 +26007,7 @@ async def loosen(warden: Warden, request: Message, caller: dict[str, Any]) -> Me
     about = {"group": group, "key": key, "rules": request.get("rules")}
     about["all"] = bool(request.get("all"))
     ticket, wish = secrets.token_hex(16), {"do": "loosen", **about, "caller": caller}
-    if warden.report.get("consent") == "custodian":
+    if warden.condition.report.get("consent") == "custodian":
         told = await warden.custody.change(ticket, {"do": "weigh", **about}) or {}
         if said := wish.setdefault("said", told.get("said")):
             ticket = await agree_otherwise(warden, Reach(request), str(said), person=True)
@@ -26117,7 +26177,10 @@ async def rotate_agent(warden: Warden, request: Message, caller: dict[str, Any])
     known, left = load_custodians(warden, names)
     told = [{**content, "shared": is_shared(content)} for content in known]
     offered = [{each: content[each] for each in (*AGREED, "agreed")} for content in told]
-    operators = {"": warden.report["first_operator"], **warden.report["operators"]}
+    operators = {
+        "": warden.condition.report["first_operator"],
+        **warden.condition.report["operators"],
+    }
     openers = describe_openers(operators, offered, place_name())
     change = f"it has a new agent's key; opened then by: {openers}"
     ticket = await agree_otherwise(warden, reach, change)
@@ -26241,27 +26304,29 @@ ROTATE: dict[str, Manage] = {"remove": remove_machine_of, "agent": rotate_agent}
 
 def describe_status(places: Places, warden: Warden) -> Message:
     """Everything that is known of a vault and its daemon, without a secret."""
-    fields = describe_disk(places, warden.state == "unlocked")
+    fields = describe_disk(places, warden.condition.state == "unlocked")
     if warden.child.control:
-        known = {name: value for name, value in warden.report.items() if value is not None}
+        known = {
+            name: value for name, value in warden.condition.report.items() if value is not None
+        }
         fields |= {name: value for name, value in known.items() if name in fields}
         now = render_time(time.time())
         fields["pauses"] = [each for each in fields["pauses"] or [] if each["until"] > now]
     if problem := fields.pop("problem"):
         fields["warnings"] = [*fields["warnings"], problem]
-    if warden.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
+    if warden.condition.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
         kept = (
             "avault.enc could not be used when the vault locked; what was served is kept:"
             " the next unlock serves it"
         )
         fields["warnings"] = [*fields["warnings"], kept]
     fields["warnings"] = [*fields["warnings"], *warn_of_stale(places)]
-    pause, failure = warden.question.pauses.end(), warden.failure
-    is_failed = failure and warden.state == "locked"
+    pause, failure = warden.question.pauses.end(), warden.condition.failure
+    is_failed = failure and warden.condition.state == "locked"
     return {
         "ok": True,
         **fields,
-        "state": warden.current_state(),
+        "state": warden.condition.current_state(),
         "asks_again": None if pause is None else render_time(pause),
         "hint": next_step(warden, fields),
         "error": failure.to_dict()["error"] if failure and is_failed else None,
@@ -26328,9 +26393,9 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
 
 def next_step(warden: Warden, fields: dict[str, Any]) -> str | None:
     """What the operator might type next."""
-    if warden.state != "unlocked":
-        return warden.locked().hint
-    return warden.pairing_hint() if fields["proven"] is False else None
+    if warden.condition.state != "unlocked":
+        return warden.condition.locked().hint
+    return warden.condition.pairing_hint() if fields["proven"] is False else None
 
 
 # ------------------------------------------------------- daemon/listener ----
@@ -26519,7 +26584,9 @@ class Supervisor:
     ) -> None:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
-        self.companions = Companions(places, lambda: self.warden.report.get("verified", {}), say)
+        self.companions = Companions(
+            places, lambda: self.warden.condition.report.get("verified", {}), say
+        )
         wrote = self.companions.note_written
         self.warden = Warden(places, lock_directory(places.dir), say, wrote, limits)
         clean_directory(places.dir)
@@ -26657,8 +26724,8 @@ class Supervisor:
             )
         op = str(request.get("op"))
         if op in VALUES:
-            if self.warden.state != "unlocked":
-                raise self.warden.locked()
+            if self.warden.condition.state != "unlocked":
+                raise self.warden.condition.locked()
         elif op in SESSIONS:
             await self.warden.start()
         elif op in DOOR:
@@ -26683,7 +26750,7 @@ class Supervisor:
         """
         control = self.warden.child.control
         if not control:
-            raise self.warden.locked()
+            raise self.warden.condition.locked()
         # one level around the frame, and no more: the other end reads no more (see `Control`)
         taken = {"do": "connection", "frame": request, "since": since, "identity": identity}
         taken["front"] = self.companions.fronts.is_ssh(sock, since)
@@ -26693,10 +26760,10 @@ class Supervisor:
         """Run the operator's command whenever the state is another one."""
         told = ""
         while True:
-            changed, state = self.warden.changed, self.warden.current_state()
+            changed, state = self.warden.condition.changed, self.warden.condition.current_state()
             if state != told:
                 told = state
-                name = self.warden.report.get("name") or ""
+                name = self.warden.condition.report.get("name") or ""
                 variables = {
                     "AVAULT_STATE": state,
                     "AVAULT_NAME": name,
@@ -26715,7 +26782,7 @@ class Supervisor:
     def interrupt(self) -> None:
         """Ctrl-C in the foreground: stop, but ask twice where that may lose a key."""
         try:
-            self.warden.refuse_to_lose({"force": self.warned})
+            self.warden.condition.refuse_to_lose({"force": self.warned})
             self.stopping.set()
         except Denied as error:
             self.warned = True
@@ -26727,7 +26794,7 @@ class Supervisor:
             await self.warden.ask(caller, nsec)
         except AvaultError as error:
             if not isinstance(error, Locked):
-                self.warden.failure = self.warden.failure or error
+                self.warden.condition.failure = self.warden.condition.failure or error
             self.say(error.message)
 
 
@@ -26814,7 +26881,7 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
         await while_connected(sock, supervisor.warden.ask(caller), caller)
     finally:
         telling.cancel()
-    if named and caller.agent and supervisor.warden.report.get("custodian") == named:
+    if named and caller.agent and supervisor.warden.condition.report.get("custodian") == named:
         keep(supervisor.warden, supervisor.warden.custody.find(named, caller.agent))
     if seconds := read_limit(request, "for"):
         await change_limits(supervisor, {"for": seconds})
@@ -26824,12 +26891,13 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
 async def tell(supervisor: Supervisor, sock: socket.socket) -> None:
     """Send what is being waited for, whenever it changes."""
     while True:
-        if supervisor.warden.state == "waiting":
+        if supervisor.warden.condition.state == "waiting":
             progress = {"progress": "waiting"} | {
-                name: supervisor.warden.report[name] for name in ("waiting", "relays", "code")
+                name: supervisor.warden.condition.report[name]
+                for name in ("waiting", "relays", "code")
             }
             await asyncio.get_running_loop().sock_sendall(sock, encode_frame(progress))
-        await supervisor.warden.changed.wait()
+        await supervisor.warden.condition.changed.wait()
 
 
 async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
@@ -26839,15 +26907,16 @@ async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Mess
     """
 
     async def wait() -> None:
-        while supervisor.warden.state != "unlocked":
+        while supervisor.warden.condition.state != "unlocked":
             if request.get("settled") and (
-                supervisor.warden.state == "waiting" or not supervisor.warden.question.callers
+                supervisor.warden.condition.state == "waiting"
+                or not supervisor.warden.question.callers
             ):
                 return
-            await supervisor.warden.changed.wait()
+            await supervisor.warden.condition.changed.wait()
 
     try:
-        if supervisor.warden.state != "unlocked":  # else even `timeout` 0 is enough
+        if supervisor.warden.condition.state != "unlocked":  # else even `timeout` 0 is enough
             async with asyncio.timeout(read_limit(request)):
                 await while_connected(sock, wait())
     except TimeoutError:
@@ -26858,8 +26927,8 @@ async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Mess
 async def answer_lock(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Lock the vault."""
     await supervisor.warden.look()
-    supervisor.warden.refuse_to_lose(request)
-    supervisor.warden.failure = None
+    supervisor.warden.condition.refuse_to_lose(request)
+    supervisor.warden.condition.failure = None
     await supervisor.companions.replicator.settle()
     await supervisor.warden.lock()
     return await answer_status(supervisor, sock, request)
@@ -26882,8 +26951,8 @@ async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Mes
 
 async def change_limits(supervisor: Supervisor, limits: dict[str, Any]) -> None:
     """Tell the keyholder of an open vault, and wait until it says what that means."""
-    if supervisor.warden.state == "unlocked" and supervisor.warden.child.control:
-        changed = supervisor.warden.changed
+    if supervisor.warden.condition.state == "unlocked" and supervisor.warden.child.control:
+        changed = supervisor.warden.condition.changed
         supervisor.warden.child.control.send({"do": "limit", **limits})
         await changed.wait()
 
@@ -26891,7 +26960,7 @@ async def change_limits(supervisor: Supervisor, limits: dict[str, Any]) -> None:
 async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """End the daemon, once it has answered."""
     await supervisor.warden.look()
-    supervisor.warden.refuse_to_lose(request)
+    supervisor.warden.condition.refuse_to_lose(request)
     await supervisor.companions.replicator.settle()
     await supervisor.warden.child.end()
     return {"ok": True}
@@ -26936,7 +27005,7 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
 async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """What is known, without a secret; or with the format `short` the state, as a line."""
     if request.get("format") == "short":
-        return {"ok": True, "output": f"{supervisor.warden.current_state()}\n"}
+        return {"ok": True, "output": f"{supervisor.warden.condition.current_state()}\n"}
     await supervisor.warden.look()
     shown = describe_status(supervisor.places, supervisor.warden)
     return shown | supervisor.companions.describe()
@@ -26945,7 +27014,7 @@ async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Me
 async def answer_ssh(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """The path of the SSH agent's socket, which listens from then on; and the vault's `state`."""
     path = await supervisor.companions.fronts.ssh()
-    return {"ok": True, "path": path, "state": supervisor.warden.current_state()}
+    return {"ok": True, "path": path, "state": supervisor.warden.condition.current_state()}
 
 
 async def answer_message(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
@@ -26957,7 +27026,7 @@ async def answer_message(supervisor: Supervisor, sock: socket.socket, request: M
 async def answer_nostr(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """How the relays are for those who are invited, who are looked for now; and the `state`."""
     found = await supervisor.companions.fronts.nostr()
-    return {**found, "state": supervisor.warden.current_state()}
+    return {**found, "state": supervisor.warden.condition.current_state()}
 
 
 ANSWERS: dict[str, Respond] = {
@@ -29327,7 +29396,7 @@ async def take_from_relays(
         ):
             write_file(name, written)
             session.send({"progress": "wrote", "path": name})
-        await holding.serve(Phone(pairing, signer), keys, content, False, False)
+        await keyholder.unlocking.opening.serve(Phone(pairing, signer), keys, content, False, False)
     Custodians(places).admit_phone()
     if not is_replaced:
         holding.reporter.warnings["recovery"] = (

@@ -21,14 +21,12 @@ LONGER: dict[str, int] = {  # those that are still longer: a number here may onl
 WIDEST = 100  # columns of a line
 ATTRIBUTES = 12  # of a class: one with more is two
 MORE = {  # those that still have more: a number here may only become smaller
-    "Holding": 15,
     "Keyholder": 19,
-    "Warden": 15,
 }
 KEYS = re.compile(  # what touches a key; of the kinds of custodians, each has one unlock key, in a process of its own
     r"custody/(custodian|custodians|helper|obtaining|prompt|trial)$|"
     r"daemon/(answers|asked|changes|consent|contact|desks|entrusting|gate|holding|introducing|keyholder)$|"
-    r"daemon/(log|openers?|pairing|ratchet|releasing)$|fleet/together$|"
+    r"daemon/(log|openers?|opening|pairing|ratchet|releasing)$|fleet/together$|"
     r"daemon/(replicating|requests|rotating|talks|unlocking|words)$|vault/(kept_guards|locks|older|recovery|seal)$|signer/replica$|nostr$|process$"
 )
 KEY_LINES = 7_251  # of these together: what a person can read in an afternoon; it may only become smaller

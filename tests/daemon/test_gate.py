@@ -796,7 +796,7 @@ async def test_guards_that_are_known_are_not_done_without_by_any_way_in(house: H
     again = avault.Keyholder(house.places, ours, avault.TALKS, avault.REQUESTS, (None, None))
     again.control.send = lambda message, fd=None: None  # type: ignore[method-assign]
     content = avault.read_sealed("unlock", house.places.own("unlock.json"))
-    await again.holding.use_up(house.example.agent, content, True)
+    await again.unlocking.opening.use_up(house.example.agent, content, True)
     assert house.own("unlock.json") != unlock, "by an answer that nobody waited for"
     for _ in range(2):
         with pytest.raises(avault.Tampered, match="guards or payments known to this machine"):
@@ -842,7 +842,7 @@ async def test_nobody_but_a_person_agrees_to_less(asks: bool) -> None:
 
     custodians = SimpleNamespace(order=lambda: ["box"])
     custody = SimpleNamespace(custodians=custodians, asks_phones=lambda name: False, asks=lambda name: asks, agree=agree)
-    warden: Any = SimpleNamespace(report={"consent": "custodian"}, custody=custody)
+    warden: Any = SimpleNamespace(condition=SimpleNamespace(report={"consent": "custodian"}), custody=custody)
     if not asks:
         with pytest.raises(avault.Denied, match="nobody can agree to that"):
             await avault.agree_otherwise(warden, avault.Reach({}), "less", person=True)

@@ -67,7 +67,7 @@ async def open_by(desk: Desk, keys: avault.Keys) -> str | None:
     desk.set_up()
     private = {"desk": NAME, "key": keys.secret_key().to_hex()}
     await avault.TALKS["open"](desk.keyholder, desk.session, {"op": "open"}, private)
-    return desk.holding.custodian
+    return desk.holding.consent.custodian
 
 
 def test_a_machines_key_is_the_documents() -> None:

@@ -245,9 +245,9 @@ def waiting(desk: Desk, relay: Relay) -> Desk:  # noqa: F811
 
 def wait_for_the_phone(desk: Desk, begun: float) -> None:  # noqa: F811
     warden = desk.supervisor.warden
-    warden.report = {"name": "test@machine", "code": "7K3F", "waiting": {"since": "2026-11-27T12:03:04Z"}}
+    warden.condition.report = {"name": "test@machine", "code": "7K3F", "waiting": {"since": "2026-11-27T12:03:04Z"}}
     warden.question.begun = begun
-    warden.turn("waiting")
+    warden.condition.turn("waiting")
 
 
 async def test_who_lets_the_vault_wait_gets_one_notice_in_an_asking(waiting: Desk, relay: Relay) -> None:

@@ -54,7 +54,7 @@ async def dismiss_operator(warden: Warden, request: Message, caller: dict[str, A
         )
     await change_operator(warden, name, None, reach, caller)
     had_phone = custody.is_phone(name)
-    for each in custody.strangers(warden.report):
+    for each in custody.strangers(warden.condition.report):
         custody.custodians.forget(each)
     return {"name": name, "had_phone": had_phone}
 

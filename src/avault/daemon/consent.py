@@ -11,14 +11,16 @@ class Consent:
     """What the keyholder knows of that.
 
     `phoneless`: the vault was made without a phone, and this machine has no pairing; who opens it
-    with a custodian agrees then. `first` is the ticket of who made it, or has opened it with the
-    operator's own key: it is told to that client alone, and is good until a custodian was tried.
+    with a custodian agrees then. `custodian` is the one by which it was opened, if by one. `first`
+    is the ticket of who made it, or has opened it with the operator's own key: it is told to that
+    client alone, and is good until a custodian was tried.
     """
 
     TIME = 120.0  # seconds from an agreement to the change
 
     def __init__(self) -> None:
         self.phoneless = False
+        self.custodian: str | None = None
         self.first = self.ticket = ""
         self.until = 0.0
 

@@ -36,7 +36,7 @@ def describe_keyholder(holding: Holding, unlocking: Unlocking) -> Message:
         "name": shown.get("name"),
         "identity": shown.get("vault"),
         "consent": describe_consent(holding),
-        "custodian": holding.custodian,
+        "custodian": holding.consent.custodian,
         "refused": isinstance(unlocking.refused, Denied),
         "first_operator": to_npub(store.vault.operator) if store else None,
         "operators": {

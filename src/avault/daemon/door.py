@@ -68,7 +68,7 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
         await while_connected(sock, supervisor.warden.ask(caller), caller)
     finally:
         telling.cancel()
-    if named and caller.agent and supervisor.warden.report.get("custodian") == named:
+    if named and caller.agent and supervisor.warden.condition.report.get("custodian") == named:
         keep(supervisor.warden, supervisor.warden.custody.find(named, caller.agent))
     if seconds := read_limit(request, "for"):
         await change_limits(supervisor, {"for": seconds})
@@ -78,12 +78,13 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
 async def tell(supervisor: Supervisor, sock: socket.socket) -> None:
     """Send what is being waited for, whenever it changes."""
     while True:
-        if supervisor.warden.state == "waiting":
+        if supervisor.warden.condition.state == "waiting":
             progress = {"progress": "waiting"} | {
-                name: supervisor.warden.report[name] for name in ("waiting", "relays", "code")
+                name: supervisor.warden.condition.report[name]
+                for name in ("waiting", "relays", "code")
             }
             await asyncio.get_running_loop().sock_sendall(sock, encode_frame(progress))
-        await supervisor.warden.changed.wait()
+        await supervisor.warden.condition.changed.wait()
 
 
 async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
@@ -93,15 +94,16 @@ async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Mess
     """
 
     async def wait() -> None:
-        while supervisor.warden.state != "unlocked":
+        while supervisor.warden.condition.state != "unlocked":
             if request.get("settled") and (
-                supervisor.warden.state == "waiting" or not supervisor.warden.question.callers
+                supervisor.warden.condition.state == "waiting"
+                or not supervisor.warden.question.callers
             ):
                 return
-            await supervisor.warden.changed.wait()
+            await supervisor.warden.condition.changed.wait()
 
     try:
-        if supervisor.warden.state != "unlocked":  # else even `timeout` 0 is enough
+        if supervisor.warden.condition.state != "unlocked":  # else even `timeout` 0 is enough
             async with asyncio.timeout(read_limit(request)):
                 await while_connected(sock, wait())
     except TimeoutError:
@@ -112,8 +114,8 @@ async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Mess
 async def answer_lock(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Lock the vault."""
     await supervisor.warden.look()
-    supervisor.warden.refuse_to_lose(request)
-    supervisor.warden.failure = None
+    supervisor.warden.condition.refuse_to_lose(request)
+    supervisor.warden.condition.failure = None
     await supervisor.companions.replicator.settle()
     await supervisor.warden.lock()
     return await answer_status(supervisor, sock, request)
@@ -136,8 +138,8 @@ async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Mes
 
 async def change_limits(supervisor: Supervisor, limits: dict[str, Any]) -> None:
     """Tell the keyholder of an open vault, and wait until it says what that means."""
-    if supervisor.warden.state == "unlocked" and supervisor.warden.child.control:
-        changed = supervisor.warden.changed
+    if supervisor.warden.condition.state == "unlocked" and supervisor.warden.child.control:
+        changed = supervisor.warden.condition.changed
         supervisor.warden.child.control.send({"do": "limit", **limits})
         await changed.wait()
 
@@ -145,7 +147,7 @@ async def change_limits(supervisor: Supervisor, limits: dict[str, Any]) -> None:
 async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """End the daemon, once it has answered."""
     await supervisor.warden.look()
-    supervisor.warden.refuse_to_lose(request)
+    supervisor.warden.condition.refuse_to_lose(request)
     await supervisor.companions.replicator.settle()
     await supervisor.warden.child.end()
     return {"ok": True}
@@ -190,7 +192,7 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
 async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """What is known, without a secret; or with the format `short` the state, as a line."""
     if request.get("format") == "short":
-        return {"ok": True, "output": f"{supervisor.warden.current_state()}\n"}
+        return {"ok": True, "output": f"{supervisor.warden.condition.current_state()}\n"}
     await supervisor.warden.look()
     shown = describe_status(supervisor.places, supervisor.warden)
     return shown | supervisor.companions.describe()
@@ -199,7 +201,7 @@ async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Me
 async def answer_ssh(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """The path of the SSH agent's socket, which listens from then on; and the vault's `state`."""
     path = await supervisor.companions.fronts.ssh()
-    return {"ok": True, "path": path, "state": supervisor.warden.current_state()}
+    return {"ok": True, "path": path, "state": supervisor.warden.condition.current_state()}
 
 
 async def answer_message(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
@@ -211,7 +213,7 @@ async def answer_message(supervisor: Supervisor, sock: socket.socket, request: M
 async def answer_nostr(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """How the relays are for those who are invited, who are looked for now; and the `state`."""
     found = await supervisor.companions.fronts.nostr()
-    return {**found, "state": supervisor.warden.current_state()}
+    return {**found, "state": supervisor.warden.condition.current_state()}
 
 
 ANSWERS: dict[str, Respond] = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from avault.custody.shared import is_shared
 from avault.daemon.errands import asks_phones
 from avault.daemon.holding import Holding
+from avault.daemon.opening import obtain_key
 from avault.daemon.sentences import describe_entrusting
 from avault.errors import (
     AvaultError,
@@ -202,7 +203,7 @@ async def agree(holding: Holding, custodian: KeptKey, ticket: str) -> None:
     known = {**custodian.kept, "shared": is_shared(custodian.kept)}
     if known["agreed"] != mark_agreed(store.keys, known):
         raise Tampered("that custodian is not as it was agreed to")
-    keys, _, _ = await holding.obtain(custodian)
+    keys, _, _ = await obtain_key(holding.places, custodian)
     if public_hex(keys) != store.vault.agent:
         raise Tampered("that custodian opens another vault")
     holding.consent.give(ticket)

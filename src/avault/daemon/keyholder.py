@@ -165,7 +165,7 @@ class Keyholder:
         elif message["do"] == "operator":
             spawn(self.tasks, change_operators(self.holding, message))
         elif message["do"] == "renew":
-            spawn(self.tasks, self.holding.renew_own_phones())
+            spawn(self.tasks, self.unlocking.opening.renew_own_phones())
         elif message["do"] == "rest":
             self.unlocking.rest(message["opens_for"])
         elif message["do"] == "limit":

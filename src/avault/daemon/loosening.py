@@ -26,7 +26,7 @@ async def loosen(warden: Warden, request: Message, caller: dict[str, Any]) -> Me
     about = {"group": group, "key": key, "rules": request.get("rules")}
     about["all"] = bool(request.get("all"))
     ticket, wish = secrets.token_hex(16), {"do": "loosen", **about, "caller": caller}
-    if warden.report.get("consent") == "custodian":
+    if warden.condition.report.get("consent") == "custodian":
         told = await warden.custody.change(ticket, {"do": "weigh", **about}) or {}
         if said := wish.setdefault("said", told.get("said")):
             ticket = await agree_otherwise(warden, Reach(request), str(said), person=True)

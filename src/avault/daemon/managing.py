@@ -43,11 +43,13 @@ def read_settings(request: Message) -> dict[str, str]:
 
 def need_open(warden: Warden) -> None:
     """Raise Locked, Denied where custodians cannot be changed: nobody could agree to it."""
-    if warden.state != "unlocked" or not warden.child.control:
-        raise warden.locked()
-    consent = warden.report.get("consent")
-    if consent is None or (consent == "phone" and not warden.report.get("proven")):
-        raise Denied("nobody has shown yet that the phone opens this vault", warden.pairing_hint())
+    if warden.condition.state != "unlocked" or not warden.child.control:
+        raise warden.condition.locked()
+    consent = warden.condition.report.get("consent")
+    if consent is None or (consent == "phone" and not warden.condition.report.get("proven")):
+        raise Denied(
+            "nobody has shown yet that the phone opens this vault", warden.condition.pairing_hint()
+        )
 
 
 async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
@@ -71,9 +73,9 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
         "asks": False,
         "settings": read_settings(request),
         "kept": None,
-        "vault": warden.report["identity"],
-        "name": warden.report["name"],
-        "agent": warden.report["agent_npub"],
+        "vault": warden.condition.report["identity"],
+        "name": warden.condition.report["name"],
+        "agent": warden.condition.report["agent_npub"],
     }
     if old or for_all:
         content["account"] = name_account(content, for_all)
@@ -176,7 +178,7 @@ async def agree_otherwise(warden: Warden, reach: Reach, change: str, person: boo
     it by itself. No operator's phone: it would be shown the words for an unlock.
     """
     ticket = secrets.token_hex(16)
-    if warden.report.get("consent") != "custodian":
+    if warden.condition.report.get("consent") != "custodian":
         return ticket  # the phone is asked
     order = [name for name in warden.custody.custodians.order() if name != PHONE]
     names = [name for name in order if not warden.custody.asks_phones(name)]

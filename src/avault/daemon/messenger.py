@@ -63,7 +63,7 @@ class Messenger:
         """Follow the vault's state, for ever."""
         while True:
             self.planned.clear()
-            changed, wait = warden.changed, self.follow(warden)
+            changed, wait = warden.condition.changed, self.follow(warden)
             events = (changed.wait(), self.planned.wait())
             waiting = [asyncio.ensure_future(each) for each in events]
             await asyncio.wait(waiting, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
@@ -73,18 +73,22 @@ class Messenger:
     def follow(self, warden: Warden) -> float | None:
         """Do what the state asks for; in how many seconds to look again, None if not by itself."""
         settings, asked = self.settings(), warden.question.begun
-        if warden.state == "unlocked" and settings.lock:
+        if warden.condition.state == "unlocked" and settings.lock:
             if not self.is_hearing:
                 self.is_hearing = True
-                spawn(self.tasks, self.hear(str(warden.report["agent_npub"])))
+                spawn(self.tasks, self.hear(str(warden.condition.report["agent_npub"])))
         else:
             self.end_hearing()
-        if warden.state != "waiting" or not settings.notice or asked in (None, self.noticed):
+        if (
+            warden.condition.state != "waiting"
+            or not settings.notice
+            or asked in (None, self.noticed)
+        ):
             return None
         left = asked + self.WAIT - uptime()
         if left <= 0:
             self.noticed = asked
-            spawn(self.tasks, self.tell(dict(warden.report)))
+            spawn(self.tasks, self.tell(dict(warden.condition.report)))
             return None
         return min(left, 60.0)  # the loop's clock stands still while the machine sleeps
 

@@ -45,8 +45,8 @@ class Replicator:
 
     def is_on(self) -> bool:
         """Whether relays keep this vault, as far as is known."""
-        if self.warden and self.warden.state == "unlocked":
-            return bool(self.warden.report.get("replicas")) or self.was_on()
+        if self.warden and self.warden.condition.state == "unlocked":
+            return bool(self.warden.condition.report.get("replicas")) or self.was_on()
         return self.was_on()
 
     def was_on(self) -> bool:
@@ -97,8 +97,8 @@ class Replicator:
         """Plan what a change of the vault's state asks for."""
         before: tuple[str, object] = ("", None)
         while True:
-            changed, report = warden.changed, warden.report
-            now = warden.state, (report.get("replicas"), report.get("writes"))
+            changed, report = warden.condition.changed, warden.condition.report
+            now = warden.condition.state, (report.get("replicas"), report.get("writes"))
             if now != before and now[0] == "unlocked" and self.is_on():
                 self.plan("take", uptime())
                 self.plan("send", uptime())
@@ -123,7 +123,7 @@ class Replicator:
         elif sends:  # it failed, or was ended: what was laid ready is sent another time
             self.is_unsent = True
             self.plan("send", min(self.due["send"], uptime() + self.EVERY))
-        if takes and self.warden and self.warden.state == "unlocked" and self.is_on():
+        if takes and self.warden and self.warden.condition.state == "unlocked" and self.is_on():
             self.plan("take", uptime() + self.LOOK)
         wait = said.get("wait")
         if isinstance(wait, (int, float)):

@@ -109,7 +109,7 @@ async def take_from_relays(
         ):
             write_file(name, written)
             session.send({"progress": "wrote", "path": name})
-        await holding.serve(Phone(pairing, signer), keys, content, False, False)
+        await keyholder.unlocking.opening.serve(Phone(pairing, signer), keys, content, False, False)
     Custodians(places).admit_phone()
     if not is_replaced:
         holding.reporter.warnings["recovery"] = (

@@ -210,7 +210,7 @@ class Rotating:
         process ends, and the next start completes it.
         """
         holding = self.holding
-        async with holding.serving, holding.ratchet.turning:
+        async with self.unlocking.opening.serving, holding.ratchet.turning:
             await holding.writer.finish()
             # from here to the end nothing else runs in this process
             self.refuse_amid_talk()

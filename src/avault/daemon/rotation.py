@@ -52,7 +52,10 @@ async def rotate_agent(warden: Warden, request: Message, caller: dict[str, Any])
     known, left = load_custodians(warden, names)
     told = [{**content, "shared": is_shared(content)} for content in known]
     offered = [{each: content[each] for each in (*AGREED, "agreed")} for content in told]
-    operators = {"": warden.report["first_operator"], **warden.report["operators"]}
+    operators = {
+        "": warden.condition.report["first_operator"],
+        **warden.condition.report["operators"],
+    }
     openers = describe_openers(operators, offered, place_name())
     change = f"it has a new agent's key; opened then by: {openers}"
     ticket = await agree_otherwise(warden, reach, change)

@@ -31,7 +31,7 @@ def write_order(warden: Warden, name: str, asks: bool) -> None:
     A vault that was made without a phone has none in its order.
     """
     custodians = warden.custody.custodians
-    is_phoneless = warden.report.get("consent") == "custodian"
+    is_phoneless = warden.condition.report.get("consent") == "custodian"
     order = [
         each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
     ]

@@ -26,27 +26,29 @@ if TYPE_CHECKING:
 
 def describe_status(places: Places, warden: Warden) -> Message:
     """Everything that is known of a vault and its daemon, without a secret."""
-    fields = describe_disk(places, warden.state == "unlocked")
+    fields = describe_disk(places, warden.condition.state == "unlocked")
     if warden.child.control:
-        known = {name: value for name, value in warden.report.items() if value is not None}
+        known = {
+            name: value for name, value in warden.condition.report.items() if value is not None
+        }
         fields |= {name: value for name, value in known.items() if name in fields}
         now = render_time(time.time())
         fields["pauses"] = [each for each in fields["pauses"] or [] if each["until"] > now]
     if problem := fields.pop("problem"):
         fields["warnings"] = [*fields["warnings"], problem]
-    if warden.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
+    if warden.condition.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
         kept = (
             "avault.enc could not be used when the vault locked; what was served is kept:"
             " the next unlock serves it"
         )
         fields["warnings"] = [*fields["warnings"], kept]
     fields["warnings"] = [*fields["warnings"], *warn_of_stale(places)]
-    pause, failure = warden.question.pauses.end(), warden.failure
-    is_failed = failure and warden.state == "locked"
+    pause, failure = warden.question.pauses.end(), warden.condition.failure
+    is_failed = failure and warden.condition.state == "locked"
     return {
         "ok": True,
         **fields,
-        "state": warden.current_state(),
+        "state": warden.condition.current_state(),
         "asks_again": None if pause is None else render_time(pause),
         "hint": next_step(warden, fields),
         "error": failure.to_dict()["error"] if failure and is_failed else None,
@@ -113,6 +115,6 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
 
 def next_step(warden: Warden, fields: dict[str, Any]) -> str | None:
     """What the operator might type next."""
-    if warden.state != "unlocked":
-        return warden.locked().hint
-    return warden.pairing_hint() if fields["proven"] is False else None
+    if warden.condition.state != "unlocked":
+        return warden.condition.locked().hint
+    return warden.condition.pairing_hint() if fields["proven"] is False else None

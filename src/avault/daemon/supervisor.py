@@ -69,7 +69,9 @@ class Supervisor:
     ) -> None:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
-        self.companions = Companions(places, lambda: self.warden.report.get("verified", {}), say)
+        self.companions = Companions(
+            places, lambda: self.warden.condition.report.get("verified", {}), say
+        )
         wrote = self.companions.note_written
         self.warden = Warden(places, lock_directory(places.dir), say, wrote, limits)
         clean_directory(places.dir)
@@ -207,8 +209,8 @@ class Supervisor:
             )
         op = str(request.get("op"))
         if op in VALUES:
-            if self.warden.state != "unlocked":
-                raise self.warden.locked()
+            if self.warden.condition.state != "unlocked":
+                raise self.warden.condition.locked()
         elif op in SESSIONS:
             await self.warden.start()
         elif op in DOOR:
@@ -233,7 +235,7 @@ class Supervisor:
         """
         control = self.warden.child.control
         if not control:
-            raise self.warden.locked()
+            raise self.warden.condition.locked()
         # one level around the frame, and no more: the other end reads no more (see `Control`)
         taken = {"do": "connection", "frame": request, "since": since, "identity": identity}
         taken["front"] = self.companions.fronts.is_ssh(sock, since)
@@ -243,10 +245,10 @@ class Supervisor:
         """Run the operator's command whenever the state is another one."""
         told = ""
         while True:
-            changed, state = self.warden.changed, self.warden.current_state()
+            changed, state = self.warden.condition.changed, self.warden.condition.current_state()
             if state != told:
                 told = state
-                name = self.warden.report.get("name") or ""
+                name = self.warden.condition.report.get("name") or ""
                 variables = {
                     "AVAULT_STATE": state,
                     "AVAULT_NAME": name,
@@ -265,7 +267,7 @@ class Supervisor:
     def interrupt(self) -> None:
         """Ctrl-C in the foreground: stop, but ask twice where that may lose a key."""
         try:
-            self.warden.refuse_to_lose({"force": self.warned})
+            self.warden.condition.refuse_to_lose({"force": self.warned})
             self.stopping.set()
         except Denied as error:
             self.warned = True
@@ -277,5 +279,5 @@ class Supervisor:
             await self.warden.ask(caller, nsec)
         except AvaultError as error:
             if not isinstance(error, Locked):
-                self.warden.failure = self.warden.failure or error
+                self.warden.condition.failure = self.warden.condition.failure or error
             self.say(error.message)

@@ -12,6 +12,7 @@ from avault.custody.obtaining import GivenKey, KeptKey, Phone
 from avault.daemon.entrusting import agree
 from avault.daemon.errands import read_whole
 from avault.daemon.holding import Holding
+from avault.daemon.opening import Opening, obtain_key
 from avault.daemon.operators import succeed
 from avault.daemon.reporter import Reporter
 from avault.daemon.waiters import Tries, Waiters
@@ -26,7 +27,7 @@ from avault.vault.presence import read_unlock
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.daemon.holding import Way
+    from avault.daemon.opening import Way
     from avault.protocol import Message
 
 
@@ -40,6 +41,7 @@ class Unlocking:
 
     def __init__(self, holding: Holding, reporter: Reporter, ended: asyncio.Event) -> None:
         self.holding, self.reporter, self.ended = holding, reporter, ended
+        self.opening = Opening(holding)
         self.task: asyncio.Task[None] | None = None
         # what the disk says of a vault that is locked: to be shown, and for nothing else
         self.shown: dict[str, Any] = {}
@@ -156,7 +158,7 @@ class Unlocking:
         self, custodian: Way, accept_rollback: bool = False, is_late: bool = False
     ) -> None:
         """Obtain the key in another way than by the question, and serve the vault."""
-        await self.holding.open(custodian, accept_rollback, is_late)
+        await self.opening.open(custodian, accept_rollback, is_late)
         self.refused = None
         self.reporter.warnings.pop("refused", None)
         if self.task and self.task is not asyncio.current_task():
@@ -265,11 +267,13 @@ class Unlocking:
                 )
             signer.is_resting = not self.waiters.is_asked
             phone = Phone(pairing, signer)
-            keys, content, own = await holding.obtain(phone)
+            keys, content, own = await obtain_key(holding.places, phone)
             while signer.is_old and self.waiters.is_asked and not holding.store:
-                async with holding.serving:
-                    await holding.use_up(keys, content, own)
-                keys, content, own = await holding.obtain(phone)
+                async with self.opening.serving:
+                    await self.opening.use_up(keys, content, own)
+                keys, content, own = await obtain_key(holding.places, phone)
             is_late = signer.is_old or self.waiters.are_late()
-            await holding.serve(phone, keys, content, own, self.waiters.accept_rollback, is_late)
+            await self.opening.serve(
+                phone, keys, content, own, self.waiters.accept_rollback, is_late
+            )
             await succeed(holding)
