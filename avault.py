@@ -182,9 +182,10 @@ The rooms, in order; each calls only what stands above it:
     daemon/retiring           Shared custodians that are used no more: the vault knows, so no copy brings one back
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
     daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
-    daemon/signing_link       The process that signs, as the keyholder has it: what it is asked, and which keys it has
     daemon/guarding           What becomes of guards where other ones are asked for
     daemon/unguarding         Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees
+    daemon/orders             What the supervisor has the keyholder do: each order has a row
+    daemon/signing_link       The process that signs, as the keyholder has it: what it is asked, and which keys it has
     daemon/keyholder          The process that holds the agent's key and the secrets
     daemon/leaving            Work for a client, which ends when that leaves
     daemon/releasing          Secrets on their way from the process that has opened them to a caller, as seen from here
@@ -514,9 +515,11 @@ if TYPE_CHECKING:
     Answered = tuple[dict[str, Any], Callable[[bool], None]]
     AnyVault = Any  # of vault/records, which needs this room
     AskToSign = Callable[[Callable[[dict[str, Any]], dict[str, Any]]], dict[str, Any]]
+    Beside = Coroutine[Any, Any, None] | None
     Cells = Callable[["Outcome"], Sequence[str]]
     Event: TypeAlias = nostr_sdk.Event
     Facts = dict[str, list[Any]]
+    Handing = Callable[["Message", int], "Beside"]
     Handle = Callable[[dict[str, Any]], Awaitable[Answered]]
     HostWork = Callable[["Crew", "Host"], Awaitable["Outcome"]]
     Hosts = list[frozenset[str]]
@@ -531,6 +534,7 @@ if TYPE_CHECKING:
     Manage = Callable[["Warden", "Message", dict[str, Any]], Awaitable["Message"]]
     Message = dict[str, Any]
     Narrow = Callable[[dict[str, Any]], None]
+    Order = Callable[["Message", int | None], "Beside"]
     P = ParamSpec("P")
     Pick = Callable[["Vault", Message], tuple[list[tuple[str, str]], bool]]
     Replicate = Callable[["Keyholder", "Session", Message], Awaitable[Message]]
@@ -22011,134 +22015,6 @@ def stage_phones(stage: Stage, store: Store) -> None:
                 write_file(Custodians(stage).path_of(name), data)
 
 
-# --------------------------------------------------- daemon/signing_link ----
-# The process that signs, as the keyholder has it: what it is asked, and which keys it has.
-
-
-class SigningLink:
-    """The process that signs, which the supervisor starts when there is something for it to do.
-
-    `control` is the stream to the supervisor, `keys` what is known of the vault's.
-    """
-
-    START_TIME = 15.0  # seconds
-    ANSWER_TIME = 60.0  # an RSA key takes some to be made
-
-    def __init__(self, control: Control) -> None:
-        self.control, self.keys, self.invited = control, SigningKeys(), Invitations()
-        self.link: Control | None = None
-        self.coming: asyncio.Future[Control] | None = None
-        self.answers: dict[int, asyncio.Future[Message]] = {}
-        self.given: set[str] = set()  # which keys it has: see `identify_key`
-        self.last = 0
-        self.run_id = secrets.token_hex(4)  # under which it is counted what keys that pay spend
-        # sessions of the SSH agent, which says for whom it asks
-        self.fronts: weakref.WeakSet[Session] = weakref.WeakSet()
-
-    def take(self, message: Message, fd: int | None) -> None:
-        """What the supervisor has: a socket to that process, or why there is none."""
-        coming, self.coming = self.coming, None
-        if fd is None:
-            if coming and not coming.done():
-                coming.set_exception(AvaultError.from_dict({"error": message.get("failed")}))
-            return
-        if self.link:
-            self.link.close()
-        link = Control(socket.socket(fileno=fd), self.hear, lambda: self.lose(link))
-        self.link = link
-        if coming and not coming.done():
-            coming.set_result(link)
-
-    def hear(self, answer: Message, fd: int | None) -> None:
-        """An answer of that process, which sends no descriptor."""
-        waiting = self.answers.get(int(answer.get("id", 0)))
-        if waiting and not waiting.done():
-            waiting.set_result(answer)
-
-    def lose(self, link: Control) -> None:
-        """It is gone, and what it was asked is not answered; the next is started anew."""
-        if self.link is not link:
-            return
-        self.link = None
-        self.given.clear()
-        for each in self.answers.values():
-            if not each.done():
-                each.set_exception(Unavailable("the process that signs has ended", "try again"))
-
-    async def ask(self, **message: object) -> Message:
-        """The process's answer; raises what it says, and Unavailable.
-
-        One that does not answer is asked nothing more: the supervisor ends it for the next.
-        """
-        self.last += 1
-        number = self.last
-        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(self.ANSWER_TIME):
-                link = self.link or await self.reach()
-                self.answers[number] = waiting
-                link.send({"id": number, **message})
-                answer = await waiting
-        except TimeoutError:
-            if self.link:
-                self.link.close()
-            raise Unavailable("the process that signs does not answer", "try again") from None
-        finally:
-            self.answers.pop(number, None)
-        if not answer.get("ok"):
-            raise AvaultError.from_dict(answer)
-        return answer
-
-    async def use(self, do: str, value: str, **message: object) -> Message:
-        """The answer to what is to be done with a key, which goes to the process once.
-
-        It is named by its private value, so that no other one is used in its place.
-        """
-        identity = identify_key(value)
-        if identity not in self.given:
-            message["value"] = value
-        answer = await self.ask(do=do, key=identity, **message)
-        self.given.add(identity)
-        return answer
-
-    async def owns(self, value: str, public: str) -> bool:
-        """Whether the public half that a value says of itself, in base64, is its own."""
-        try:
-            return bool((await self.use("prove", value))["public"] == public)
-        except Usage:
-            return False
-
-    def describe(self, store: Store) -> Message:
-        """What the supervisor needs to know: another `invited` where a front end has to look."""
-        mine = [each for each in self.invited.look(store.vault) if each.machine == store.machine]
-        said = " ".join(f"{each.identity} {each.client}" for each in mine)
-        return {"invited": sha256(said.encode()).hex() if mine else ""}
-
-    def tidy(self, vault: Vault) -> None:
-        """Have the process drop the keys that a vault has no more."""
-        if not self.given:
-            return
-        transports = {identify_key(each.transport) for each in self.invited.look(vault)}
-        gone = self.given - self.keys.identities(vault) - transports
-        if gone and self.link:
-            self.given -= gone
-            self.link.send({"id": 0, "do": "forget", "keys": sorted(gone)})
-
-    async def reach(self) -> Control:
-        """The stream to the process, which is started unless it is on its way."""
-        if not self.coming:
-            self.coming = asyncio.get_running_loop().create_future()
-            self.control.send({"need": "signing"})
-        coming = self.coming
-        try:
-            async with asyncio.timeout(self.START_TIME):
-                return await asyncio.shield(coming)
-        except TimeoutError:
-            if self.coming is coming:
-                self.coming = None  # who asks next has another one started
-            raise
-
-
 # ------------------------------------------------------- daemon/guarding ----
 # What becomes of guards where other ones are asked for.
 
@@ -22396,6 +22272,201 @@ def plan(store: Store, message: Message, vault: Vault | None = None) -> Plan:
     return Plan(vault or store.vault, store.machine, place, given, is_all)
 
 
+# --------------------------------------------------------- daemon/orders ----
+# What the supervisor has the keyholder do: each order has a row.
+
+
+class Orders:
+    """The `rows` of all that are known: what is done at once, or by work that goes on beside.
+
+    Those of `handed` have a descriptor with them, and are none without it.
+    """
+
+    def __init__(
+        self, unlocking: Unlocking, openers: Openers, tasks: set[asyncio.Task[None]]
+    ) -> None:
+        self.unlocking, self.tasks = unlocking, tasks
+        self.rotating = Rotating(unlocking.holding, unlocking)
+        self.unguarding = Unguarding(unlocking.holding, openers)
+        self.rows = {**self.list_ways(), **self.list_changes()}
+        self.handed: dict[str, Handing] = {
+            "try": unlocking.try_custodian,
+            "opener": openers.take,
+            "entrust": lambda message, fd: entrust(unlocking.holding, fd, message),
+        }
+
+    def list_ways(self) -> dict[str, Order]:
+        """Those about how the vault is opened, and for how long it stays so."""
+        unlocking, holding = self.unlocking, self.unlocking.holding
+        return {
+            "unlock": unlocking.ask,
+            "ask": lambda message, fd: unlocking.ask_again(),
+            "wanted": lambda message, fd: unlocking.want(bool(message["accept_rollback"])),
+            "rest": lambda message, fd: unlocking.rest(message["opens_for"]),
+            "proven": lambda message, fd: note_proof(holding),
+            "renew": lambda message, fd: unlocking.opening.renew_own_phones(),
+            "limit": lambda message, fd: self.change_limits(message),
+        }
+
+    def list_changes(self) -> dict[str, Order]:
+        """Those that the operator has to agree to."""
+        holding, unguarding = self.unlocking.holding, self.unguarding
+        return {
+            "sign": lambda message, fd: sign_shared(holding, message),
+            "retire": lambda message, fd: retire_shared(holding, message),
+            "part": lambda message, fd: part_with_phone(holding, message),
+            "operator": lambda message, fd: change_operators(holding, message),
+            "remove machine": lambda message, fd: remove_machine(holding, message),
+            "rotate": self.rotating.step,
+            "loosen": lambda message, fd: unguarding.begin(message),
+            "weigh": lambda message, fd: unguarding.weigh(message),
+            "drop": lambda message, fd: unguarding.drop(message["ticket"]),
+        }
+
+    def follow(self, message: Message, fd: int | None) -> None:
+        """Do what a message says; nothing, where that is not known."""
+        name, work = message["do"], None
+        if order := self.rows.get(name):
+            work = order(message, fd)
+        elif fd is not None and (handing := self.handed.get(name)):
+            work = handing(message, fd)
+        if work:
+            spawn(self.tasks, work)
+
+    def change_limits(self, message: Message) -> None:
+        """Have the vault lock itself sooner or later."""
+        self.unlocking.holding.autolock.change(message)
+        self.unlocking.reporter.report()
+
+
+# --------------------------------------------------- daemon/signing_link ----
+# The process that signs, as the keyholder has it: what it is asked, and which keys it has.
+
+
+class SigningLink:
+    """The process that signs, which the supervisor starts when there is something for it to do.
+
+    `control` is the stream to the supervisor, `keys` what is known of the vault's.
+    """
+
+    START_TIME = 15.0  # seconds
+    ANSWER_TIME = 60.0  # an RSA key takes some to be made
+
+    def __init__(self, control: Control) -> None:
+        self.control, self.keys, self.invited = control, SigningKeys(), Invitations()
+        self.link: Control | None = None
+        self.coming: asyncio.Future[Control] | None = None
+        self.answers: dict[int, asyncio.Future[Message]] = {}
+        self.given: set[str] = set()  # which keys it has: see `identify_key`
+        self.last = 0
+        self.run_id = secrets.token_hex(4)  # under which it is counted what keys that pay spend
+        # sessions of the SSH agent, which says for whom it asks
+        self.fronts: weakref.WeakSet[Session] = weakref.WeakSet()
+
+    def take(self, message: Message, fd: int | None) -> None:
+        """What the supervisor has: a socket to that process, or why there is none."""
+        coming, self.coming = self.coming, None
+        if fd is None:
+            if coming and not coming.done():
+                coming.set_exception(AvaultError.from_dict({"error": message.get("failed")}))
+            return
+        if self.link:
+            self.link.close()
+        link = Control(socket.socket(fileno=fd), self.hear, lambda: self.lose(link))
+        self.link = link
+        if coming and not coming.done():
+            coming.set_result(link)
+
+    def hear(self, answer: Message, fd: int | None) -> None:
+        """An answer of that process, which sends no descriptor."""
+        waiting = self.answers.get(int(answer.get("id", 0)))
+        if waiting and not waiting.done():
+            waiting.set_result(answer)
+
+    def lose(self, link: Control) -> None:
+        """It is gone, and what it was asked is not answered; the next is started anew."""
+        if self.link is not link:
+            return
+        self.link = None
+        self.given.clear()
+        for each in self.answers.values():
+            if not each.done():
+                each.set_exception(Unavailable("the process that signs has ended", "try again"))
+
+    async def ask(self, **message: object) -> Message:
+        """The process's answer; raises what it says, and Unavailable.
+
+        One that does not answer is asked nothing more: the supervisor ends it for the next.
+        """
+        self.last += 1
+        number = self.last
+        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self.ANSWER_TIME):
+                link = self.link or await self.reach()
+                self.answers[number] = waiting
+                link.send({"id": number, **message})
+                answer = await waiting
+        except TimeoutError:
+            if self.link:
+                self.link.close()
+            raise Unavailable("the process that signs does not answer", "try again") from None
+        finally:
+            self.answers.pop(number, None)
+        if not answer.get("ok"):
+            raise AvaultError.from_dict(answer)
+        return answer
+
+    async def use(self, do: str, value: str, **message: object) -> Message:
+        """The answer to what is to be done with a key, which goes to the process once.
+
+        It is named by its private value, so that no other one is used in its place.
+        """
+        identity = identify_key(value)
+        if identity not in self.given:
+            message["value"] = value
+        answer = await self.ask(do=do, key=identity, **message)
+        self.given.add(identity)
+        return answer
+
+    async def owns(self, value: str, public: str) -> bool:
+        """Whether the public half that a value says of itself, in base64, is its own."""
+        try:
+            return bool((await self.use("prove", value))["public"] == public)
+        except Usage:
+            return False
+
+    def describe(self, store: Store) -> Message:
+        """What the supervisor needs to know: another `invited` where a front end has to look."""
+        mine = [each for each in self.invited.look(store.vault) if each.machine == store.machine]
+        said = " ".join(f"{each.identity} {each.client}" for each in mine)
+        return {"invited": sha256(said.encode()).hex() if mine else ""}
+
+    def tidy(self, vault: Vault) -> None:
+        """Have the process drop the keys that a vault has no more."""
+        if not self.given:
+            return
+        transports = {identify_key(each.transport) for each in self.invited.look(vault)}
+        gone = self.given - self.keys.identities(vault) - transports
+        if gone and self.link:
+            self.given -= gone
+            self.link.send({"id": 0, "do": "forget", "keys": sorted(gone)})
+
+    async def reach(self) -> Control:
+        """The stream to the process, which is started unless it is on its way."""
+        if not self.coming:
+            self.coming = asyncio.get_running_loop().create_future()
+            self.control.send({"need": "signing"})
+        coming = self.coming
+        try:
+            async with asyncio.timeout(self.START_TIME):
+                return await asyncio.shield(coming)
+        except TimeoutError:
+            if self.coming is coming:
+                self.coming = None  # who asks next has another one started
+            raise
+
+
 # ------------------------------------------------------ daemon/keyholder ----
 # The process that holds the agent's key and the secrets.
 #
@@ -22427,13 +22498,14 @@ class Keyholder:
         self.guests = Guests(places.own("access.log"))
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
-        self.rotating = Rotating(self.holding, self.unlocking)
         self.openers, self.askings = Openers(self.holding), Askings()
         self.brokers = Brokers(self.control)
-        self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
         self.grants = Grants(self.control, self.sessions, self.reporter.report, self.brokers)
         self.tasks: set[asyncio.Task[None]] = set()
+        self.orders = Orders(self.unlocking, self.openers, self.tasks)
+        self.orders.rows |= self.own_orders()
+        self.orders.handed["connection"] = self.connect
 
     # -- the supervisor's side
 
@@ -22469,59 +22541,17 @@ class Keyholder:
 
     def receive(self, message: Message, fd: int | None) -> None:
         """A message from the supervisor."""
-        if message["do"] == "connection" and fd is not None:
-            frame, identity, is_front = (message[each] for each in ("frame", "identity", "front"))
-            spawn(self.tasks, self.take_over(fd, frame, message["since"], identity, is_front))
-        elif message["do"] == "grant":
-            self.grants.hear(message)
-        elif message["do"] == "unlock":
-            self.unlocking.ask(message, fd)
-        elif message["do"] == "try" and fd is not None:
-            spawn(self.tasks, self.unlocking.try_custodian(message, fd))
-        elif message["do"] == "entrust" and fd is not None:
-            spawn(self.tasks, entrust(self.holding, fd, message))
-        elif message["do"] == "signing":
-            self.signing.take(message, fd)
-        elif message["do"] == "sign":
-            sign_shared(self.holding, message)
-        elif message["do"] == "retire":
-            spawn(self.tasks, retire_shared(self.holding, message))
-        elif message["do"] == "part":
-            spawn(self.tasks, part_with_phone(self.holding, message))
-        elif message["do"] == "rotate":
-            spawn(self.tasks, self.rotating.step(message, fd))
-        elif message["do"] == "remove machine":
-            spawn(self.tasks, remove_machine(self.holding, message))
-        elif message["do"] == "loosen":
-            self.unguarding.begin(message)
-        elif message["do"] == "weigh":
-            self.unguarding.weigh(message)
-        elif message["do"] == "drop":
-            self.unguarding.drop(message["ticket"])
-        elif message["do"] == "opener" and fd is not None:
-            self.openers.take(message, fd)
-        elif message["do"] == "broker":
-            self.brokers.take(message, fd)
-        elif message["do"] == "proven":
-            spawn(self.tasks, note_proof(self.holding))
-        elif message["do"] == "ask":
-            self.unlocking.ask_again()
-        elif message["do"] == "look":
-            if not self.ended.is_set():
-                spawn(self.tasks, self.look())
-        elif message["do"] == "wanted":
-            self.unlocking.want(bool(message["accept_rollback"]))
-        elif message["do"] == "operator":
-            spawn(self.tasks, change_operators(self.holding, message))
-        elif message["do"] == "renew":
-            spawn(self.tasks, self.unlocking.opening.renew_own_phones())
-        elif message["do"] == "rest":
-            self.unlocking.rest(message["opens_for"])
-        elif message["do"] == "limit":
-            self.holding.autolock.change(message)
-            self.reporter.report()
-        elif message["do"] == "lock":
-            self.ended.set()
+        self.orders.follow(message, fd)
+
+    def own_orders(self) -> dict[str, Order]:
+        """Those that are about clients, and about this process."""
+        return {
+            "grant": lambda message, fd: self.grants.hear(message),
+            "signing": self.signing.take,
+            "broker": self.brokers.take,
+            "look": lambda message, fd: None if self.ended.is_set() else self.look(),
+            "lock": lambda message, fd: self.ended.set(),
+        }
 
     def describe(self) -> Message:
         """What `status` shows."""
@@ -22540,6 +22570,11 @@ class Keyholder:
         finally:
             if not self.ended.is_set():
                 self.control.send({"looked": True})
+
+    async def connect(self, message: Message, fd: int) -> None:
+        """A client, whose connection the supervisor hands on."""
+        frame, since, identity = (message[each] for each in ("frame", "since", "identity"))
+        await self.take_over(fd, frame, since, identity, message["front"])
 
     async def take_over(
         self,

@@ -399,8 +399,8 @@ async def loosen(house: House, monkeypatch: pytest.MonkeyPatch, meanwhile: Any =
     monkeypatch.setattr(avault, "ask_operator", ask)
     house.told.clear()
     house.keyholder.receive(wish(**fields), None)
-    assert house.keyholder.unguarding.task
-    await house.keyholder.unguarding.task
+    assert house.keyholder.orders.unguarding.task
+    await house.keyholder.orders.unguarding.task
     return asked, next(each for each in house.told if "changed" in each)
 
 
@@ -524,7 +524,7 @@ async def test_one_loosening_at_a_time_and_none_for_who_has_gone(house: House, m
     house.keyholder.receive(wish(ticket="two", group="proxied"), None)
     [told] = [each for each in house.told if "changed" in each]
     assert told["changed"] == "two" and told["failed"]["code"] == "denied" and "another guard waits" in told["failed"]["message"]
-    task = house.keyholder.unguarding.task
+    task = house.keyholder.orders.unguarding.task
     assert task
     house.keyholder.receive({"do": "drop", "ticket": "two"}, None)
     house.keyholder.receive({"do": "drop", "ticket": "one"}, None)
@@ -887,10 +887,10 @@ async def test_a_custodian_that_was_made_to_ask_agrees_to_nothing(house: House, 
     holding.consent.phoneless = True
     monkeypatch.setattr(holding.contact, "is_paired", lambda: False)
 
-    async def obtain(custodian: Any) -> Any:
+    async def obtain(places: avault.Places, custodian: Any) -> Any:
         return store.keys, {}, True
 
-    monkeypatch.setattr(holding, "obtain", obtain)
+    monkeypatch.setattr(avault, "obtain_key", obtain)
     kept: dict[str, Any] = {"custodian": "box", "kind": "program", "asks": False, "settings": {}, "agent": "npub1x"}
     kept["agreed"] = avault.mark_agreed(store.keys, {**kept, "shared": False})
     await avault.agree(holding, avault.KeptKey("box", kept, b"", False), "t")

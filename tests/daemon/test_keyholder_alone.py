@@ -191,7 +191,7 @@ async def test_a_rotation_is_for_those_who_were_shown(desk: Desk) -> None:
     await desk.open()
     shown = {"": avault.to_npub("ab" * 32)}
     with pytest.raises(avault.Denied, match="operators were changed meanwhile"):
-        await desk.keyholder.rotating.begin({"custodians": [], "caller": CALLER, "operators": shown, "ticket": "t"})
+        await desk.keyholder.orders.rotating.begin({"custodians": [], "caller": CALLER, "operators": shown, "ticket": "t"})
 
 
 # The limits

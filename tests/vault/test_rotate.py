@@ -500,9 +500,9 @@ class Staged:
         self.places, self.fresh = desk.places, avault.make_keys()
         self.before = self.files()
         assert desk.holding.store
-        desk.keyholder.rotating.operators = {"": desk.holding.store.vault.operator}
+        desk.keyholder.orders.rotating.operators = {"": desk.holding.store.vault.operator}
         stage = avault.begin_stage(self.places)
-        desk.keyholder.rotating.stage_all(stage, desk.holding.store, self.fresh, avault.Pairing.load(self.places))
+        desk.keyholder.orders.rotating.stage_all(stage, desk.holding.store, self.fresh, avault.Pairing.load(self.places))
         self.ready = Path(self.places.own("rotation"))
 
     def files(self) -> dict[str, bytes]:
@@ -715,7 +715,7 @@ class Turning:
 
     async def turn(self, is_full: Callable[[str, bool], bool] = lambda path, counts: False) -> dict[str, Any] | None:
         """Turn over, on a disk that is full for some files before or after it counts; what failed."""
-        rotating, real, ready = self.desk.keyholder.rotating, avault.write_file, self.places.own("rotation")
+        rotating, real, ready = self.desk.keyholder.orders.rotating, avault.write_file, self.places.own("rotation")
         self.fresh = rotating.fresh = avault.make_keys()
         rotating.operators = {"": avault.public_hex(self.desk.example.operator)}
         avault.begin_stage(self.places)

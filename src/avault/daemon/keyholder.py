@@ -13,20 +13,15 @@ from typing import TYPE_CHECKING
 from avault.daemon.approving import approve_grant
 from avault.daemon.broker_link import Brokers
 from avault.daemon.describing import describe_keyholder
-from avault.daemon.entrusting import entrust, note_proof, part_with_phone, sign_shared
 from avault.daemon.gate import Gate
 from avault.daemon.grants import Grants
 from avault.daemon.guests import Guests
 from avault.daemon.holding import Holding
 from avault.daemon.openers import Openers
-from avault.daemon.operators import change_operators
+from avault.daemon.orders import Orders
 from avault.daemon.reporter import Reporter
 from avault.daemon.restraint import Askings
-from avault.daemon.retiring import retire_shared
-from avault.daemon.revoking import remove_machine
-from avault.daemon.rotating import Rotating
 from avault.daemon.signing_link import SigningLink
-from avault.daemon.unguarding import Unguarding
 from avault.daemon.unlocking import Unlocking
 from avault.daemon.wire import Control, Session
 from avault.errors import Locked, TimedOut, Usage, printable
@@ -44,6 +39,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from avault.daemon.grant import Grant
+    from avault.daemon.orders import Order
     from avault.protocol import Limits, Message
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
@@ -78,13 +74,14 @@ class Keyholder:
         self.guests = Guests(places.own("access.log"))
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
-        self.rotating = Rotating(self.holding, self.unlocking)
         self.openers, self.askings = Openers(self.holding), Askings()
         self.brokers = Brokers(self.control)
-        self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
         self.grants = Grants(self.control, self.sessions, self.reporter.report, self.brokers)
         self.tasks: set[asyncio.Task[None]] = set()
+        self.orders = Orders(self.unlocking, self.openers, self.tasks)
+        self.orders.rows |= self.own_orders()
+        self.orders.handed["connection"] = self.connect
 
     # -- the supervisor's side
 
@@ -120,59 +117,17 @@ class Keyholder:
 
     def receive(self, message: Message, fd: int | None) -> None:
         """A message from the supervisor."""
-        if message["do"] == "connection" and fd is not None:
-            frame, identity, is_front = (message[each] for each in ("frame", "identity", "front"))
-            spawn(self.tasks, self.take_over(fd, frame, message["since"], identity, is_front))
-        elif message["do"] == "grant":
-            self.grants.hear(message)
-        elif message["do"] == "unlock":
-            self.unlocking.ask(message, fd)
-        elif message["do"] == "try" and fd is not None:
-            spawn(self.tasks, self.unlocking.try_custodian(message, fd))
-        elif message["do"] == "entrust" and fd is not None:
-            spawn(self.tasks, entrust(self.holding, fd, message))
-        elif message["do"] == "signing":
-            self.signing.take(message, fd)
-        elif message["do"] == "sign":
-            sign_shared(self.holding, message)
-        elif message["do"] == "retire":
-            spawn(self.tasks, retire_shared(self.holding, message))
-        elif message["do"] == "part":
-            spawn(self.tasks, part_with_phone(self.holding, message))
-        elif message["do"] == "rotate":
-            spawn(self.tasks, self.rotating.step(message, fd))
-        elif message["do"] == "remove machine":
-            spawn(self.tasks, remove_machine(self.holding, message))
-        elif message["do"] == "loosen":
-            self.unguarding.begin(message)
-        elif message["do"] == "weigh":
-            self.unguarding.weigh(message)
-        elif message["do"] == "drop":
-            self.unguarding.drop(message["ticket"])
-        elif message["do"] == "opener" and fd is not None:
-            self.openers.take(message, fd)
-        elif message["do"] == "broker":
-            self.brokers.take(message, fd)
-        elif message["do"] == "proven":
-            spawn(self.tasks, note_proof(self.holding))
-        elif message["do"] == "ask":
-            self.unlocking.ask_again()
-        elif message["do"] == "look":
-            if not self.ended.is_set():
-                spawn(self.tasks, self.look())
-        elif message["do"] == "wanted":
-            self.unlocking.want(bool(message["accept_rollback"]))
-        elif message["do"] == "operator":
-            spawn(self.tasks, change_operators(self.holding, message))
-        elif message["do"] == "renew":
-            spawn(self.tasks, self.unlocking.opening.renew_own_phones())
-        elif message["do"] == "rest":
-            self.unlocking.rest(message["opens_for"])
-        elif message["do"] == "limit":
-            self.holding.autolock.change(message)
-            self.reporter.report()
-        elif message["do"] == "lock":
-            self.ended.set()
+        self.orders.follow(message, fd)
+
+    def own_orders(self) -> dict[str, Order]:
+        """Those that are about clients, and about this process."""
+        return {
+            "grant": lambda message, fd: self.grants.hear(message),
+            "signing": self.signing.take,
+            "broker": self.brokers.take,
+            "look": lambda message, fd: None if self.ended.is_set() else self.look(),
+            "lock": lambda message, fd: self.ended.set(),
+        }
 
     def describe(self) -> Message:
         """What `status` shows."""
@@ -191,6 +146,11 @@ class Keyholder:
         finally:
             if not self.ended.is_set():
                 self.control.send({"looked": True})
+
+    async def connect(self, message: Message, fd: int) -> None:
+        """A client, whose connection the supervisor hands on."""
+        frame, since, identity = (message[each] for each in ("frame", "since", "identity"))
+        await self.take_over(fd, frame, since, identity, message["front"])
 
     async def take_over(
         self,
