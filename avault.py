@@ -35,10 +35,11 @@ The rooms, in order; each calls only what stands above it:
     systemd                   What systemd says of the service that avault installs
     client                    A client's connection to the daemon
     extras                    What needs packages that avault does without: src/avault_extras/, installed as avault_extras
+    hardening                 A process that holds a secret is closed to others of the same user, and shows that it is
     late                      What is made when it is first used: patterns, dataclasses, contexts, properties
     nostr                     What avault takes of nostr-sdk that is not about relays: keys, and NIP-44
     own_python                How a process of ours starts its Python: without what anything of this user put there
-    process                   How our processes start: a clean environment, hardened, the vault's lock
+    process                   How our processes start, in a clean environment; the lock on a vault; and where this runs
     ssh_wire                  The data types of SSH (RFC 4251, section 5): read strictly, and written
     tasks                     Work that runs beside other work, in an event loop
     vault/dangerous           Names of variables that change what other programs do
@@ -77,7 +78,7 @@ The rooms, in order; each calls only what stands above it:
     vault/invitations         Who was invited to have a key sign for Nostr: facts of the vault, each with rules of its own
     vault/kept_guards         The guards that this machine has seen: guards.enc, in the state directory
     vault/last_seen           What the loaded vault knows of its file: what loading showed, and how it was seen last
-    vault/locks               Secrets that are sealed for themselves: their values, and the locks on them
+    vault/locks               Secrets that are sealed for themselves: which locks are on them, and whom these are for
     vault/work_tree           Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5))
     vault/store               The loaded vault and its file: generations, pin, writing, noticing changes
     vault/older               Copies of the vault that an agent's key before had sealed: to be looked at, and nothing else
@@ -89,6 +90,7 @@ The rooms, in order; each calls only what stands above it:
     vault/placeholders        What a command is given in place of a secret: of the same form, and worth nothing
     vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
     vault/rotation            A rotation on the disk: files under the new key are staged, count at once, are put in place
+    vault/sealing             Values that are sealed for themselves, and the locks on them: made, and opened; see vault/locks
     vault/tokens              Access tokens that expire, and what renews them: keys of one group (RFC 6749, 6)
     signer/pairing            What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
     signer/network            Whether this machine is in another network than before, or has slept
@@ -231,6 +233,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/refreshing         Has an access token renewed that goes by the proxy, before it is used; one at a time
     daemon/proxying           Sessions of the proxy: what a command gets placeholders of, and each use of a secret by them
     daemon/proxy_sessions     Sessions of the proxy by a connection: begun, told of, held for as long as that is there
+    daemon/replica_relays     Which relays keep the vault: facts of it, which its owner changes
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
     daemon/standing           Proxies that stay, each for one grant: started, shown, ended. They end with it, and with a lock
@@ -2142,6 +2145,101 @@ def load_extra(name: str, extra: str = "") -> Any:
     return module
 
 
+# ------------------------------------------------------------- hardening ----
+# A process that holds a secret is closed to others of the same user, and shows that it is.
+
+
+def harden(title: str, die_with_parent: bool = False) -> None:
+    """No core dumps, no ptrace by the same user, private files; before any secret arrives.
+
+    `title` (15 bytes) is the process's name in `ps` and `top`.
+    """
+    import resource
+
+    # asyncio does without it, and each process with 4 MB less
+    sys.modules["ssl"] = None  # type: ignore[assignment]
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    # usual are 1,024, and a client's is one of them
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 4_096), most))
+    os.umask(0o077)
+    if sys.platform == "linux":
+        import ctypes
+
+        prctl = ctypes.CDLL(None).prctl
+        if prctl(4, 0, 0, 0, 0):  # PR_SET_DUMPABLE
+            raise AvaultError("the kernel refuses PR_SET_DUMPABLE")
+        prctl(15, title.encode(), 0, 0, 0)  # PR_SET_NAME
+        if die_with_parent:
+            prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
+
+
+def is_hardened(pid: int) -> bool:
+    """Whether a process of ours is closed to others of the same user, as the kernel says it.
+
+    On Linux: it is not dumpable, so that root owns what is in its /proc (proc(5)), or /proc hides
+    it (hidepid); and nobody traces it. Root may look into all, and other systems do not tell.
+    """
+    if sys.platform != "linux" or os.getuid() == 0:
+        return True
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            return (
+                os.fstat(status.fileno()).st_uid != os.getuid()
+                and b"\nTracerPid:\t0\n" in status.read()
+            )
+    except FileNotFoundError:
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return False
+        return True
+    except OSError:
+        return False
+
+
+async def meet(door: socket.socket, pid: int, timeout: float = 10.0) -> socket.socket:
+    """A socket to a helper process, once that says through `door` that it is hardened.
+
+    Nobody else can hold it. What a process is started with, others of the same user may have taken
+    before it was hardened: a pipe is opened through /proc/PID/fd, a socket by pidfd_getfd(2). So
+    the helper makes a socket of its own afterwards, and sends that (see `introduce_helper`). That
+    it is the helper who sends, and what it is, the kernel says. Raises Unavailable.
+    """
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(door, lambda: None if told.done() else told.set_result(None))
+    try:
+        async with asyncio.timeout(timeout):
+            await told
+        space = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(12)
+        _, ancillary, _, _ = door.recvmsg(64, space, socket.MSG_DONTWAIT)
+    except OSError:  # also of the time
+        ancillary = []
+    finally:
+        loop.remove_reader(door)
+    found = {kind: data for _, kind, data in ancillary}
+    if socket.SCM_RIGHTS in found:
+        own = socket.socket(fileno=int.from_bytes(found[socket.SCM_RIGHTS][:4], sys.byteorder))
+        # SCM_CREDENTIALS: pid, uid, gid
+        sender = int.from_bytes(found.get(2, b"")[:4], sys.byteorder)
+        if (sys.platform != "linux" or sender == pid) and is_hardened(pid):
+            return own
+        own.close()
+    raise Unavailable(
+        "the helper process did not show that it is closed to other programs, so it gets no key",
+        "try again",
+    )
+
+
+def introduce_helper(door: int) -> socket.socket:
+    """The helper's side of `meet`, once it is hardened: a socket whose other end it sends."""
+    own, theirs = socket.socketpair()
+    with theirs, socket.socket(fileno=os.dup(door)) as out:
+        socket.send_fds(out, [b"hardened"], [theirs.fileno()])
+    return own
+
+
 # ------------------------------------------------------------------ late ----
 # What is made when it is first used: patterns, dataclasses, contexts, properties.
 #
@@ -2420,7 +2518,7 @@ def python_flags() -> list[str]:
 
 
 # --------------------------------------------------------------- process ----
-# How our processes start: a clean environment, hardened, the vault's lock.
+# How our processes start, in a clean environment; the lock on a vault; and where this runs.
 
 
 KEPT_VARIABLES = {
@@ -2478,97 +2576,6 @@ def take_lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def harden(title: str, die_with_parent: bool = False) -> None:
-    """No core dumps, no ptrace by the same user, private files; before any secret arrives.
-
-    `title` (15 bytes) is the process's name in `ps` and `top`.
-    """
-    import resource
-
-    # asyncio does without it, and each process with 4 MB less
-    sys.modules["ssl"] = None  # type: ignore[assignment]
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    # usual are 1,024, and a client's is one of them
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 4_096), most))
-    os.umask(0o077)
-    if sys.platform == "linux":
-        import ctypes
-
-        prctl = ctypes.CDLL(None).prctl
-        if prctl(4, 0, 0, 0, 0):  # PR_SET_DUMPABLE
-            raise AvaultError("the kernel refuses PR_SET_DUMPABLE")
-        prctl(15, title.encode(), 0, 0, 0)  # PR_SET_NAME
-        if die_with_parent:
-            prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
-
-
-def is_hardened(pid: int) -> bool:
-    """Whether a process of ours is closed to others of the same user, as the kernel says it.
-
-    On Linux: it is not dumpable, so that root owns what is in its /proc (proc(5)), or /proc hides
-    it (hidepid); and nobody traces it. Root may look into all, and other systems do not tell.
-    """
-    if sys.platform != "linux" or os.getuid() == 0:
-        return True
-    try:
-        with open(f"/proc/{pid}/status", "rb") as status:
-            return (
-                os.fstat(status.fileno()).st_uid != os.getuid()
-                and b"\nTracerPid:\t0\n" in status.read()
-            )
-    except FileNotFoundError:
-        try:
-            os.kill(pid, 0)
-        except OSError:
-            return False
-        return True
-    except OSError:
-        return False
-
-
-async def meet(door: socket.socket, pid: int, timeout: float = 10.0) -> socket.socket:
-    """A socket to a helper process, once that says through `door` that it is hardened.
-
-    Nobody else can hold it. What a process is started with, others of the same user may have taken
-    before it was hardened: a pipe is opened through /proc/PID/fd, a socket by pidfd_getfd(2). So
-    the helper makes a socket of its own afterwards, and sends that (see `introduce_helper`). That
-    it is the helper who sends, and what it is, the kernel says. Raises Unavailable.
-    """
-    loop = asyncio.get_running_loop()
-    told: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(door, lambda: None if told.done() else told.set_result(None))
-    try:
-        async with asyncio.timeout(timeout):
-            await told
-        space = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(12)
-        _, ancillary, _, _ = door.recvmsg(64, space, socket.MSG_DONTWAIT)
-    except OSError:  # also of the time
-        ancillary = []
-    finally:
-        loop.remove_reader(door)
-    found = {kind: data for _, kind, data in ancillary}
-    if socket.SCM_RIGHTS in found:
-        own = socket.socket(fileno=int.from_bytes(found[socket.SCM_RIGHTS][:4], sys.byteorder))
-        # SCM_CREDENTIALS: pid, uid, gid
-        sender = int.from_bytes(found.get(2, b"")[:4], sys.byteorder)
-        if (sys.platform != "linux" or sender == pid) and is_hardened(pid):
-            return own
-        own.close()
-    raise Unavailable(
-        "the helper process did not show that it is closed to other programs, so it gets no key",
-        "try again",
-    )
-
-
-def introduce_helper(door: int) -> socket.socket:
-    """The helper's side of `meet`, once it is hardened: a socket whose other end it sends."""
-    own, theirs = socket.socketpair()
-    with theirs, socket.socket(fileno=os.dup(door)) as out:
-        socket.send_fds(out, [b"hardened"], [theirs.fileno()])
-    return own
 
 
 def room() -> int:
@@ -7986,7 +7993,7 @@ class LastSeen:
 
 
 # ----------------------------------------------------------- vault/locks ----
-# Secrets that are sealed for themselves: their values, and the locks on them.
+# Secrets that are sealed for themselves: which locks are on them, and whom these are for.
 #
 # A secret whose guard asks has a key pair of its own. Its value is sealed to the public key, by
 # whoever sets it. The secret key is in the vault too, sealed under an unlock key; and that is in an
@@ -8000,29 +8007,9 @@ class LastSeen:
 # it is on may come from either side.
 
 
-PIECE = 16_000  # characters of a value in one NIP-44 payload, which holds 65,408 bytes
-
-
 def name_lock(public: str) -> str:
     """The fact that has the lock on what is sealed to a public key (hex)."""
     return f"lock/{public[:32]}"
-
-
-def seal_value(public: str, value: str) -> str:
-    """A value, as only who has the secret key of `public` (hex) reads it.
-
-    Of a key that signs, its public half stands beside it in clear: it is listed, and asked for.
-    """
-    once = make_keys()
-    pieces = [value[start : start + PIECE] for start in range(0, len(value), PIECE)]
-    parts = [
-        encrypt(once, public, json.dumps([index, len(pieces)]) + piece)
-        for index, piece in enumerate(pieces)
-    ]
-    sealed = {"to": public, "from": public_hex(once), "parts": parts}
-    if known := read_signing_key(value):
-        sealed["signs"] = known.to_text()
-    return SEAL_MARK + json.dumps(sealed)
 
 
 def sealed_to(value: str) -> str:
@@ -8041,71 +8028,6 @@ def read_payload(value: str) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise Tampered("what is sealed for itself is damaged", "take it from git history")
-
-
-def open_value(keys: Keys, value: str) -> str:
-    """What is sealed, with the secret's own key; raises Tampered."""
-    found = read_payload(value)
-    try:
-        parts = [decrypt(keys, found["from"], part) for part in found["parts"]]
-        heads = [json.dumps([index, len(parts)]) for index in range(len(parts))]
-        if parts and all(map(str.startswith, parts, heads)):
-            return "".join(map(str.removeprefix, parts, heads))
-    except ValueError:
-        pass
-    raise Tampered("what is sealed for itself does not open", "take it from git history")
-
-
-def make_secret(place: str) -> dict[str, Any]:
-    """A new key pair for a secret, as `open_lock` gives it."""
-    return {"place": place, "key": make_keys().secret_key().to_hex()}
-
-
-def make_lock(
-    vault: tuple[str, str],
-    place: str,
-    operators: list[str],
-    secret: dict[str, Any],
-    host: str | None = None,
-) -> Lock:
-    """A lock on a secret, which operators' phones open.
-
-    `vault` is its identity and its name, `place` the secret as GROUP/KEY, `secret` is as
-    `open_lock` gives it, `host` the machine whose own lock it is. Only for a process that ends with
-    what it was made for.
-    """
-    identity, name = vault
-    own, first, unlock = read_keys(secret["key"]), secret["place"], make_keys()
-    opens, to = public_hex(unlock), public_hex(own)
-    content = {"type": "avault/lock", "vault": identity, "place": first, "to": to}
-    sealed = encrypt(unlock, opens, json.dumps({**content, "key": own.secret_key().to_hex()}))
-    shown = place if place == first else f"{place}, which is or was {first},"
-    shown += f" of {name} on {host}" if host else f" of {name}"
-    envelopes = {}
-    for operator in operators:
-        peer = make_keys()
-        code = request_code(public_hex(peer))
-        said = f"avault: open {shown} for one use, code {code}."
-        said += " Approve only if you have just agreed to who gets it."
-        title = f"open {shown} for one use, code {code}"
-        envelope = make_envelope(peer, operator, title, said, unlock.secret_key().to_hex())
-        envelopes[operator] = [public_hex(peer), envelope]
-    made = {"place": first, "to": to, "opens": opens, "sealed": sealed, "envelopes": envelopes}
-    open_lock(made, unlock.secret_key().to_hex(), identity)
-    return made
-
-
-def open_lock(lock: Lock, unlock: str, identity: str) -> dict[str, Any]:
-    """The secret's own `key` (hex) and first `place`, by the unlock key (hex); raises Tampered."""
-    try:
-        keys = read_keys(unlock)
-        found = json.loads(decrypt(keys, public_hex(keys), lock["sealed"]))
-        named = found["type"], found["vault"], found["to"], public_hex(read_keys(found["key"]))
-        if named == ("avault/lock", identity, lock["to"], lock["to"]):
-            return dict(found)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        pass
-    raise Tampered("the answer does not open that secret", "see: avault doctor")
 
 
 def read_lock(text: str | None) -> Lock | None:
@@ -8150,32 +8072,6 @@ def count_open(lock: Lock, operators: list[str]) -> int:
     return len({*lock["envelopes"]} & {*operators})
 
 
-class Unsealed(Denied):
-    """There are values that a guard wants sealed, and no locks for them yet: `names`."""
-
-    def __init__(self, names: list[str]) -> None:
-        super().__init__(f"not sealed yet: {', '.join(names[:5])}", "try again")
-        self.names = names
-
-
-def find_unsealed(vault: Vault) -> list[str]:
-    """The names of those whose guard asks, and that have a value in clear."""
-    guards = Guards(vault.facts)
-    if not guards.guards:
-        return []
-    return [
-        f"{group}/{key}"
-        for group, each in vault.groups.items()
-        for key, found in each.keys.items()
-        if find_clear(found) and is_asked(guards, f"{group}/{key}")
-    ]
-
-
-def find_clear(found: list[Secret]) -> Secret | None:
-    """The value of a key that is in clear: of several the latest."""
-    return next((each for each in found if not is_sealed(each.value)), None)
-
-
 def find_asked(vault: Vault, guards: Guards) -> list[str]:
     """The names of which the phone is asked: a guard says so, or they are sealed yet."""
     return [
@@ -8184,32 +8080,6 @@ def find_asked(vault: Vault, guards: Guards) -> list[str]:
         for key, found in sorted(each.keys.items())
         if any(is_sealed(each.value) for each in found) or is_asked(guards, f"{group}/{key}")
     ]
-
-
-def seal_loose(vault: Vault, made: dict[str, Lock], names: list[str], machine: str) -> None:
-    """Seal values that are in clear, by locks that were `made` for their names; raises Unsealed.
-
-    Each value has a lock of its own: who has opened the one before opens no later value. Of what
-    two machines have set, one is sealed by each write, as that has one dot for a key. Which of
-    them is the later one stays as it is.
-    """
-    if lacking := [name for name in names if name not in made]:
-        raise Unsealed(lacking)
-    now, count = int(time.time()), vault.generation.get(machine, 0) + 1
-    for name in names:
-        group, _, key = name.partition("/")
-        found = vault.groups[group].keys[key]
-        mine = [each for each in found if (each.machine, each.count) == (machine, count)]
-        there = find_clear(mine or found)
-        if there:
-            value = seal_value(made[name]["to"], there.value)
-            sealed = Secret(value, there.created, there.updated, machine, count)
-            others = [each for each in found if each is not there]
-            vault.groups[group].keys[key] = arrange([sealed, *others])
-            note_had(vault, name, there.value, now, machine)
-            keep_lock(vault, made[name], now, machine)
-    if names:
-        drop_locks(vault, {*names}, now, machine)
 
 
 def keep_lock(vault: Vault, lock: Lock, now: int, machine: str) -> None:
@@ -9493,6 +9363,147 @@ def set_logs_aside(places: Places, agent: str) -> None:
             os.rename(places.own(name), os.path.join(aside, name))
     except OSError as error:
         raise AvaultError(f"cannot move the access log to {aside}: {error.strerror}") from None
+
+
+# --------------------------------------------------------- vault/sealing ----
+# Values that are sealed for themselves, and the locks on them: made, and opened; see vault/locks.
+
+
+PIECE = 16_000  # characters of a value in one NIP-44 payload, which holds 65,408 bytes
+
+
+def seal_value(public: str, value: str) -> str:
+    """A value, as only who has the secret key of `public` (hex) reads it.
+
+    Of a key that signs, its public half stands beside it in clear: it is listed, and asked for.
+    """
+    once = make_keys()
+    pieces = [value[start : start + PIECE] for start in range(0, len(value), PIECE)]
+    parts = [
+        encrypt(once, public, json.dumps([index, len(pieces)]) + piece)
+        for index, piece in enumerate(pieces)
+    ]
+    sealed = {"to": public, "from": public_hex(once), "parts": parts}
+    if known := read_signing_key(value):
+        sealed["signs"] = known.to_text()
+    return SEAL_MARK + json.dumps(sealed)
+
+
+def open_value(keys: Keys, value: str) -> str:
+    """What is sealed, with the secret's own key; raises Tampered."""
+    found = read_payload(value)
+    try:
+        parts = [decrypt(keys, found["from"], part) for part in found["parts"]]
+        heads = [json.dumps([index, len(parts)]) for index in range(len(parts))]
+        if parts and all(map(str.startswith, parts, heads)):
+            return "".join(map(str.removeprefix, parts, heads))
+    except ValueError:
+        pass
+    raise Tampered("what is sealed for itself does not open", "take it from git history")
+
+
+def make_secret(place: str) -> dict[str, Any]:
+    """A new key pair for a secret, as `open_lock` gives it."""
+    return {"place": place, "key": make_keys().secret_key().to_hex()}
+
+
+def make_lock(
+    vault: tuple[str, str],
+    place: str,
+    operators: list[str],
+    secret: dict[str, Any],
+    host: str | None = None,
+) -> Lock:
+    """A lock on a secret, which operators' phones open.
+
+    `vault` is its identity and its name, `place` the secret as GROUP/KEY, `secret` is as
+    `open_lock` gives it, `host` the machine whose own lock it is. Only for a process that ends with
+    what it was made for.
+    """
+    identity, name = vault
+    own, first, unlock = read_keys(secret["key"]), secret["place"], make_keys()
+    opens, to = public_hex(unlock), public_hex(own)
+    content = {"type": "avault/lock", "vault": identity, "place": first, "to": to}
+    sealed = encrypt(unlock, opens, json.dumps({**content, "key": own.secret_key().to_hex()}))
+    shown = place if place == first else f"{place}, which is or was {first},"
+    shown += f" of {name} on {host}" if host else f" of {name}"
+    envelopes = {}
+    for operator in operators:
+        peer = make_keys()
+        code = request_code(public_hex(peer))
+        said = f"avault: open {shown} for one use, code {code}."
+        said += " Approve only if you have just agreed to who gets it."
+        title = f"open {shown} for one use, code {code}"
+        envelope = make_envelope(peer, operator, title, said, unlock.secret_key().to_hex())
+        envelopes[operator] = [public_hex(peer), envelope]
+    made = {"place": first, "to": to, "opens": opens, "sealed": sealed, "envelopes": envelopes}
+    open_lock(made, unlock.secret_key().to_hex(), identity)
+    return made
+
+
+def open_lock(lock: Lock, unlock: str, identity: str) -> dict[str, Any]:
+    """The secret's own `key` (hex) and first `place`, by the unlock key (hex); raises Tampered."""
+    try:
+        keys = read_keys(unlock)
+        found = json.loads(decrypt(keys, public_hex(keys), lock["sealed"]))
+        named = found["type"], found["vault"], found["to"], public_hex(read_keys(found["key"]))
+        if named == ("avault/lock", identity, lock["to"], lock["to"]):
+            return dict(found)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise Tampered("the answer does not open that secret", "see: avault doctor")
+
+
+class Unsealed(Denied):
+    """There are values that a guard wants sealed, and no locks for them yet: `names`."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(f"not sealed yet: {', '.join(names[:5])}", "try again")
+        self.names = names
+
+
+def find_unsealed(vault: Vault) -> list[str]:
+    """The names of those whose guard asks, and that have a value in clear."""
+    guards = Guards(vault.facts)
+    if not guards.guards:
+        return []
+    return [
+        f"{group}/{key}"
+        for group, each in vault.groups.items()
+        for key, found in each.keys.items()
+        if find_clear(found) and is_asked(guards, f"{group}/{key}")
+    ]
+
+
+def find_clear(found: list[Secret]) -> Secret | None:
+    """The value of a key that is in clear: of several the latest."""
+    return next((each for each in found if not is_sealed(each.value)), None)
+
+
+def seal_loose(vault: Vault, made: dict[str, Lock], names: list[str], machine: str) -> None:
+    """Seal values that are in clear, by locks that were `made` for their names; raises Unsealed.
+
+    Each value has a lock of its own: who has opened the one before opens no later value. Of what
+    two machines have set, one is sealed by each write, as that has one dot for a key. Which of
+    them is the later one stays as it is.
+    """
+    if lacking := [name for name in names if name not in made]:
+        raise Unsealed(lacking)
+    now, count = int(time.time()), vault.generation.get(machine, 0) + 1
+    for name in names:
+        group, _, key = name.partition("/")
+        found = vault.groups[group].keys[key]
+        mine = [each for each in found if (each.machine, each.count) == (machine, count)]
+        there = find_clear(mine or found)
+        if there:
+            value = seal_value(made[name]["to"], there.value)
+            sealed = Secret(value, there.created, there.updated, machine, count)
+            others = [each for each in found if each is not there]
+            vault.groups[group].keys[key] = arrange([sealed, *others])
+            note_had(vault, name, there.value, now, machine)
+            keep_lock(vault, made[name], now, machine)
+    if names:
+        drop_locks(vault, {*names}, now, machine)
 
 
 # ---------------------------------------------------------- vault/tokens ----
@@ -20892,8 +20903,8 @@ class Unlocking:
     `ended`.
     """
 
-    def __init__(self, holding: Holding, reporter: Reporter, ended: asyncio.Event) -> None:
-        self.holding, self.reporter, self.ended = holding, reporter, ended
+    def __init__(self, holding: Holding, ended: asyncio.Event) -> None:
+        self.holding, self.ended = holding, ended
         self.opening = Opening(holding)
         self.task: asyncio.Task[None] | None = None
         # what the disk says of a vault that is locked: to be shown, and for nothing else
@@ -20912,7 +20923,7 @@ class Unlocking:
         others = self.waiters.is_asked and self.waiters.is_attended
         self.waiters.is_asked, self.refused = True, None
         self.want(bool(message.get("accept_rollback")))
-        self.reporter.warnings.pop("refused", None)
+        self.holding.reporter.warnings.pop("refused", None)
         self.waiters.is_attended = others or not message.get("unattended")
         if not self.talking and not self.task and not self.holding.store:
             self.begin(fd)
@@ -20926,7 +20937,7 @@ class Unlocking:
         if signer and self.task:
             signer.is_attended = self.waiters.is_attended
             signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
-            self.reporter.report()
+            self.holding.reporter.report()
         if fd is not None:
             os.close(fd)
 
@@ -20961,7 +20972,7 @@ class Unlocking:
             self.resume = self.is_out
         elif signer and self.task and (self.is_out or self.tries.count):
             signer.rest()
-            self.reporter.report()
+            self.holding.reporter.report()
         elif signer and self.task and signer.sent.busy:
             spawn(self.tasks, self.rest_when_known(signer))
         elif not self.holding.store and not self.tries.count:
@@ -20990,12 +21001,12 @@ class Unlocking:
     def begin_talk(self) -> None:
         """From now on, one talk is under way."""
         self.talking = True
-        self.reporter.report()
+        self.holding.reporter.report()
 
     def end_talk(self) -> None:
         """It is over: go on with the question that it had stopped."""
         self.talking = False
-        self.reporter.report()
+        self.holding.reporter.report()
         if self.resume and not self.holding.store and not self.task:
             self.begin()
         self.resume = False
@@ -21013,7 +21024,7 @@ class Unlocking:
         """Obtain the key in another way than by the question, and serve the vault."""
         await self.opening.open(custodian, accept_rollback, is_late)
         self.refused = None
-        self.reporter.warnings.pop("refused", None)
+        self.holding.reporter.warnings.pop("refused", None)
         if self.task and self.task is not asyncio.current_task():
             self.task.cancel()  # it waits for a key that is here
 
@@ -21050,12 +21061,12 @@ class Unlocking:
         if self.holding.store or not self.refused:
             return
         if not self.tries.count:
-            self.reporter.fail(self.refused)
+            self.holding.reporter.fail(self.refused)
             self.ended.set()
             return
         said = f"this machine's phone did not open the vault: {self.refused.message}"
-        self.reporter.warnings["refused"] = f"{said}; other operators' phones are asked"
-        self.reporter.report()
+        self.holding.reporter.warnings["refused"] = f"{said}; other operators' phones are asked"
+        self.holding.reporter.report()
 
     async def try_custodian(self, message: Message, fd: int) -> None:
         """Open the vault with what a custodian's helper answers through `fd`; tell what came of it.
@@ -21065,7 +21076,7 @@ class Unlocking:
         holding, name, failed = self.holding, str(message["custodian"]), None
         is_phone = message.get("kind") == "phone"
         self.tries.count, self.tries.phones = self.tries.count + 1, self.tries.phones + is_phone
-        self.reporter.report()
+        self.holding.reporter.report()
         try:
             with socket.socket(fileno=fd) as end:
                 answer = await read_whole(end, float(message["limit"]))
@@ -21086,7 +21097,7 @@ class Unlocking:
             self.tries.count, self.tries.phones = self.tries.count - 1, self.tries.phones - is_phone
         if not message.get("ticket"):
             self.note_custodian(name, bool(message.get("asks")), failed)
-        self.reporter.control.send({"tried": message["number"], "failed": failed})
+        self.holding.reporter.control.send({"tried": message["number"], "failed": failed})
         self.give_up()
         is_busy = self.task or self.tries.count or self.talking
         if self.waiters.is_left and not (self.holding.store or is_busy):
@@ -21094,7 +21105,7 @@ class Unlocking:
 
     def note_custodian(self, name: str, asks: bool, failed: dict[str, Any] | None) -> None:
         """Say in `status` what a custodian did."""
-        warnings = self.reporter.warnings
+        warnings = self.holding.reporter.warnings
         if failed:
             warnings["custody"] = (
                 f"the custodian {name} did not open the vault: {failed['message']}"
@@ -21103,7 +21114,7 @@ class Unlocking:
             warnings["custody"] = f"the custodian {name} opens this vault: nobody was asked"
         else:
             warnings.pop("custody", None)
-        self.reporter.report()
+        self.holding.reporter.report()
 
     async def open_by_phone(self) -> None:
         """Ask the phone, or listen for its answer, and open the vault."""
@@ -21114,7 +21125,7 @@ class Unlocking:
         async with contact.connect(pairing, pairing.signer) as signer:
             signer.is_attended = self.waiters.is_attended
             if is_clock_unsynchronised():
-                self.reporter.warnings["ntp"] = (
+                self.holding.reporter.warnings["ntp"] = (
                     "nothing keeps this machine's clock right (NTP): if no request arrives,"
                     " look there"
                 )
@@ -22336,7 +22347,7 @@ class Orders:
     def change_limits(self, message: Message) -> None:
         """Have the vault lock itself sooner or later."""
         self.unlocking.holding.autolock.change(message)
-        self.unlocking.reporter.report()
+        self.unlocking.holding.reporter.report()
 
 
 # --------------------------------------------------- daemon/signing_link ----
@@ -22497,7 +22508,7 @@ class Keyholder:
         self.gate, self.signing = Gate(), SigningLink(self.control)
         self.guests = Guests(places.own("access.log"))
         self.holding = Holding(places, self.reporter, limits)
-        self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
+        self.unlocking = Unlocking(self.holding, self.ended)
         self.openers, self.askings = Openers(self.holding), Askings()
         self.brokers = Brokers(self.control)
         self.sessions: dict[Session, None] = {}
@@ -28639,38 +28650,12 @@ def describe_session(proxied: ProxiedUses) -> Message:
     }
 
 
-# ---------------------------------------------------- daemon/replicating ----
-# What the keyholder does for relays that keep the vault: it signs, and reads heads.
-#
-# It sends nothing: what it signs is ciphertext, for a process that holds no key.
+# ------------------------------------------------- daemon/replica_relays ----
+# Which relays keep the vault: facts of it, which its owner changes.
 
 
 RELAY_FACT = "replica"  # of the facts: "replica/URL"
 MOST_RELAYS = 20
-AHEAD = 900  # seconds that a head may be later than the write that it was made for
-FARTHEST = 3600  # seconds from now that an event may be signed for
-
-
-async def tell_about(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Which relays there are, and where what they keep is found; and roots of agents before."""
-    store = keyholder.open_store()
-    if store.doubted:
-        raise store.doubted
-    replica, before = replica_keys(store.keys), find_agents_before(store)
-    return {
-        "relays": [*(named := list_relays(store.vault))],
-        "named": named,
-        "author": public_hex(replica),
-        "heads": name_event(replica, "heads"),
-        "agent": store.vault.agent,
-        "operator": store.vault.operator,
-        "roots": {agent: name_root(agent) for agent in (store.vault.agent, *before)},
-        "statements": {agent: said for agent, (_, said) in before.items()},
-        "rollback": store.remarks.accepted,
-        "machine": store.machine,
-        "generation": store.vault.generation,
-        "digest": store.digest,
-    }
 
 
 async def change_relays(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -28703,6 +28688,38 @@ def list_relays(vault: Vault) -> dict[str, str]:
                 machine = vault.facts[f"{RELAY_FACT}/{url}"][0].machine
                 found.setdefault(normalise_relay(url), machine)
     return found
+
+
+# ---------------------------------------------------- daemon/replicating ----
+# What the keyholder does for relays that keep the vault: it signs, and reads heads.
+#
+# It sends nothing: what it signs is ciphertext, for a process that holds no key.
+
+
+AHEAD = 900  # seconds that a head may be later than the write that it was made for
+FARTHEST = 3600  # seconds from now that an event may be signed for
+
+
+async def tell_about(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Which relays there are, and where what they keep is found; and roots of agents before."""
+    store = keyholder.open_store()
+    if store.doubted:
+        raise store.doubted
+    replica, before = replica_keys(store.keys), find_agents_before(store)
+    return {
+        "relays": [*(named := list_relays(store.vault))],
+        "named": named,
+        "author": public_hex(replica),
+        "heads": name_event(replica, "heads"),
+        "agent": store.vault.agent,
+        "operator": store.vault.operator,
+        "roots": {agent: name_root(agent) for agent in (store.vault.agent, *before)},
+        "statements": {agent: said for agent, (_, said) in before.items()},
+        "rollback": store.remarks.accepted,
+        "machine": store.machine,
+        "generation": store.vault.generation,
+        "digest": store.digest,
+    }
 
 
 def find_agents_before(store: Store) -> dict[str, tuple[Keys, str]]:

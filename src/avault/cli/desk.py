@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from avault.custody.custodians import Custodians
 from avault.daemon.desks import find_desk
 from avault.errors import Usage
-from avault.process import harden
+from avault.hardening import harden
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put
 from avault.vault.presence import need_vault

@@ -13,9 +13,9 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage, printable
+from avault.hardening import harden
 from avault.late import context
 from avault.plain import MAX_VALUE, write_all
-from avault.process import harden
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import say
 from avault.terminal.terminal import Terminal

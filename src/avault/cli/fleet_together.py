@@ -23,8 +23,8 @@ from avault.fleet.together import (
     let_in,
     make_fleet_key,
 )
+from avault.hardening import harden
 from avault.nostr import make_keys, parse_npub
-from avault.process import harden
 from avault.signer.pairing import introduce, parse_bunker
 from avault.signer.question import accept_connect
 from avault.signer.remote import RemoteSigner

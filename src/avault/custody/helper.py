@@ -19,8 +19,8 @@ from avault.custody.custodian import Errand, render_answer
 from avault.custody.kinds import asks_person, find_kind
 from avault.custody.prompt import Prompt
 from avault.errors import AvaultError, Unavailable
+from avault.hardening import harden, introduce_helper
 from avault.plain import write_all
-from avault.process import harden, introduce_helper
 from avault.protocol import Frames, decode_frame
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from avault.custody.custodian import is_answer, render_answer
 from avault.custody.custodians import Custodians
 from avault.custody.obtaining import KeptKey
 from avault.errors import Tampered, complain
+from avault.hardening import harden, introduce_helper
 from avault.places import Places
 from avault.plain import write_all
-from avault.process import harden, introduce_helper
 from avault.vault.presence import is_of, read_unlock, read_vault
 from avault.vault.rotation import Stage
 from avault.vault.seal import open_vault

@@ -22,8 +22,8 @@ from avault.errors import (
     Unavailable,
     complain,
 )
+from avault.hardening import is_hardened, meet
 from avault.nostr import public_hex, to_npub
-from avault.process import is_hardened, meet
 from avault.signer.question import accept_token
 from avault.vault.seal import make_envelope, request_code, seal_keys
 

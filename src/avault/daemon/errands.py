@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import bind, is_answer, read_answer, render_answer
 from avault.daemon.child import Child
+from avault.hardening import meet
 from avault.places import Places
-from avault.process import clean_environment, meet, own_command
+from avault.process import clean_environment, own_command
 from avault.protocol import encode_frame
 
 if TYPE_CHECKING:

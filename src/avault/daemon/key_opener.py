@@ -12,10 +12,12 @@ import signal
 from typing import TYPE_CHECKING
 
 from avault.daemon.opener import Opener
+from avault.hardening import harden, introduce_helper
 from avault.nostr import read_keys
-from avault.process import harden, introduce_helper, report_quietly
+from avault.process import report_quietly
 from avault.signing.signing_process import MOST_TIME, answer_signing, open_key_signer
-from avault.vault.locks import open_value, seal_value, sealed_to
+from avault.vault.locks import sealed_to
+from avault.vault.sealing import open_value, seal_value
 from avault.vault.signing_keys import identify_key
 
 if TYPE_CHECKING:

@@ -73,7 +73,7 @@ class Keyholder:
         self.gate, self.signing = Gate(), SigningLink(self.control)
         self.guests = Guests(places.own("access.log"))
         self.holding = Holding(places, self.reporter, limits)
-        self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
+        self.unlocking = Unlocking(self.holding, self.ended)
         self.openers, self.askings = Openers(self.holding), Askings()
         self.brokers = Brokers(self.control)
         self.sessions: dict[Session, None] = {}

@@ -28,10 +28,11 @@ from avault.protocol import decode_frame, encode_frame, receive_frame
 from avault.signer.question import accept_token
 from avault.signer.remote import RemoteSigner
 from avault.tasks import spawn
-from avault.vault.locks import make_lock, make_secret, open_lock, open_value, seal_value, sealed_to
+from avault.vault.locks import sealed_to
 from avault.vault.names import DIGITS, LETTERS, check_value
 from avault.vault.records import Vault
 from avault.vault.seal import make_envelope, request_code
+from avault.vault.sealing import make_lock, make_secret, open_lock, open_value, seal_value
 from avault.vault.secret import Secret, is_sealed
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from avault.daemon.holding import Holding
 from avault.daemon.opener_link import OpenerLink
 from avault.errors import AvaultError, Denied, Unavailable
-from avault.process import meet
-from avault.vault.locks import Unsealed, find_clear, find_unsealed, read_lock, seal_loose
+from avault.hardening import meet
+from avault.vault.locks import read_lock
 from avault.vault.own_locks import OwnLocks
+from avault.vault.sealing import Unsealed, find_clear, find_unsealed, seal_loose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -86,4 +86,4 @@ class Orders:
     def change_limits(self, message: Message) -> None:
         """Have the vault lock itself sooner or later."""
         self.unlocking.holding.autolock.change(message)
-        self.unlocking.reporter.report()
+        self.unlocking.holding.reporter.report()

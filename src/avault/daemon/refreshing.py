@@ -20,9 +20,9 @@ from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied
 from avault.nostr import public_hex
 from avault.places import sha256
-from avault.vault.locks import open_value
 from avault.vault.proxy_rules import canonical_host, find_proxy_fault
 from avault.vault.rule_members import RENEWAL
+from avault.vault.sealing import open_value
 from avault.vault.tokens import (
     ACCESS_TOKEN,
     CLIENT_SECRET,

@@ -11,11 +11,11 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from avault.daemon.changes import write
 from avault.daemon.introducing import introduce_to_relay
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.replica_relays import change_relays, list_relays
 from avault.daemon.wire import Session
-from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
+from avault.errors import AvaultError, Denied, Tampered, Usage
 from avault.nostr import decrypt, parse_npub, public_hex, read_keys, to_npub
 from avault.places import sha256
 from avault.signer.replica import (
@@ -32,7 +32,6 @@ from avault.signer.replica import (
     replica_keys,
     seal_root,
 )
-from avault.vault.own_files import normalise_relay
 from avault.vault.presence import read_vault
 
 if TYPE_CHECKING:
@@ -41,13 +40,10 @@ if TYPE_CHECKING:
 
     from avault.nostr import Keys
     from avault.protocol import Message
-    from avault.vault.records import Vault
     from avault.vault.store import Store
 
     Replicate = Callable[["Keyholder", "Session", Message], Awaitable[Message]]
 
-RELAY_FACT = "replica"  # of the facts: "replica/URL"
-MOST_RELAYS = 20
 AHEAD = 900  # seconds that a head may be later than the write that it was made for
 FARTHEST = 3600  # seconds from now that an event may be signed for
 
@@ -72,38 +68,6 @@ async def tell_about(keyholder: Keyholder, session: Session, request: Message) -
         "generation": store.vault.generation,
         "digest": store.digest,
     }
-
-
-async def change_relays(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Have relays keep the vault, or have them do it no more; on all its machines."""
-    is_more, given = request["action"] == "add", request.get("relays")
-    urls = [normalise_relay(url) for url in given] if isinstance(given, list) else []
-    store = keyholder.open_store()
-    machine, known = store.machine, list_relays(store.vault)
-    if is_more and len({*known, *urls}) > MOST_RELAYS:
-        raise Usage(f"at most {MOST_RELAYS} relays keep a vault", "see: avault replica status")
-
-    def change(vault: Vault) -> None:
-        for url in urls:
-            if not is_more and vault.fact(f"{RELAY_FACT}/{url}") is None:
-                raise NotFound(f"{url} does not keep this vault", "see: avault replica status")
-            vault.state(f"{RELAY_FACT}/{url}", "on" if is_more else None, int(time.time()), machine)
-
-    said = {"op": "replica", "for": f"{request['action']} {' '.join(urls)}"}
-    answer = await write(keyholder, session, said, change) if urls else {}
-    keyholder.reporter.report()
-    return answer
-
-
-def list_relays(vault: Vault) -> dict[str, str]:
-    """The relays that keep the vault, and which of its machines has named each."""
-    found: dict[str, str] = {}
-    for url in sorted(vault.facts_of(RELAY_FACT)):
-        with contextlib.suppress(Usage):
-            if len(found) < MOST_RELAYS:
-                machine = vault.facts[f"{RELAY_FACT}/{url}"][0].machine
-                found.setdefault(normalise_relay(url), machine)
-    return found
 
 
 def find_agents_before(store: Store) -> dict[str, tuple[Keys, str]]:

@@ -27,9 +27,9 @@ from avault.daemon.log import AccessLog
 from avault.daemon.phones import renew_phones
 from avault.daemon.sentences import describe_openers
 from avault.errors import AvaultError, Denied, Locked, Tampered, Unavailable, Usage, complain
+from avault.hardening import meet
 from avault.nostr import make_keys, public_hex, to_npub
 from avault.places import Places
-from avault.process import meet
 from avault.vault.files import read_file, write_file
 from avault.vault.kept_guards import known_guards
 from avault.vault.machine import describe_pin

@@ -16,9 +16,10 @@ from avault.daemon.requests import REQUESTS
 from avault.daemon.supervisor import Supervisor
 from avault.daemon.talks import TALKS
 from avault.errors import AvaultError, Unavailable, complain
+from avault.hardening import harden
 from avault.places import Places
 from avault.plain import write_all
-from avault.process import clean_environment, harden, own_command, report_quietly
+from avault.process import clean_environment, own_command, report_quietly
 from avault.protocol import decode_frame, encode_frame
 from avault.vault.files import make_private_directory
 from avault.vault.presence import is_file_there, no_vault

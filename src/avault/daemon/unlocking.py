@@ -14,7 +14,6 @@ from avault.daemon.errands import read_whole
 from avault.daemon.holding import Holding
 from avault.daemon.opening import Opening, obtain_key
 from avault.daemon.operators import succeed
-from avault.daemon.reporter import Reporter
 from avault.daemon.waiters import Tries, Waiters
 from avault.errors import AvaultError, Locked, complain
 from avault.process import uptime
@@ -39,8 +38,8 @@ class Unlocking:
     `ended`.
     """
 
-    def __init__(self, holding: Holding, reporter: Reporter, ended: asyncio.Event) -> None:
-        self.holding, self.reporter, self.ended = holding, reporter, ended
+    def __init__(self, holding: Holding, ended: asyncio.Event) -> None:
+        self.holding, self.ended = holding, ended
         self.opening = Opening(holding)
         self.task: asyncio.Task[None] | None = None
         # what the disk says of a vault that is locked: to be shown, and for nothing else
@@ -59,7 +58,7 @@ class Unlocking:
         others = self.waiters.is_asked and self.waiters.is_attended
         self.waiters.is_asked, self.refused = True, None
         self.want(bool(message.get("accept_rollback")))
-        self.reporter.warnings.pop("refused", None)
+        self.holding.reporter.warnings.pop("refused", None)
         self.waiters.is_attended = others or not message.get("unattended")
         if not self.talking and not self.task and not self.holding.store:
             self.begin(fd)
@@ -73,7 +72,7 @@ class Unlocking:
         if signer and self.task:
             signer.is_attended = self.waiters.is_attended
             signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
-            self.reporter.report()
+            self.holding.reporter.report()
         if fd is not None:
             os.close(fd)
 
@@ -108,7 +107,7 @@ class Unlocking:
             self.resume = self.is_out
         elif signer and self.task and (self.is_out or self.tries.count):
             signer.rest()
-            self.reporter.report()
+            self.holding.reporter.report()
         elif signer and self.task and signer.sent.busy:
             spawn(self.tasks, self.rest_when_known(signer))
         elif not self.holding.store and not self.tries.count:
@@ -137,12 +136,12 @@ class Unlocking:
     def begin_talk(self) -> None:
         """From now on, one talk is under way."""
         self.talking = True
-        self.reporter.report()
+        self.holding.reporter.report()
 
     def end_talk(self) -> None:
         """It is over: go on with the question that it had stopped."""
         self.talking = False
-        self.reporter.report()
+        self.holding.reporter.report()
         if self.resume and not self.holding.store and not self.task:
             self.begin()
         self.resume = False
@@ -160,7 +159,7 @@ class Unlocking:
         """Obtain the key in another way than by the question, and serve the vault."""
         await self.opening.open(custodian, accept_rollback, is_late)
         self.refused = None
-        self.reporter.warnings.pop("refused", None)
+        self.holding.reporter.warnings.pop("refused", None)
         if self.task and self.task is not asyncio.current_task():
             self.task.cancel()  # it waits for a key that is here
 
@@ -197,12 +196,12 @@ class Unlocking:
         if self.holding.store or not self.refused:
             return
         if not self.tries.count:
-            self.reporter.fail(self.refused)
+            self.holding.reporter.fail(self.refused)
             self.ended.set()
             return
         said = f"this machine's phone did not open the vault: {self.refused.message}"
-        self.reporter.warnings["refused"] = f"{said}; other operators' phones are asked"
-        self.reporter.report()
+        self.holding.reporter.warnings["refused"] = f"{said}; other operators' phones are asked"
+        self.holding.reporter.report()
 
     async def try_custodian(self, message: Message, fd: int) -> None:
         """Open the vault with what a custodian's helper answers through `fd`; tell what came of it.
@@ -212,7 +211,7 @@ class Unlocking:
         holding, name, failed = self.holding, str(message["custodian"]), None
         is_phone = message.get("kind") == "phone"
         self.tries.count, self.tries.phones = self.tries.count + 1, self.tries.phones + is_phone
-        self.reporter.report()
+        self.holding.reporter.report()
         try:
             with socket.socket(fileno=fd) as end:
                 answer = await read_whole(end, float(message["limit"]))
@@ -233,7 +232,7 @@ class Unlocking:
             self.tries.count, self.tries.phones = self.tries.count - 1, self.tries.phones - is_phone
         if not message.get("ticket"):
             self.note_custodian(name, bool(message.get("asks")), failed)
-        self.reporter.control.send({"tried": message["number"], "failed": failed})
+        self.holding.reporter.control.send({"tried": message["number"], "failed": failed})
         self.give_up()
         is_busy = self.task or self.tries.count or self.talking
         if self.waiters.is_left and not (self.holding.store or is_busy):
@@ -241,7 +240,7 @@ class Unlocking:
 
     def note_custodian(self, name: str, asks: bool, failed: dict[str, Any] | None) -> None:
         """Say in `status` what a custodian did."""
-        warnings = self.reporter.warnings
+        warnings = self.holding.reporter.warnings
         if failed:
             warnings["custody"] = (
                 f"the custodian {name} did not open the vault: {failed['message']}"
@@ -250,7 +249,7 @@ class Unlocking:
             warnings["custody"] = f"the custodian {name} opens this vault: nobody was asked"
         else:
             warnings.pop("custody", None)
-        self.reporter.report()
+        self.holding.reporter.report()
 
     async def open_by_phone(self) -> None:
         """Ask the phone, or listen for its answer, and open the vault."""
@@ -261,7 +260,7 @@ class Unlocking:
         async with contact.connect(pairing, pairing.signer) as signer:
             signer.is_attended = self.waiters.is_attended
             if is_clock_unsynchronised():
-                self.reporter.warnings["ntp"] = (
+                self.holding.reporter.warnings["ntp"] = (
                     "nothing keeps this machine's clock right (NTP): if no request arrives,"
                     " look there"
                 )

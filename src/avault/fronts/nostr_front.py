@@ -16,10 +16,11 @@ from avault.daemon.bunker_requests import is_local
 from avault.daemon.guests import Budget
 from avault.errors import AvaultError, Unavailable, complain
 from avault.fronts.vault_link import VaultLink
+from avault.hardening import harden
 from avault.nostr import make_keys
 from avault.places import Places
 from avault.plain import write_all
-from avault.process import harden, report_quietly
+from avault.process import report_quietly
 from avault.protocol import FIRST_FRAME, encode_frame
 from avault.signer.relays import Relays, start_narrow_relay, wanted_answers
 from avault.tasks import spawn
