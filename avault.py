@@ -37,7 +37,7 @@ The rooms, in order; each calls only what stands above it:
     extras                    What needs packages that avault does without: src/avault_extras/, installed as avault_extras
     hardening                 A process that holds a secret is closed to others of the same user, and shows that it is
     late                      What is made when it is first used: patterns, dataclasses, contexts, properties
-    nostr                     What avault takes of nostr-sdk that is not about relays: keys, and NIP-44
+    nostr                     What avault takes of nostr-sdk that is not about relays: keys, ciphers, and events
     own_python                How a process of ours starts its Python: without what anything of this user put there
     process                   How our processes start, in a clean environment; the lock on a vault; and where this runs
     ssh_wire                  The data types of SSH (RFC 4251, section 5): read strictly, and written
@@ -90,7 +90,7 @@ The rooms, in order; each calls only what stands above it:
     vault/placeholders        What a command is given in place of a secret: of the same form, and worth nothing
     vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
     vault/rotation            A rotation on the disk: files under the new key are staged, count at once, are put in place
-    vault/sealing             Values that are sealed for themselves, and the locks on them: made, and opened; see vault/locks
+    vault/sealing             Values that are sealed for themselves, and their locks: made, and opened; see vault/locks
     vault/tokens              Access tokens that expire, and what renews them: keys of one group (RFC 6749, 6)
     signer/pairing            What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
     signer/network            Whether this machine is in another network than before, or has slept
@@ -2335,7 +2335,7 @@ class Fields:
 
 
 # ----------------------------------------------------------------- nostr ----
-# What avault takes of nostr-sdk that is not about relays: keys, and NIP-44.
+# What avault takes of nostr-sdk that is not about relays: keys, ciphers, and events.
 #
 # Every release of nostr-sdk breaks calls, so few rooms know it.
 
@@ -2435,10 +2435,14 @@ def encrypt_key(secret: str, passphrase: str, log_n: int) -> str:
     return str(nostr_sdk.EncryptedSecretKey(key, passphrase, log_n, security).to_bech32())
 
 
+class TooHard(ValueError):
+    """What an ncryptsec asks for is more memory than the library allows: log_n is above 18."""
+
+
 def decrypt_key(ncryptsec: str, passphrase: str) -> str | None:
     """The secret key (hex) of an ncryptsec (NIP-49); None where the passphrase is another.
 
-    Raises ValueError for what is no ncryptsec.
+    Raises ValueError for what is no ncryptsec, and TooHard.
     """
     try:
         encrypted = nostr_sdk.EncryptedSecretKey.from_bech32(ncryptsec)
@@ -2446,7 +2450,9 @@ def decrypt_key(ncryptsec: str, passphrase: str) -> str | None:
         raise ValueError("not an ncryptsec") from None
     try:
         return str(encrypted.decrypt(passphrase).to_hex())
-    except nostr_sdk.NostrSdkError:
+    except nostr_sdk.NostrSdkError as error:
+        if "log_n" in str(error):
+            raise TooHard from None
         return None
 
 
@@ -2491,6 +2497,87 @@ def sign_inbox(keys: Keys, urls: list[str]) -> str:
     tags = [nostr_sdk.Tag.parse(["relay", url]) for url in urls]
     builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(INBOX_KIND), "").tags(tags)
     return str(builder.finalize(keys).as_json())
+
+
+RPC_KIND = 24_133
+
+
+def compose_event(keys: Keys, peer: str, text: str) -> Event:
+    """An event of NIP-46 with a text for a public key (hex), encrypted; raises ValueError."""
+    public = nostr_sdk.PublicKey.parse(peer)
+    try:
+        content = encrypt(keys, peer, text)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("longer than NIP-44 has it") from None
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
+    return builder.tags([nostr_sdk.Tag.public_key(public)]).finalize(keys)
+
+
+def is_to(keys: Keys, event: Event) -> bool:
+    """Whether an event is signed as it says, and for us."""
+    me = ["p", public_hex(keys)]
+    return event.verify() and me in [tag.to_vec()[:2] for tag in event.tags()]
+
+
+def read_event(keys: Keys, event: Event) -> tuple[Any, bool]:
+    """What an event to us says, as JSON; and whether it is encrypted in the old form (NIP-04).
+
+    Raises ValueError.
+    """
+    is_old_form = "?iv=" in event.content()
+    read = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
+    try:
+        text = read(keys.secret_key(), event.author(), event.content())
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not between these keys") from None
+    return json.loads(text), is_old_form
+
+
+def open_request(keys: Keys, text: str) -> tuple[Event, Any]:
+    """An event of NIP-46 to a key, as JSON, and what it says; raises ValueError."""
+    try:
+        event = nostr_sdk.Event.from_json(text)
+        if event.kind().as_u16() == RPC_KIND and is_to(keys, event):
+            return event, read_event(keys, event)[0]
+    except (RecursionError, nostr_sdk.NostrSdkError):
+        pass
+    raise ValueError("no request to this key")
+
+
+def derive_keys(words: str, passphrase: str | None = None, *steps: int) -> Keys:
+    """The key pair of words (NIP-06), by account, kind and index; raises ValueError.
+
+    What that says is the library's: of a word that is in no list it has the number, not the word.
+    """
+    try:
+        account, kind, index = steps or (None, None, None)
+        return nostr_sdk.Keys.from_mnemonic(words, passphrase, account, kind, index)
+    except nostr_sdk.NostrSdkError as error:
+        raise ValueError(str(error)) from None
+
+
+def use_cipher(keys: Keys, cipher: str, peer: str, text: str) -> str:
+    """A text encrypted to a public key (hex), or decrypted from it; raises ValueError.
+
+    `cipher` is as NIP-46 names its methods: nip04_encrypt, nip04_decrypt, nip44_encrypt and so on.
+    """
+    name, out = cipher.split("_")
+    try:
+        if name == "nip44":
+            return (encrypt if out == "encrypt" else decrypt)(keys, peer, text)
+        change = nostr_sdk.nip04_encrypt if out == "encrypt" else nostr_sdk.nip04_decrypt
+        return str(change(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), text))
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not for this key, peer and text") from None
+
+
+def sign_unsigned(keys: Keys, wanted: dict[str, Any]) -> tuple[str, str]:
+    """The id (hex) and the JSON of an event (NIP-01) that a key has signed; raises ValueError."""
+    try:
+        made = nostr_sdk.UnsignedEvent.from_json(json.dumps(wanted)).sign(keys)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("no event that can be signed") from None
+    return str(made.id().to_hex()), str(made.as_json())
 
 
 # ------------------------------------------------------------ own_python ----
@@ -9366,7 +9453,7 @@ def set_logs_aside(places: Places, agent: str) -> None:
 
 
 # --------------------------------------------------------- vault/sealing ----
-# Values that are sealed for themselves, and the locks on them: made, and opened; see vault/locks.
+# Values that are sealed for themselves, and their locks: made, and opened; see vault/locks.
 
 
 PIECE = 16_000  # characters of a value in one NIP-44 payload, which holds 65,408 bytes
@@ -9857,7 +9944,6 @@ def network() -> tuple[object, ...]:
 # The relay client: connections to relays, what they are sent, and what they send to us.
 
 
-RPC_KIND = 24_133
 WRAP_KIND = 1059  # a gift wrap (NIP-59)
 RELAY_QUOTES = "'\""  # which the library puts around what a relay says
 
@@ -9889,6 +9975,8 @@ class Relays:
         self.clients: list[nostr_sdk.Client] = []
         self.pool: dict[str, nostr_sdk.Relay] = {}
         self.network = network()
+        # told that a relay lets us listen, or why it does not
+        self.noted: Callable[[str, str | None], None] = lambda url, why: None
         self.tasks: set[asyncio.Task[None]] = set()
 
     def is_any_connected(self) -> bool:
@@ -9918,7 +10006,7 @@ class Relays:
             stream = client.notifications()  # before connecting, so that nothing is missed
             await client.connect()
             await self.subscribe(client)
-            spawn(self.tasks, self.listen(client, stream))
+            spawn(self.tasks, self.listen(url, client, stream))
 
     async def subscribe(self, client: nostr_sdk.Client, after: float = 0.0) -> None:
         """Ask a relay for the events that are wanted."""
@@ -9931,7 +10019,7 @@ class Relays:
             task.cancel()
         await asyncio.gather(*(client.shutdown() for client in self.clients))
 
-    async def listen(self, client: nostr_sdk.Client, stream: Any) -> None:
+    async def listen(self, url: str, client: nostr_sdk.Client, stream: Any) -> None:
         """Take what a relay sends, for ever."""
         again = 0.0
         while notification := await stream.next():
@@ -9947,20 +10035,18 @@ class Relays:
                     nostr_sdk.NostrSdkError,
                 ):
                     continue  # garbage is free to send; it must not end a wait
-            elif (
-                notification.is_MESSAGE()
-                and notification.message.as_enum().is_END_OF_STORED_EVENTS()
-            ):
-                self.ready.set()
-            elif (
-                notification.is_MESSAGE()
-                and notification.message.as_enum().is_CLOSED()
-                and time.monotonic() >= again
-            ):
-                # once, though it be closed a thousand times meanwhile
-                again = time.monotonic() + 5.0
-                # the library does not, and would be deaf
-                spawn(self.tasks, self.subscribe(client, after=5.0))
+            elif notification.is_MESSAGE():
+                message = notification.message.as_enum()
+                if message.is_END_OF_STORED_EVENTS():
+                    self.ready.set()
+                    self.noted(url, None)
+                elif message.is_CLOSED():
+                    self.noted(url, message.message)
+                    # once, though it be closed a thousand times meanwhile
+                    if time.monotonic() >= again:
+                        again = time.monotonic() + 5.0
+                        # the library does not, and would be deaf
+                        spawn(self.tasks, self.subscribe(client, after=5.0))
             elif notification.is_SHUTDOWN():
                 return
 
@@ -10051,36 +10137,17 @@ def wanted_answers(public: str) -> nostr_sdk.Filter:
     return wanted.pubkey(nostr_sdk.PublicKey.parse(public))
 
 
+def wanted_requests(public: str) -> nostr_sdk.Filter:
+    """The same, of the last minute and from now on."""
+    since = nostr_sdk.Timestamp.from_secs(int(time.time()) - 60)
+    return wanted_answers(public).since(since)
+
+
 def wanted_messages(public: str, since: int) -> nostr_sdk.Filter:
     """The private messages (NIP-17) to a public key (hex), as they travel, from a time on."""
     wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(WRAP_KIND))
     wanted = wanted.pubkey(nostr_sdk.PublicKey.parse(public))
     return wanted.since(nostr_sdk.Timestamp.from_secs(since))
-
-
-def compose_event(keys: Keys, peer: str, text: str) -> Event:
-    """An event of NIP-46 with a text for a public key (hex), encrypted."""
-    public = nostr_sdk.PublicKey.parse(peer)
-    version = nostr_sdk.Nip44Version.V2
-    content = nostr_sdk.nip44_encrypt(keys.secret_key(), public, text, version)
-    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
-    return builder.tags([nostr_sdk.Tag.public_key(public)]).finalize(keys)
-
-
-def is_to(keys: Keys, event: Event) -> bool:
-    """Whether an event is signed as it says, and for us."""
-    me = ["p", public_hex(keys)]
-    return event.verify() and me in [tag.to_vec()[:2] for tag in event.tags()]
-
-
-def read_event(keys: Keys, event: Event) -> tuple[Any, bool]:
-    """What an event to us says, as JSON; and whether it is encrypted in the old form (NIP-04).
-
-    Raises ValueError, and NostrSdkError for what is not between these keys.
-    """
-    is_old_form = "?iv=" in event.content()
-    decrypt = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
-    return json.loads(decrypt(keys.secret_key(), event.author(), event.content())), is_old_form
 
 
 async def probe_relays(urls: list[str], seconds: float) -> list[tuple[str | None, float]]:
@@ -10200,7 +10267,7 @@ class Pairings:
             if os.path.lexists(self.path)
             else {}
         )
-        self.keys = nostr_sdk.Keys.parse(kept["key"]) if kept else nostr_sdk.Keys.generate()
+        self.keys = read_keys(kept["key"]) if kept else make_keys()
         self.secret = str(kept.get("secret") or secrets.token_hex(16))
         self.clients: dict[str, str] = kept.get("clients", {})  # public key: the name it gave
         self.relays = list(dict.fromkeys([*relays, *kept.get("relays", [])]))
@@ -10258,7 +10325,7 @@ class Bunker:
 
     def __init__(
         self,
-        user: nostr_sdk.Keys,
+        user: Keys,
         pairings: Pairings,
         approve: Callable[[str, str], Awaitable[bool]],
         say: Callable[[str], None],
@@ -10268,8 +10335,9 @@ class Bunker:
         self.answers: dict[tuple[str, str], dict[str, Any] | None] = {}
         self.asking = asyncio.Lock()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.seen: set[str] = set()  # ids of events: each relay brings them
         self.listening: set[str] = set()  # relays that have confirmed our subscription
-        self.is_ready = False
+        self.doubted: set[str] = set()  # relays that are looked after
 
     async def run(self, uri: str | None, ready: Callable[[], None]) -> None:
         """Serve until cancelled; first answer a nostrconnect:// URI, if any. Raises Usage."""
@@ -10278,53 +10346,36 @@ class Bunker:
         if not pairings.relays:  # neither named nor known from an earlier time
             pairings.relays = list(DEFAULT_RELAYS)
             pairings.save()
-        # for NIP-42: relays that want to know who reads
-        nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
-        self.pool = (
-            nostr_sdk.ClientBuilder()
-            .authenticator(nostr_sdk.SignerAuthenticator(pairings.keys))
-            .build()
-        )
-        for url in pairings.relays:
-            await self.pool.add_relay(nostr_sdk.RelayUrl.parse(url))
-        stream = self.pool.notifications()
-        await self.pool.connect()
-        await self.subscribe()
-        self.spawn(self.complain_of_silence())
-        while notification := await stream.next():
-            if notification.is_NEW_EVENT():
-                self.spawn(self.serve(notification.event))
-            elif notification.is_MESSAGE():
-                message = notification.message.as_enum()
-                url = str(notification.relay_url).rstrip("/")
-                if message.is_CLOSED():
-                    self.listening.discard(url)
-                    self.spawn(self.look_after(url, message.message))
-                elif message.is_END_OF_STORED_EVENTS():
-                    is_first = not self.listening
-                    self.listening.add(url)
-                    if is_first and not self.is_ready:
-                        self.is_ready = True
-                        ready()
-                        if uri:
-                            await self.reply(client, {"id": secrets.token_hex(8), "result": secret})
-                            self.say(f"connected to {pairings.clients[client]}")
+        wanted = wanted_requests(public_hex(pairings.keys))
+        self.relays = Relays(pairings.keys, pairings.relays, self.hear, lambda: None, wanted)
+        self.relays.noted = self.note
+        await self.relays.open()
+        spawn(self.tasks, self.complain_of_silence())
+        await self.relays.ready.wait()
+        ready()
+        if uri:
+            await self.reply(client, {"id": secrets.token_hex(8), "result": secret})
+            self.say(f"connected to {pairings.clients[client]}")
+        await asyncio.get_running_loop().create_future()  # until cancelled
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something beside, and keep it until it is done."""
-        self.tasks.add(task := asyncio.get_running_loop().create_task(work))
-        task.add_done_callback(self.tasks.discard)
+    def hear(self, event: Event) -> None:
+        """Take an event that a relay has sent, once."""
+        identity = str(event.id().to_hex())
+        if identity not in self.seen:
+            self.seen.add(identity)
+            asyncio.get_running_loop().call_later(self.REMEMBER, self.seen.discard, identity)
+            spawn(self.tasks, self.serve(event))
 
-    async def subscribe(self) -> None:
-        """Ask the relays for the requests to us, of the last minute and from now on."""
-        since = nostr_sdk.Timestamp.from_secs(int(time.time()) - 60)
-        mine = (
-            nostr_sdk.Filter()
-            .kind(nostr_sdk.Kind(RPC_KIND))
-            .pubkey(self.pairings.keys.public_key())
-            .since(since)
-        )
-        await self.pool.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="bunker")
+    def note(self, url: str, why: str | None) -> None:
+        """A relay lets us listen, or does not, and says why; then it is asked again."""
+        if why is None:
+            self.listening.add(url)
+            return
+        self.listening.discard(url)
+        self.relays.wanted = wanted_requests(public_hex(self.pairings.keys))
+        if url not in self.doubted:
+            self.doubted.add(url)
+            spawn(self.tasks, self.look_after(url, why))
 
     async def complain_of_silence(self) -> None:
         """Say so once where no relay has taken our subscription."""
@@ -10333,37 +10384,26 @@ class Bunker:
             self.say(f"no relay lets us listen: {', '.join(self.pairings.relays)}; trying again")
 
     async def look_after(self, url: str, reason: str) -> None:
-        """Say that a relay has closed our subscription, unless to have us log in; ask again."""
+        """Say that a relay has closed our subscription, unless to have us log in."""
         await asyncio.sleep(0 if not reason.startswith("auth-required:") else self.LOGIN)
         if url not in self.listening:
             self.say(f"{url} does not let us listen: {printable(reason)}")
             await asyncio.sleep(self.SILENCE)
-            await self.subscribe()
+        self.doubted.discard(url)
 
     async def reply(self, client: str, message: dict[str, Any]) -> None:
         """Send a message to a client over every relay; one acceptance is enough."""
-        peer = nostr_sdk.PublicKey.parse(client)
-        content = nostr_sdk.nip44_encrypt(
-            self.pairings.keys.secret_key(), peer, json.dumps(message), nostr_sdk.Nip44Version.V2
-        )
-        builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content).tags(
-            [nostr_sdk.Tag.public_key(peer)]
-        )
-        event = builder.finalize(self.pairings.keys)
+        event = compose_event(self.pairings.keys, client, json.dumps(message))
+        urls = self.pairings.relays
         for attempt in range(5):
-            relays = await self.pool.relays()
-            outcomes = await asyncio.gather(
-                *(relay.send_event(event) for relay in relays.values()), return_exceptions=True
-            )
+            said = await asyncio.gather(*(self.relays.send(url, event) for url in urls))
             refusals = {
-                str(url).rstrip("/"): printable(str(outcome).strip("'\""))
-                for url, outcome in zip(relays, outcomes, strict=True)
-                if isinstance(outcome, BaseException)
+                url: text for url, text in zip(urls, said, strict=True) if text != "accepted"
             }
             for url, text in refusals.items():
                 if text not in ("timeout", "relay not connected"):
                     self.say(f"{url} refuses the answer: {text}")
-            if len(refusals) < len(relays):
+            if len(refusals) < len(urls):
                 return
             await asyncio.sleep(0.2 * 2**attempt)
         self.say(
@@ -10371,19 +10411,17 @@ class Bunker:
             + ", ".join(f"{url} ({text})" for url, text in refusals.items())
         )
 
-    async def serve(self, event: nostr_sdk.Event) -> None:
+    async def serve(self, event: Event) -> None:
         """Answer one request; each request id is worked on once, however often it is sent."""
         client = event.author().to_hex()
         try:
-            message = json.loads(
-                nostr_sdk.nip44_decrypt(
-                    self.pairings.keys.secret_key(), event.author(), event.content()
-                )
-            )
+            message, is_old_form = read_event(self.pairings.keys, event)
             request, method = str(message["id"]), str(message["method"])
             params = [str(each) for each in message.get("params", [])]
-        except (ValueError, TypeError, KeyError, AttributeError, nostr_sdk.NostrSdkError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             return  # not a request to us
+        if is_old_form:
+            return
         if client not in self.pairings.clients and method != "connect":
             await self.reply(client, {"id": request, "result": "", "error": "no permission"})
             return
@@ -10411,10 +10449,8 @@ class Bunker:
         if method != "nip44_decrypt" or len(params) != 2:
             return {"result": "", "error": f"unsupported: {printable(method, 40)}"}
         try:
-            text = nostr_sdk.nip44_decrypt(
-                self.user.secret_key(), nostr_sdk.PublicKey.parse(params[0]), params[1]
-            )
-        except nostr_sdk.NostrSdkError:
+            text = decrypt(self.user, *params)
+        except ValueError:
             return {"result": "", "error": "cannot decrypt that"}
         async with self.asking:
             approved = await self.approve(self.pairings.clients[client], read_sentence(text))
@@ -10452,15 +10488,11 @@ def read_sentence(text: str) -> str:
 
 def make_operator(passphrase_file: str | None) -> tuple[str, str]:
     """A new operator's key, as an nsec or, with a passphrase, as an ncryptsec; and its npub."""
-    keys = nostr_sdk.Keys.generate()
-    text, npub = keys.secret_key().to_bech32(), to_npub(public_hex(keys))
+    keys = make_keys()
+    text, npub = str(keys.secret_key().to_bech32()), to_npub(public_hex(keys))
     if passphrase_file:
-        text = nostr_sdk.EncryptedSecretKey(
-            keys.secret_key(),
-            read_passphrase(passphrase_file),
-            NCRYPTSEC_ROUNDS,
-            nostr_sdk.KeySecurity.UNKNOWN,
-        ).to_bech32()
+        passphrase = read_passphrase(passphrase_file)
+        text = encrypt_key(keys.secret_key().to_hex(), passphrase, NCRYPTSEC_ROUNDS)
     return text, npub
 
 
@@ -10469,7 +10501,7 @@ def read_passphrase(path: str) -> str:
     return read_file(os.path.expanduser(path)).decode(errors="replace").removesuffix("\n")
 
 
-def read_operator(path: str, passphrase_file: str | None) -> nostr_sdk.Keys:
+def read_operator(path: str, passphrase_file: str | None) -> Keys:
     """The key in a file, as nsec, hex or ncryptsec (NIP-49); raises Usage."""
     text = read_file(os.path.expanduser(path)).decode(errors="replace").strip()
     if not text.startswith("ncryptsec1"):
@@ -10481,15 +10513,17 @@ def read_operator(path: str, passphrase_file: str | None) -> nostr_sdk.Keys:
 
         passphrase = getpass("passphrase: ")
     try:
-        sealed = nostr_sdk.EncryptedSecretKey.from_bech32(text)
-        return nostr_sdk.Keys.parse(sealed.decrypt(passphrase).to_hex())
-    except nostr_sdk.NostrSdkError as error:
-        if "log_n" in str(error):
-            raise Usage(
-                "that ncryptsec asks for more memory than the library allows (log_n above 18)",
-                "encrypt it anew with log_n 18",
-            ) from None
-        raise Usage("the passphrase does not open that ncryptsec") from None
+        found = decrypt_key(text, passphrase)
+    except TooHard:
+        raise Usage(
+            "that ncryptsec asks for more memory than the library allows (log_n above 18)",
+            "encrypt it anew with log_n 18",
+        ) from None
+    except ValueError:
+        found = None
+    if not found:
+        raise Usage("the passphrase does not open that ncryptsec")
+    return read_keys(found)
 
 
 # ------------------------------------------------------------- signer/qr ----
@@ -14430,7 +14464,7 @@ def check_secp256k1(*numbers: int) -> None:
 # ---------------------------------------------------- signing/nostr_keys ----
 # Keys that sign for Nostr, in the process that signs; and the keys of a bunker's own.
 #
-# Of nostr-sdk it takes single calls: of a key nothing goes out but what was made with it.
+# Of a key nothing goes out but what was made with it.
 
 
 LONGEST_FROM_CLIENT = 60_000  # bytes of an event that asks something
@@ -14467,6 +14501,8 @@ def take_nostr_key(text: str, passphrase: str | None, path: str | None = None) -
         return None
     try:
         found = decrypt_key(text, passphrase)
+    except TooHard:
+        found = None
     except ValueError as error:
         raise Usage(f"that is {error}", "as another program writes it: ncryptsec1…") from None
     if not found:
@@ -14481,8 +14517,8 @@ def check_words(text: str) -> str:
     """
     words = normalize_words(text)
     try:
-        nostr_sdk.Keys.from_mnemonic(words, None, None, None, None)
-    except nostr_sdk.NostrSdkError as error:
+        derive_keys(words)
+    except ValueError as error:
         found = WORD_NUMBER.search(str(error))
         if found:
             which = f"word {int(found[1]) + 1} is not in BIP-39's English list"
@@ -14502,7 +14538,7 @@ def take_nostr_words(text: str, passphrase: str, path: str | None) -> str:
     words = check_words(text)
     number = account - HARDENED
     said = normalize_passphrase(passphrase)  # which the library leaves as it is
-    return keep_nostr_key(nostr_sdk.Keys.from_mnemonic(words, said, number, kind, index))
+    return keep_nostr_key(derive_keys(words, said, number, kind, index))
 
 
 class NostrKeys:
@@ -14531,15 +14567,9 @@ class NostrKeys:
         keys = self.find(identity)
         if use["as"] == "nostr-event":
             return sign_event(keys, use)
-        name, out = use["cipher"].split("_")
         try:
-            if name == "nip44":
-                made = (encrypt if out == "encrypt" else decrypt)(keys, use["peer"], use["text"])
-            else:
-                change = nostr_sdk.nip04_encrypt if out == "encrypt" else nostr_sdk.nip04_decrypt
-                peer = nostr_sdk.PublicKey.parse(use["peer"])
-                made = str(change(keys.secret_key(), peer, use["text"]))
-        except (ValueError, nostr_sdk.NostrSdkError):
+            made = use_cipher(keys, use["cipher"], use["peer"], use["text"])
+        except ValueError:
             raise Usage(f"{use['cipher']} does not work with this key, peer and text") from None
         if len(made.encode()) > LONGEST_NOSTR:
             raise Usage("that is too long", f"at most {LONGEST_NOSTR} bytes come of it")
@@ -14555,11 +14585,8 @@ class NostrKeys:
         try:
             if not isinstance(text, str) or len(text.encode()) > LONGEST_FROM_CLIENT:
                 raise ValueError
-            event = nostr_sdk.Event.from_json(text)
-            if event.kind().as_u16() != RPC_KIND or not is_to(keys, event):
-                raise ValueError
-            said, _ = read_event(keys, event)
-        except (ValueError, RecursionError, nostr_sdk.NostrSdkError):
+            event, said = open_request(keys, text)
+        except ValueError:
             raise Usage("no request for this key, or not its author's") from None
         return {
             "event": str(event.id().to_hex()),
@@ -14572,7 +14599,7 @@ class NostrKeys:
         """The JSON of an event of NIP-46 with a text for a client; raises Usage for a long one."""
         try:
             return str(compose_event(self.find(identity), peer, text).as_json())
-        except nostr_sdk.NostrSdkError:
+        except ValueError:
             raise Usage("that is too long for an answer") from None
 
 
@@ -14595,14 +14622,13 @@ def read_said(said: object) -> dict[str, Any] | None:
 def sign_event(keys: Keys, use: dict[str, Any]) -> str:
     """The JSON of an event that is signed: what was decoded, and nothing else."""
     fields = {each: use[each] for each in ("kind", "created_at", "tags", "content")}
-    wanted = json.dumps({"pubkey": public_hex(keys), **fields})
     try:
-        made = nostr_sdk.UnsignedEvent.from_json(wanted).sign(keys)
-    except nostr_sdk.NostrSdkError:
+        identity, made = sign_unsigned(keys, {"pubkey": public_hex(keys), **fields})
+    except ValueError:
         raise Usage("not understood, so not signed") from None
-    if made.id().to_hex() != use["id"]:
+    if identity != use["id"]:
         raise Usage("not understood, so not signed: it would be another event")
-    return str(made.as_json())
+    return made
 
 
 # ----------------------------------------------- signing/solana_accounts ----

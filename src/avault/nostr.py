@@ -1,10 +1,11 @@
-"""What avault takes of nostr-sdk that is not about relays: keys, and NIP-44.
+"""What avault takes of nostr-sdk that is not about relays: keys, ciphers, and events.
 
 Every release of nostr-sdk breaks calls, so few rooms know it.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import nostr_sdk
@@ -12,7 +13,7 @@ import nostr_sdk
 from avault.errors import Usage
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     Event: TypeAlias = nostr_sdk.Event
     Keys: TypeAlias = nostr_sdk.Keys
@@ -113,10 +114,14 @@ def encrypt_key(secret: str, passphrase: str, log_n: int) -> str:
     return str(nostr_sdk.EncryptedSecretKey(key, passphrase, log_n, security).to_bech32())
 
 
+class TooHard(ValueError):
+    """What an ncryptsec asks for is more memory than the library allows: log_n is above 18."""
+
+
 def decrypt_key(ncryptsec: str, passphrase: str) -> str | None:
     """The secret key (hex) of an ncryptsec (NIP-49); None where the passphrase is another.
 
-    Raises ValueError for what is no ncryptsec.
+    Raises ValueError for what is no ncryptsec, and TooHard.
     """
     try:
         encrypted = nostr_sdk.EncryptedSecretKey.from_bech32(ncryptsec)
@@ -124,7 +129,9 @@ def decrypt_key(ncryptsec: str, passphrase: str) -> str | None:
         raise ValueError("not an ncryptsec") from None
     try:
         return str(encrypted.decrypt(passphrase).to_hex())
-    except nostr_sdk.NostrSdkError:
+    except nostr_sdk.NostrSdkError as error:
+        if "log_n" in str(error):
+            raise TooHard from None
         return None
 
 
@@ -169,3 +176,84 @@ def sign_inbox(keys: Keys, urls: list[str]) -> str:
     tags = [nostr_sdk.Tag.parse(["relay", url]) for url in urls]
     builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(INBOX_KIND), "").tags(tags)
     return str(builder.finalize(keys).as_json())
+
+
+RPC_KIND = 24_133
+
+
+def compose_event(keys: Keys, peer: str, text: str) -> Event:
+    """An event of NIP-46 with a text for a public key (hex), encrypted; raises ValueError."""
+    public = nostr_sdk.PublicKey.parse(peer)
+    try:
+        content = encrypt(keys, peer, text)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("longer than NIP-44 has it") from None
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
+    return builder.tags([nostr_sdk.Tag.public_key(public)]).finalize(keys)
+
+
+def is_to(keys: Keys, event: Event) -> bool:
+    """Whether an event is signed as it says, and for us."""
+    me = ["p", public_hex(keys)]
+    return event.verify() and me in [tag.to_vec()[:2] for tag in event.tags()]
+
+
+def read_event(keys: Keys, event: Event) -> tuple[Any, bool]:
+    """What an event to us says, as JSON; and whether it is encrypted in the old form (NIP-04).
+
+    Raises ValueError.
+    """
+    is_old_form = "?iv=" in event.content()
+    read = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
+    try:
+        text = read(keys.secret_key(), event.author(), event.content())
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not between these keys") from None
+    return json.loads(text), is_old_form
+
+
+def open_request(keys: Keys, text: str) -> tuple[Event, Any]:
+    """An event of NIP-46 to a key, as JSON, and what it says; raises ValueError."""
+    try:
+        event = nostr_sdk.Event.from_json(text)
+        if event.kind().as_u16() == RPC_KIND and is_to(keys, event):
+            return event, read_event(keys, event)[0]
+    except (RecursionError, nostr_sdk.NostrSdkError):
+        pass
+    raise ValueError("no request to this key")
+
+
+def derive_keys(words: str, passphrase: str | None = None, *steps: int) -> Keys:
+    """The key pair of words (NIP-06), by account, kind and index; raises ValueError.
+
+    What that says is the library's: of a word that is in no list it has the number, not the word.
+    """
+    try:
+        account, kind, index = steps or (None, None, None)
+        return nostr_sdk.Keys.from_mnemonic(words, passphrase, account, kind, index)
+    except nostr_sdk.NostrSdkError as error:
+        raise ValueError(str(error)) from None
+
+
+def use_cipher(keys: Keys, cipher: str, peer: str, text: str) -> str:
+    """A text encrypted to a public key (hex), or decrypted from it; raises ValueError.
+
+    `cipher` is as NIP-46 names its methods: nip04_encrypt, nip04_decrypt, nip44_encrypt and so on.
+    """
+    name, out = cipher.split("_")
+    try:
+        if name == "nip44":
+            return (encrypt if out == "encrypt" else decrypt)(keys, peer, text)
+        change = nostr_sdk.nip04_encrypt if out == "encrypt" else nostr_sdk.nip04_decrypt
+        return str(change(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), text))
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not for this key, peer and text") from None
+
+
+def sign_unsigned(keys: Keys, wanted: dict[str, Any]) -> tuple[str, str]:
+    """The id (hex) and the JSON of an event (NIP-01) that a key has signed; raises ValueError."""
+    try:
+        made = nostr_sdk.UnsignedEvent.from_json(json.dumps(wanted)).sign(keys)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("no event that can be signed") from None
+    return str(made.id().to_hex()), str(made.as_json())

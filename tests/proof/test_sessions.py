@@ -262,7 +262,7 @@ class Stream:
 async def listening(signer: avault.RemoteSigner) -> Any:
     """A signer's client with our stream instead of relays."""
     stream = Stream()
-    task = asyncio.ensure_future(signer.relays.listen(None, stream))
+    task = asyncio.ensure_future(signer.relays.listen("ws://one", None, stream))
     yield stream
     assert not task.done(), task
     task.cancel()

@@ -6,21 +6,34 @@ import asyncio
 import json
 import os
 import secrets
-import time
 from typing import TYPE_CHECKING
 
-import nostr_sdk
-
 from avault.errors import Usage, printable
-from avault.nostr import parse_keys, parse_npub, public_hex, to_npub
+from avault.nostr import (
+    TooHard,
+    compose_event,
+    decrypt,
+    decrypt_key,
+    encrypt_key,
+    make_keys,
+    parse_keys,
+    parse_npub,
+    public_hex,
+    read_event,
+    read_keys,
+    to_npub,
+)
 from avault.signer.pairing import DEFAULT_RELAYS
-from avault.signer.relays import RPC_KIND
+from avault.signer.relays import Relays, wanted_requests
+from avault.tasks import spawn
 from avault.vault.files import make_private_directory, read_file, write_file
 from avault.vault.own_files import check_relay, decode_file, encode_file
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
     from typing import Any
+
+    from avault.nostr import Event, Keys
 
 
 # log2 of scrypt's N (NIP-49): 100 MB for a third of a second; the library opens at most 18
@@ -41,7 +54,7 @@ class Pairings:
             if os.path.lexists(self.path)
             else {}
         )
-        self.keys = nostr_sdk.Keys.parse(kept["key"]) if kept else nostr_sdk.Keys.generate()
+        self.keys = read_keys(kept["key"]) if kept else make_keys()
         self.secret = str(kept.get("secret") or secrets.token_hex(16))
         self.clients: dict[str, str] = kept.get("clients", {})  # public key: the name it gave
         self.relays = list(dict.fromkeys([*relays, *kept.get("relays", [])]))
@@ -99,7 +112,7 @@ class Bunker:
 
     def __init__(
         self,
-        user: nostr_sdk.Keys,
+        user: Keys,
         pairings: Pairings,
         approve: Callable[[str, str], Awaitable[bool]],
         say: Callable[[str], None],
@@ -109,8 +122,9 @@ class Bunker:
         self.answers: dict[tuple[str, str], dict[str, Any] | None] = {}
         self.asking = asyncio.Lock()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.seen: set[str] = set()  # ids of events: each relay brings them
         self.listening: set[str] = set()  # relays that have confirmed our subscription
-        self.is_ready = False
+        self.doubted: set[str] = set()  # relays that are looked after
 
     async def run(self, uri: str | None, ready: Callable[[], None]) -> None:
         """Serve until cancelled; first answer a nostrconnect:// URI, if any. Raises Usage."""
@@ -119,53 +133,36 @@ class Bunker:
         if not pairings.relays:  # neither named nor known from an earlier time
             pairings.relays = list(DEFAULT_RELAYS)
             pairings.save()
-        # for NIP-42: relays that want to know who reads
-        nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
-        self.pool = (
-            nostr_sdk.ClientBuilder()
-            .authenticator(nostr_sdk.SignerAuthenticator(pairings.keys))
-            .build()
-        )
-        for url in pairings.relays:
-            await self.pool.add_relay(nostr_sdk.RelayUrl.parse(url))
-        stream = self.pool.notifications()
-        await self.pool.connect()
-        await self.subscribe()
-        self.spawn(self.complain_of_silence())
-        while notification := await stream.next():
-            if notification.is_NEW_EVENT():
-                self.spawn(self.serve(notification.event))
-            elif notification.is_MESSAGE():
-                message = notification.message.as_enum()
-                url = str(notification.relay_url).rstrip("/")
-                if message.is_CLOSED():
-                    self.listening.discard(url)
-                    self.spawn(self.look_after(url, message.message))
-                elif message.is_END_OF_STORED_EVENTS():
-                    is_first = not self.listening
-                    self.listening.add(url)
-                    if is_first and not self.is_ready:
-                        self.is_ready = True
-                        ready()
-                        if uri:
-                            await self.reply(client, {"id": secrets.token_hex(8), "result": secret})
-                            self.say(f"connected to {pairings.clients[client]}")
+        wanted = wanted_requests(public_hex(pairings.keys))
+        self.relays = Relays(pairings.keys, pairings.relays, self.hear, lambda: None, wanted)
+        self.relays.noted = self.note
+        await self.relays.open()
+        spawn(self.tasks, self.complain_of_silence())
+        await self.relays.ready.wait()
+        ready()
+        if uri:
+            await self.reply(client, {"id": secrets.token_hex(8), "result": secret})
+            self.say(f"connected to {pairings.clients[client]}")
+        await asyncio.get_running_loop().create_future()  # until cancelled
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something beside, and keep it until it is done."""
-        self.tasks.add(task := asyncio.get_running_loop().create_task(work))
-        task.add_done_callback(self.tasks.discard)
+    def hear(self, event: Event) -> None:
+        """Take an event that a relay has sent, once."""
+        identity = str(event.id().to_hex())
+        if identity not in self.seen:
+            self.seen.add(identity)
+            asyncio.get_running_loop().call_later(self.REMEMBER, self.seen.discard, identity)
+            spawn(self.tasks, self.serve(event))
 
-    async def subscribe(self) -> None:
-        """Ask the relays for the requests to us, of the last minute and from now on."""
-        since = nostr_sdk.Timestamp.from_secs(int(time.time()) - 60)
-        mine = (
-            nostr_sdk.Filter()
-            .kind(nostr_sdk.Kind(RPC_KIND))
-            .pubkey(self.pairings.keys.public_key())
-            .since(since)
-        )
-        await self.pool.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="bunker")
+    def note(self, url: str, why: str | None) -> None:
+        """A relay lets us listen, or does not, and says why; then it is asked again."""
+        if why is None:
+            self.listening.add(url)
+            return
+        self.listening.discard(url)
+        self.relays.wanted = wanted_requests(public_hex(self.pairings.keys))
+        if url not in self.doubted:
+            self.doubted.add(url)
+            spawn(self.tasks, self.look_after(url, why))
 
     async def complain_of_silence(self) -> None:
         """Say so once where no relay has taken our subscription."""
@@ -174,37 +171,26 @@ class Bunker:
             self.say(f"no relay lets us listen: {', '.join(self.pairings.relays)}; trying again")
 
     async def look_after(self, url: str, reason: str) -> None:
-        """Say that a relay has closed our subscription, unless to have us log in; ask again."""
+        """Say that a relay has closed our subscription, unless to have us log in."""
         await asyncio.sleep(0 if not reason.startswith("auth-required:") else self.LOGIN)
         if url not in self.listening:
             self.say(f"{url} does not let us listen: {printable(reason)}")
             await asyncio.sleep(self.SILENCE)
-            await self.subscribe()
+        self.doubted.discard(url)
 
     async def reply(self, client: str, message: dict[str, Any]) -> None:
         """Send a message to a client over every relay; one acceptance is enough."""
-        peer = nostr_sdk.PublicKey.parse(client)
-        content = nostr_sdk.nip44_encrypt(
-            self.pairings.keys.secret_key(), peer, json.dumps(message), nostr_sdk.Nip44Version.V2
-        )
-        builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content).tags(
-            [nostr_sdk.Tag.public_key(peer)]
-        )
-        event = builder.finalize(self.pairings.keys)
+        event = compose_event(self.pairings.keys, client, json.dumps(message))
+        urls = self.pairings.relays
         for attempt in range(5):
-            relays = await self.pool.relays()
-            outcomes = await asyncio.gather(
-                *(relay.send_event(event) for relay in relays.values()), return_exceptions=True
-            )
+            said = await asyncio.gather(*(self.relays.send(url, event) for url in urls))
             refusals = {
-                str(url).rstrip("/"): printable(str(outcome).strip("'\""))
-                for url, outcome in zip(relays, outcomes, strict=True)
-                if isinstance(outcome, BaseException)
+                url: text for url, text in zip(urls, said, strict=True) if text != "accepted"
             }
             for url, text in refusals.items():
                 if text not in ("timeout", "relay not connected"):
                     self.say(f"{url} refuses the answer: {text}")
-            if len(refusals) < len(relays):
+            if len(refusals) < len(urls):
                 return
             await asyncio.sleep(0.2 * 2**attempt)
         self.say(
@@ -212,19 +198,17 @@ class Bunker:
             + ", ".join(f"{url} ({text})" for url, text in refusals.items())
         )
 
-    async def serve(self, event: nostr_sdk.Event) -> None:
+    async def serve(self, event: Event) -> None:
         """Answer one request; each request id is worked on once, however often it is sent."""
         client = event.author().to_hex()
         try:
-            message = json.loads(
-                nostr_sdk.nip44_decrypt(
-                    self.pairings.keys.secret_key(), event.author(), event.content()
-                )
-            )
+            message, is_old_form = read_event(self.pairings.keys, event)
             request, method = str(message["id"]), str(message["method"])
             params = [str(each) for each in message.get("params", [])]
-        except (ValueError, TypeError, KeyError, AttributeError, nostr_sdk.NostrSdkError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             return  # not a request to us
+        if is_old_form:
+            return
         if client not in self.pairings.clients and method != "connect":
             await self.reply(client, {"id": request, "result": "", "error": "no permission"})
             return
@@ -252,10 +236,8 @@ class Bunker:
         if method != "nip44_decrypt" or len(params) != 2:
             return {"result": "", "error": f"unsupported: {printable(method, 40)}"}
         try:
-            text = nostr_sdk.nip44_decrypt(
-                self.user.secret_key(), nostr_sdk.PublicKey.parse(params[0]), params[1]
-            )
-        except nostr_sdk.NostrSdkError:
+            text = decrypt(self.user, *params)
+        except ValueError:
             return {"result": "", "error": "cannot decrypt that"}
         async with self.asking:
             approved = await self.approve(self.pairings.clients[client], read_sentence(text))
@@ -293,15 +275,11 @@ def read_sentence(text: str) -> str:
 
 def make_operator(passphrase_file: str | None) -> tuple[str, str]:
     """A new operator's key, as an nsec or, with a passphrase, as an ncryptsec; and its npub."""
-    keys = nostr_sdk.Keys.generate()
-    text, npub = keys.secret_key().to_bech32(), to_npub(public_hex(keys))
+    keys = make_keys()
+    text, npub = str(keys.secret_key().to_bech32()), to_npub(public_hex(keys))
     if passphrase_file:
-        text = nostr_sdk.EncryptedSecretKey(
-            keys.secret_key(),
-            read_passphrase(passphrase_file),
-            NCRYPTSEC_ROUNDS,
-            nostr_sdk.KeySecurity.UNKNOWN,
-        ).to_bech32()
+        passphrase = read_passphrase(passphrase_file)
+        text = encrypt_key(keys.secret_key().to_hex(), passphrase, NCRYPTSEC_ROUNDS)
     return text, npub
 
 
@@ -310,7 +288,7 @@ def read_passphrase(path: str) -> str:
     return read_file(os.path.expanduser(path)).decode(errors="replace").removesuffix("\n")
 
 
-def read_operator(path: str, passphrase_file: str | None) -> nostr_sdk.Keys:
+def read_operator(path: str, passphrase_file: str | None) -> Keys:
     """The key in a file, as nsec, hex or ncryptsec (NIP-49); raises Usage."""
     text = read_file(os.path.expanduser(path)).decode(errors="replace").strip()
     if not text.startswith("ncryptsec1"):
@@ -322,12 +300,14 @@ def read_operator(path: str, passphrase_file: str | None) -> nostr_sdk.Keys:
 
         passphrase = getpass("passphrase: ")
     try:
-        sealed = nostr_sdk.EncryptedSecretKey.from_bech32(text)
-        return nostr_sdk.Keys.parse(sealed.decrypt(passphrase).to_hex())
-    except nostr_sdk.NostrSdkError as error:
-        if "log_n" in str(error):
-            raise Usage(
-                "that ncryptsec asks for more memory than the library allows (log_n above 18)",
-                "encrypt it anew with log_n 18",
-            ) from None
-        raise Usage("the passphrase does not open that ncryptsec") from None
+        found = decrypt_key(text, passphrase)
+    except TooHard:
+        raise Usage(
+            "that ncryptsec asks for more memory than the library allows (log_n above 18)",
+            "encrypt it anew with log_n 18",
+        ) from None
+    except ValueError:
+        found = None
+    if not found:
+        raise Usage("the passphrase does not open that ncryptsec")
+    return read_keys(found)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import nostr_sdk
 
 from avault.errors import AvaultError, Unavailable, printable
-from avault.nostr import make_keys, public_hex
+from avault.nostr import RPC_KIND, compose_event, make_keys, public_hex
 from avault.signer.network import network
 from avault.tasks import spawn
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Introduce: TypeAlias = Callable[[str, str], Awaitable[dict[str, Any] | None]]
 
 
-RPC_KIND = 24_133
 WRAP_KIND = 1059  # a gift wrap (NIP-59)
 RELAY_QUOTES = "'\""  # which the library puts around what a relay says
 
@@ -56,6 +55,8 @@ class Relays:
         self.clients: list[nostr_sdk.Client] = []
         self.pool: dict[str, nostr_sdk.Relay] = {}
         self.network = network()
+        # told that a relay lets us listen, or why it does not
+        self.noted: Callable[[str, str | None], None] = lambda url, why: None
         self.tasks: set[asyncio.Task[None]] = set()
 
     def is_any_connected(self) -> bool:
@@ -85,7 +86,7 @@ class Relays:
             stream = client.notifications()  # before connecting, so that nothing is missed
             await client.connect()
             await self.subscribe(client)
-            spawn(self.tasks, self.listen(client, stream))
+            spawn(self.tasks, self.listen(url, client, stream))
 
     async def subscribe(self, client: nostr_sdk.Client, after: float = 0.0) -> None:
         """Ask a relay for the events that are wanted."""
@@ -98,7 +99,7 @@ class Relays:
             task.cancel()
         await asyncio.gather(*(client.shutdown() for client in self.clients))
 
-    async def listen(self, client: nostr_sdk.Client, stream: Any) -> None:
+    async def listen(self, url: str, client: nostr_sdk.Client, stream: Any) -> None:
         """Take what a relay sends, for ever."""
         again = 0.0
         while notification := await stream.next():
@@ -114,20 +115,18 @@ class Relays:
                     nostr_sdk.NostrSdkError,
                 ):
                     continue  # garbage is free to send; it must not end a wait
-            elif (
-                notification.is_MESSAGE()
-                and notification.message.as_enum().is_END_OF_STORED_EVENTS()
-            ):
-                self.ready.set()
-            elif (
-                notification.is_MESSAGE()
-                and notification.message.as_enum().is_CLOSED()
-                and time.monotonic() >= again
-            ):
-                # once, though it be closed a thousand times meanwhile
-                again = time.monotonic() + 5.0
-                # the library does not, and would be deaf
-                spawn(self.tasks, self.subscribe(client, after=5.0))
+            elif notification.is_MESSAGE():
+                message = notification.message.as_enum()
+                if message.is_END_OF_STORED_EVENTS():
+                    self.ready.set()
+                    self.noted(url, None)
+                elif message.is_CLOSED():
+                    self.noted(url, message.message)
+                    # once, though it be closed a thousand times meanwhile
+                    if time.monotonic() >= again:
+                        again = time.monotonic() + 5.0
+                        # the library does not, and would be deaf
+                        spawn(self.tasks, self.subscribe(client, after=5.0))
             elif notification.is_SHUTDOWN():
                 return
 
@@ -218,36 +217,17 @@ def wanted_answers(public: str) -> nostr_sdk.Filter:
     return wanted.pubkey(nostr_sdk.PublicKey.parse(public))
 
 
+def wanted_requests(public: str) -> nostr_sdk.Filter:
+    """The same, of the last minute and from now on."""
+    since = nostr_sdk.Timestamp.from_secs(int(time.time()) - 60)
+    return wanted_answers(public).since(since)
+
+
 def wanted_messages(public: str, since: int) -> nostr_sdk.Filter:
     """The private messages (NIP-17) to a public key (hex), as they travel, from a time on."""
     wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(WRAP_KIND))
     wanted = wanted.pubkey(nostr_sdk.PublicKey.parse(public))
     return wanted.since(nostr_sdk.Timestamp.from_secs(since))
-
-
-def compose_event(keys: Keys, peer: str, text: str) -> Event:
-    """An event of NIP-46 with a text for a public key (hex), encrypted."""
-    public = nostr_sdk.PublicKey.parse(peer)
-    version = nostr_sdk.Nip44Version.V2
-    content = nostr_sdk.nip44_encrypt(keys.secret_key(), public, text, version)
-    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
-    return builder.tags([nostr_sdk.Tag.public_key(public)]).finalize(keys)
-
-
-def is_to(keys: Keys, event: Event) -> bool:
-    """Whether an event is signed as it says, and for us."""
-    me = ["p", public_hex(keys)]
-    return event.verify() and me in [tag.to_vec()[:2] for tag in event.tags()]
-
-
-def read_event(keys: Keys, event: Event) -> tuple[Any, bool]:
-    """What an event to us says, as JSON; and whether it is encrypted in the old form (NIP-04).
-
-    Raises ValueError, and NostrSdkError for what is not between these keys.
-    """
-    is_old_form = "?iv=" in event.content()
-    decrypt = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
-    return json.loads(decrypt(keys.secret_key(), event.author(), event.content())), is_old_form
 
 
 async def probe_relays(urls: list[str], seconds: float) -> list[tuple[str | None, float]]:

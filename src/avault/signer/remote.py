@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, printable
-from avault.nostr import public_hex
+from avault.nostr import RPC_KIND, compose_event, is_to, public_hex, read_event
 from avault.signer.pairing import PairingCode, old_form
 from avault.signer.question import (
     GAVE_UP,
@@ -23,7 +23,7 @@ from avault.signer.question import (
     Sent,
     is_own_timeout,
 )
-from avault.signer.relays import RPC_KIND, Relays, compose_event, is_to, read_event
+from avault.signer.relays import Relays
 from avault.signer.remarks import Remarks
 from avault.tasks import spawn
 from avault.vault.times import render_time

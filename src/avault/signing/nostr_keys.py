@@ -1,27 +1,27 @@
 """Keys that sign for Nostr, in the process that signs; and the keys of a bunker's own.
 
-Of nostr-sdk it takes single calls: of a key nothing goes out but what was made with it.
+Of a key nothing goes out but what was made with it.
 """
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
-
-import nostr_sdk
 
 from avault.errors import Denied, Usage
 from avault.late import regex
 from avault.nostr import (
-    decrypt,
+    TooHard,
+    compose_event,
     decrypt_key,
-    encrypt,
+    derive_keys,
     make_keys,
+    open_request,
     parse_keys,
     public_hex,
     read_keys,
+    sign_unsigned,
+    use_cipher,
 )
-from avault.signer.relays import RPC_KIND, compose_event, is_to, read_event
 from avault.signing.nostr_uses import LONGEST_NOSTR
 from avault.signing.word_trees import (
     DEFAULT_PATHS,
@@ -73,6 +73,8 @@ def take_nostr_key(text: str, passphrase: str | None, path: str | None = None) -
         return None
     try:
         found = decrypt_key(text, passphrase)
+    except TooHard:
+        found = None
     except ValueError as error:
         raise Usage(f"that is {error}", "as another program writes it: ncryptsec1…") from None
     if not found:
@@ -87,8 +89,8 @@ def check_words(text: str) -> str:
     """
     words = normalize_words(text)
     try:
-        nostr_sdk.Keys.from_mnemonic(words, None, None, None, None)
-    except nostr_sdk.NostrSdkError as error:
+        derive_keys(words)
+    except ValueError as error:
         found = WORD_NUMBER.search(str(error))
         if found:
             which = f"word {int(found[1]) + 1} is not in BIP-39's English list"
@@ -108,7 +110,7 @@ def take_nostr_words(text: str, passphrase: str, path: str | None) -> str:
     words = check_words(text)
     number = account - HARDENED
     said = normalize_passphrase(passphrase)  # which the library leaves as it is
-    return keep_nostr_key(nostr_sdk.Keys.from_mnemonic(words, said, number, kind, index))
+    return keep_nostr_key(derive_keys(words, said, number, kind, index))
 
 
 class NostrKeys:
@@ -137,15 +139,9 @@ class NostrKeys:
         keys = self.find(identity)
         if use["as"] == "nostr-event":
             return sign_event(keys, use)
-        name, out = use["cipher"].split("_")
         try:
-            if name == "nip44":
-                made = (encrypt if out == "encrypt" else decrypt)(keys, use["peer"], use["text"])
-            else:
-                change = nostr_sdk.nip04_encrypt if out == "encrypt" else nostr_sdk.nip04_decrypt
-                peer = nostr_sdk.PublicKey.parse(use["peer"])
-                made = str(change(keys.secret_key(), peer, use["text"]))
-        except (ValueError, nostr_sdk.NostrSdkError):
+            made = use_cipher(keys, use["cipher"], use["peer"], use["text"])
+        except ValueError:
             raise Usage(f"{use['cipher']} does not work with this key, peer and text") from None
         if len(made.encode()) > LONGEST_NOSTR:
             raise Usage("that is too long", f"at most {LONGEST_NOSTR} bytes come of it")
@@ -161,11 +157,8 @@ class NostrKeys:
         try:
             if not isinstance(text, str) or len(text.encode()) > LONGEST_FROM_CLIENT:
                 raise ValueError
-            event = nostr_sdk.Event.from_json(text)
-            if event.kind().as_u16() != RPC_KIND or not is_to(keys, event):
-                raise ValueError
-            said, _ = read_event(keys, event)
-        except (ValueError, RecursionError, nostr_sdk.NostrSdkError):
+            event, said = open_request(keys, text)
+        except ValueError:
             raise Usage("no request for this key, or not its author's") from None
         return {
             "event": str(event.id().to_hex()),
@@ -178,7 +171,7 @@ class NostrKeys:
         """The JSON of an event of NIP-46 with a text for a client; raises Usage for a long one."""
         try:
             return str(compose_event(self.find(identity), peer, text).as_json())
-        except nostr_sdk.NostrSdkError:
+        except ValueError:
             raise Usage("that is too long for an answer") from None
 
 
@@ -201,11 +194,10 @@ def read_said(said: object) -> dict[str, Any] | None:
 def sign_event(keys: Keys, use: dict[str, Any]) -> str:
     """The JSON of an event that is signed: what was decoded, and nothing else."""
     fields = {each: use[each] for each in ("kind", "created_at", "tags", "content")}
-    wanted = json.dumps({"pubkey": public_hex(keys), **fields})
     try:
-        made = nostr_sdk.UnsignedEvent.from_json(wanted).sign(keys)
-    except nostr_sdk.NostrSdkError:
+        identity, made = sign_unsigned(keys, {"pubkey": public_hex(keys), **fields})
+    except ValueError:
         raise Usage("not understood, so not signed") from None
-    if made.id().to_hex() != use["id"]:
+    if identity != use["id"]:
         raise Usage("not understood, so not signed: it would be another event")
-    return str(made.as_json())
+    return made

@@ -1,4 +1,4 @@
-"""Values that are sealed for themselves, and the locks on them: made, and opened; see vault/locks."""
+"""Values that are sealed for themselves, and their locks: made, and opened; see vault/locks."""
 
 from __future__ import annotations
 
