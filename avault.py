@@ -2756,9 +2756,14 @@ class SshReader:
             raise ValueError("more than there should be")
 
 
+def ssh_number(number: int) -> bytes:
+    """An uint32 of SSH."""
+    return number.to_bytes(4, "big")
+
+
 def ssh_string(data: bytes) -> bytes:
     """A string of SSH."""
-    return len(data).to_bytes(4, "big") + data
+    return ssh_number(len(data)) + data
 
 
 def pack_number(number: int) -> bytes:
@@ -30400,7 +30405,7 @@ class AgentClient:
 
     def __init__(self, vault: VaultLink, clients: dict[AgentClient, None]) -> None:
         self.vault, self.clients = vault, clients
-        self.buffer = bytearray()
+        self.frames = Frames(LONGEST_MESSAGE)  # SSH's are as ours: a length, then so many bytes
         self.binds: list[Bind] = []
         self.told: list[str] = []  # the same, as the vault is told of them
         self.is_doubtful = False  # whether a bind was refused: nobody knows who is at the other end
@@ -30422,7 +30427,7 @@ class AgentClient:
 
     def data_received(self, data: bytes) -> None:
         """More bytes from it."""
-        self.buffer += data
+        self.frames.feed(data)
         if self in self.clients:  # behind those that have been quiet longer
             del self.clients[self]
             self.clients[self] = None
@@ -30430,20 +30435,20 @@ class AgentClient:
 
     def advance(self) -> None:
         """Begin the next request, if it is whole and none is under way."""
-        if not self.task and len(self.buffer) >= 4:
-            size = int.from_bytes(self.buffer[:4], "big")
-            if not 0 < size <= LONGEST_MESSAGE:
-                self.transport.abort()
-                return
-            if len(self.buffer) >= 4 + size:
-                message = bytes(self.buffer[4 : 4 + size])
-                del self.buffer[: 4 + size]
-                self.task = asyncio.get_running_loop().create_task(self.work(message))
-        if len(self.buffer) > 2 * LONGEST_MESSAGE:
+        try:
+            message = None if self.task else self.frames.next()
+        except Usage:
+            message = b""
+        if message == b"":
+            self.transport.abort()
+            return
+        if message:
+            self.task = asyncio.get_running_loop().create_task(self.work(message))
+        if len(self.frames.buffer) > 2 * LONGEST_MESSAGE:
             self.transport.abort()
         if self.stalled:
             self.stalled.cancel()
-        waits = bool(self.buffer) and not self.task
+        waits = bool(self.frames.buffer) and not self.task
         loop = asyncio.get_running_loop()
         self.stalled = loop.call_later(STALLED, self.transport.abort) if waits else None
 
@@ -30521,7 +30526,7 @@ class AgentClient:
             if len(listed) + len(one) > LONGEST_MESSAGE - 5:
                 break
             listed, count = listed + one, count + 1
-        return IDENTITIES_ANSWER + count.to_bytes(4, "big") + listed
+        return IDENTITIES_ANSWER + ssh_number(count) + listed
 
     async def sign(self, key: bytes, data: bytes, flags: int) -> bytes:
         """A signature, if the vault gives one."""

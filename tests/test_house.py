@@ -37,8 +37,8 @@ ONE_PLACE = {  # what is done in one place, and the rooms that do it; a list her
     ),
     "connections to relays": (r"nostr_sdk\.ClientBuilder", "signer/relays signer/stored"),
     "frames; `plain` for who has no asyncio, and SSH's own": (
-        r"to_bytes\(4, \"big\"\)|(\[:4\]|take\(4\)|\bdata), \"big\"",
-        "fronts/ssh_agent plain protocol ssh_wire vault/seal",  # the last has a number of four bytes
+        r"to_bytes\(4, \"big\"\)|(buffer\[:4\]|take\(4\)|\bdata), \"big\"",
+        "plain protocol ssh_wire",
     ),
     "running git": (r"\[\"git\",", "git/run"),
     "running openclaw": (r"which\(\"openclaw\"\)", "openclaw/program"),

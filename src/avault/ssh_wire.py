@@ -61,9 +61,14 @@ class SshReader:
             raise ValueError("more than there should be")
 
 
+def ssh_number(number: int) -> bytes:
+    """An uint32 of SSH."""
+    return number.to_bytes(4, "big")
+
+
 def ssh_string(data: bytes) -> bytes:
     """A string of SSH."""
-    return len(data).to_bytes(4, "big") + data
+    return ssh_number(len(data)) + data
 
 
 def pack_number(number: int) -> bytes:
