@@ -13,7 +13,8 @@ import amalgamate
 import pytest
 
 ROOMS = {path.relative_to(amalgamate.SOURCE).with_suffix("").as_posix(): path for path in amalgamate.SOURCE.rglob("*.py")}
-LINES = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in ROOMS.items()}
+EXTRAS = {path.name: path for path in (amalgamate.ROOT / "src" / "avault_extras").glob("*.py")}
+LINES = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in (ROOMS | EXTRAS).items()}
 
 LONGEST = 350  # lines of a room
 LONGER: dict[str, int] = {  # those that are still longer: a number here may only become smaller
@@ -21,6 +22,8 @@ LONGER: dict[str, int] = {  # those that are still longer: a number here may onl
 WIDEST = 100  # columns of a line
 ATTRIBUTES = 12  # of a class: one with more is two
 MORE = {  # those that still have more: a number here may only become smaller
+    "Broker": 13,
+    "Gate": 17,  # of the proxy
     "Keyholder": 18,
 }
 KEYS = re.compile(  # what touches a key; of the kinds of custodians, each has one unlock key, in a process of its own
@@ -70,8 +73,7 @@ def test_rooms_are_not_corridors() -> None:
 
 
 def test_lines_are_not_wider_than_a_page() -> None:
-    rooms = ROOMS | {path.name: path for path in (amalgamate.ROOT / "src" / "avault_extras").glob("*.py")}
-    lines = ((name, line) for name, path in rooms.items() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = ((name, line) for name, path in (ROOMS | EXTRAS).items() for line in path.read_text(encoding="utf-8").splitlines())
     assert not [(name, line) for name, line in lines if len(line) > WIDEST]
 
 
@@ -84,8 +86,11 @@ def attributes(of: ast.ClassDef) -> set[str]:
 
 
 def test_a_class_of_more_than_a_dozen_attributes_is_two() -> None:
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in ROOMS.values()]
-    counts = {node.name: len(attributes(node)) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOMS | EXTRAS).values()]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    counts = dict(
+        sorted(((each.name, len(attributes(each))) for each in classes), key=lambda each: each[1])
+    )  # the larger of a name
     assert not {name: count for name, count in counts.items() if count > MORE.get(name, ATTRIBUTES)}, "cut it in two"
     assert {name: counts.get(name) for name in MORE} == MORE, "write the smaller number into MORE, or take the class out of it"
 
@@ -198,6 +203,12 @@ def test_tests_are_sorted_like_the_source() -> None:
     assert folders <= {*amalgamate.FOLDERS, "extras", "proof", "references", "tools"}
     shared = [path for path in files if path.parts[0] not in ("tools", "proof") and not path.name.startswith("test_")]
     assert shared == [Path("conftest.py")]
+
+
+def test_no_test_says_what_is_always_so() -> None:
+    always = re.compile(r"^\s*assert .*(\bin \((True, False|False, True)\)|\b(len|count)\(.*\) >= 0\b|\bor True\b)", re.MULTILINE)
+    files = [path for path in Path(__file__).parent.rglob("*.py") if path != Path(__file__)]
+    assert not [(path.name, found[0]) for path in files for found in always.finditer(path.read_text(encoding="utf-8"))]
 
 
 def test_each_dangerous_fault_still_has_its_place() -> None:

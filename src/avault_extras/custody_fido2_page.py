@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
-import hashlib
 import html
 import http.server
 import json
@@ -18,10 +17,15 @@ import socket
 import socketserver
 import threading
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import avault
 from avault import AvaultError, Denied, Errand, Unavailable, printable
+
+if TYPE_CHECKING:
+    from avault_extras import custody_fido2_html
+else:
+    custody_fido2_html = avault.load_extra("custody_fido2_html", "fido2")
 
 LONGEST = 8192  # bytes of an answer; a credential's id has at most 1,023
 SLOWEST = 10.0  # seconds for which a client may be silent
@@ -42,109 +46,6 @@ MEANINGS: dict[str, tuple[type[AvaultError], str]] = {
     "NoPrf": (Unavailable, "that passkey can make no keys (WebAuthn PRF); take another kind"),
     "NotSupportedError": (Unavailable, "that browser can make no such passkey"),
     "NoWebAuthn": (Unavailable, "that browser knows no passkeys"),
-}
-
-SCRIPT = """\
-const ask = JSON.parse(document.body.dataset.ask);
-const button = document.querySelector("button"), said = document.querySelector("output");
-const bytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
-const text = buffer => btoa(String.fromCharCode(...new Uint8Array(buffer)));
-const random = () => crypto.getRandomValues(new Uint8Array(32));
-
-async function make() {
-  const made = await navigator.credentials.create({publicKey: {
-    rp: {id: "localhost", name: "avault"},
-    user: {id: random(), name: ask.label, displayName: ask.label},
-    challenge: random(),
-    pubKeyCredParams: [-7, -8, -257].map(alg => ({type: "public-key", alg})),
-    authenticatorSelection: {residentKey: "preferred", userVerification: "required"},
-    timeout: ask.timeout,
-    extensions: {prf: {}},
-  }});
-  return made.getClientExtensionResults().prf?.enabled ? text(made.rawId) : null;
-}
-
-async function use(credential) {
-  const used = await navigator.credentials.get({publicKey: {
-    rpId: "localhost",
-    challenge: random(),
-    allowCredentials: [{type: "public-key", id: bytes(credential)}],
-    userVerification: "required",
-    timeout: ask.timeout,
-    extensions: {prf: {eval: {first: bytes(ask.salt)}}},
-  }});
-  return used.getClientExtensionResults().prf?.results?.first;
-}
-
-async function answer() {
-  if (!window.PublicKeyCredential) return {error: "NoWebAuthn"};
-  const credential = ask.credential || await make();
-  const made = credential && await use(credential);
-  return made ? {credential, made: text(made)} : {error: "NoPrf"};
-}
-
-button.addEventListener("click", async () => {
-  button.disabled = true;
-  const given = await answer().catch(error => ({error: error.name}));
-  const body = JSON.stringify({...given, once: ask.once});
-  const headers = {"Content-Type": "application/json"};
-  const sent = await fetch(location.pathname, {method: "POST", headers, body}).catch(() => null);
-  if (!sent?.ok) said.textContent = "It was not taken.";
-  else if (given.error) said.textContent = `Nothing was opened: ${given.error}.`;
-  else said.textContent = "Done. You can close this page.";
-});
-"""
-STYLE = """\
-body { font: 1.1rem/1.5 system-ui, sans-serif }
-body { max-width: 34rem; margin: 4rem auto; padding: 0 1rem }
-button { font: inherit; padding: .5rem 1.5rem } output { display: block; margin-top: 1rem }
-"""
-PAGE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>avault</title>
-<style>{style}</style>
-<body data-ask="{ask}">
-<h1>avault</h1>
-<p>{label}</p>
-<p>{purpose}</p>
-<p>{sentence}</p>
-<button autofocus>{button}</button>
-<output></output>
-<script>{script}</script>
-</html>
-"""
-WORDS = {  # whether a passkey is to be made: what the person reads, and the button
-    True: (
-        "A passkey is made for it, and then used once. Go on only if you asked for this.",
-        "Make a passkey",
-    ),
-    False: ("Its passkey opens it. Go on only if you asked for this.", "Use the passkey"),
-}
-
-
-def render_policy() -> str:
-    """The Content-Security-Policy: this script and style, an answer to where the page is from."""
-    hashes = [
-        base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()
-        for each in (SCRIPT, STYLE)
-    ]
-    return (
-        f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-
-
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": render_policy(),
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
 }
 
 
@@ -212,10 +113,10 @@ class Page:
             if self.is_shown:
                 raise Refused(HTTPStatus.GONE)
             self.is_shown = True
-        sentence, button = WORDS["credential" not in self.ask]
-        return PAGE.format(
-            style=STYLE,
-            script=SCRIPT,
+        sentence, button = custody_fido2_html.WORDS["credential" not in self.ask]
+        return custody_fido2_html.PAGE.format(
+            style=custody_fido2_html.STYLE,
+            script=custody_fido2_html.SCRIPT,
             label=html.escape(self.label),
             purpose=html.escape(self.purpose),
             sentence=sentence,
@@ -312,7 +213,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
-        for name, value in HEADERS.items():
+        for name, value in custody_fido2_html.HEADERS.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

@@ -10,32 +10,21 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, TokenFlag
-from pkcs11.mechanisms import GCMParams
+from pkcs11 import Attribute, KeyType, ObjectClass, TokenFlag
 
 import avault
 from avault import AvaultError, Denied, Errand, NotFound, Tampered, Unavailable, Usage, printable
 
-# Ways to wrap: the mechanism, what a token has to do with it, and what a key has to be allowed
-WAYS = {
-    "gcm": (
-        Mechanism.AES_GCM,
-        MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT,
-        (Attribute.ENCRYPT, Attribute.DECRYPT),
-    ),
-    "wrap": (
-        Mechanism.AES_KEY_WRAP,
-        MechanismFlag.WRAP | MechanismFlag.UNWRAP,
-        (Attribute.WRAP, Attribute.UNWRAP),
-    ),
-}
-NONCE = 12  # bytes
+if TYPE_CHECKING:
+    from avault_extras import custody_pkcs11_ways
+else:
+    custody_pkcs11_ways = avault.load_extra("custody_pkcs11_ways", "pkcs11")
+
 
 # What may go wrong at any call, and what it means; anything else is an error by its name
 MEANINGS: tuple[tuple[type[AvaultError], str, tuple[type[Exception], ...]], ...] = (
@@ -85,71 +74,6 @@ def check_module(path: str) -> None:
             raise Denied(f"others than you can change {printable(place)}, so it is not run")
     except OSError as error:
         raise Unavailable(f"cannot use {printable(path)}: {error.strerror}") from None
-
-
-def does(slot: pkcs11.Slot, way: str) -> bool:
-    """Whether a token wraps in that way."""
-    mechanism, needed, _ = WAYS[way]
-    return (
-        mechanism in slot.get_mechanisms()
-        and slot.get_mechanism_info(mechanism).flags & needed == needed
-    )
-
-
-def may(key: Any, way: str) -> bool:
-    """Whether a key is allowed to wrap in that way."""
-    return all(key[attribute] for attribute in WAYS[way][2])
-
-
-def wrap(key: Any, way: str, secret: bytes, bound: bytes) -> bytes:
-    """The secret, wrapped by the token's key, for `bound` alone."""
-    if way == "gcm":
-        nonce = os.urandom(NONCE)
-        given = GCMParams(nonce, bound)
-        data: bytes = key.encrypt(secret, mechanism=Mechanism.AES_GCM, mechanism_param=given)
-        return nonce + data
-    whole = hashlib.sha256(bound).digest() + secret
-    carrier = key.session.create_object(
-        {
-            Attribute.CLASS: ObjectClass.SECRET_KEY,
-            Attribute.KEY_TYPE: KeyType.GENERIC_SECRET,
-            Attribute.VALUE: whole + bytes(-len(whole) % 8),
-            Attribute.TOKEN: False,
-            Attribute.PRIVATE: True,
-            Attribute.SENSITIVE: False,
-            Attribute.EXTRACTABLE: True,
-        }
-    )
-    wrapped: bytes = key.wrap_key(carrier, mechanism=Mechanism.AES_KEY_WRAP)
-    return wrapped
-
-
-def unwrap(key: Any, way: str, data: bytes, bound: bytes) -> bytes:
-    """What `wrap` was given; raises PKCS11Error, and ValueError where it is bound to another."""
-    if way == "gcm":
-        given = GCMParams(data[:NONCE], bound)
-        secret: bytes = key.decrypt(
-            data[NONCE:], mechanism=Mechanism.AES_GCM, mechanism_param=given
-        )
-        return secret
-    template = {
-        Attribute.TOKEN: False,
-        Attribute.PRIVATE: True,
-        Attribute.SENSITIVE: False,
-        Attribute.EXTRACTABLE: True,
-    }
-    carrier = key.unwrap_key(
-        ObjectClass.SECRET_KEY,
-        KeyType.GENERIC_SECRET,
-        data,
-        mechanism=Mechanism.AES_KEY_WRAP,
-        template=template,
-    )
-    whole = bytes(carrier[Attribute.VALUE])
-    head = hashlib.sha256(bound).digest()
-    if whole[: len(head)] != head:
-        raise ValueError("bound to another")
-    return whole[len(head) :].rstrip(b"\0")
 
 
 class Custodian:
@@ -207,11 +131,13 @@ class Custodian:
             with explained("the key"):
                 if key[Attribute.EXTRACTABLE] or not key[Attribute.SENSITIVE]:
                     raise Denied(f"the key {self.key} can be taken out of the token")
-                way = next((each for each in WAYS if does(slot, each) and may(key, each)), "")
+                ways = custody_pkcs11_ways
+                can = (each for each in ways.WAYS if ways.does(slot, each) and ways.may(key, each))
+                way = next(can, "")
                 if not way:
                     raise Denied(f"the key {self.key} may not do what the token can: wrap")
             with explained("wrapping"):
-                data = wrap(key, way, secret.encode(), self.bound)
+                data = custody_pkcs11_ways.wrap(key, way, secret.encode(), self.bound)
             if self.unwrap(key, way, data) != secret:
                 raise AvaultError("the token does not give back what it wrapped")
         return f"{way}:{base64.b64encode(data).decode()}"
@@ -243,7 +169,7 @@ class Custodian:
         way, _, text = (self.errand.kept or "").partition(":")
         try:
             data = base64.b64decode(text, validate=True)
-            if way in WAYS and data:
+            if way in custody_pkcs11_ways.WAYS and data:
                 return way, data
         except ValueError:
             pass
@@ -334,8 +260,8 @@ class Custodian:
 
     def choose_way(self, slot: pkcs11.Slot) -> str:
         """How this token wraps; raises Unavailable where it cannot."""
-        for way in WAYS:
-            if does(slot, way):
+        for way in custody_pkcs11_ways.WAYS:
+            if custody_pkcs11_ways.does(slot, way):
                 return way
         raise Unavailable("the token has neither AES-GCM nor AES key wrap")
 
@@ -348,7 +274,7 @@ class Custodian:
                 256,
                 label=self.settings["key"],
                 store=True,
-                capabilities=WAYS[way][1],
+                capabilities=custody_pkcs11_ways.WAYS[way][1],
                 template=never,
             )
 
@@ -361,9 +287,9 @@ class Custodian:
         reason = f"the key {self.key} does not open it: another key's, another vault's, or damaged"
         with explained("unwrapping"):
             try:
-                if not may(key, way):
+                if not custody_pkcs11_ways.may(key, way):
                     raise Tampered(reason)
-                return unwrap(key, way, data, self.bound).decode()
+                return custody_pkcs11_ways.unwrap(key, way, data, self.bound).decode()
             except pkcs11.PKCS11Error as error:
                 if any(isinstance(error, errors) for _, _, errors in MEANINGS):
                     raise

@@ -20,8 +20,9 @@ import avault
 from avault import AvaultError, Denied, Errand, NotFound, Tampered, Unavailable, Usage, printable
 
 if TYPE_CHECKING:
-    from avault_extras import shares
+    from avault_extras import custody_quorum_member, shares
 else:
+    custody_quorum_member = avault.load_extra("custody_quorum_member", "shares")
     shares = avault.load_extra("shares", "shares")
 
 SHARE = 0.9  # of the errand's time, so that it is still said which member took too long
@@ -32,56 +33,6 @@ NO_MEMBERS = {
 }
 # what decides where several have failed: the first of these that is among them, else an error
 WORST = (Tampered, Denied, NotFound, Unavailable)
-
-
-class Member:
-    """One of those that keep a share, with an errand of its own.
-
-    Its name follows that of the quorum, with a dot, which no custodian's name has: it is nobody
-    else's, where several are kept side by side.
-    """
-
-    def __init__(self, name: str, kind: str, whole: Errand) -> None:
-        self.name, self.kind, self.whole = name, kind, whole
-        self.settings = own_settings(whole.settings, name)
-        self.asks = does_ask(kind, self.settings)
-        self.bound = f"{whole.bound}.{name}"
-
-    def send(self, action: str, limit: float, kept: str | None, secret: str) -> Any:
-        """What comes of an errand of its own; raises what went wrong, with its name."""
-        whole = self.whole
-        request = {
-            "name": f"{whole.name}.{self.name}", "settings": self.settings, "kept": kept,
-            "bound": self.bound, "account": f"{whole.names.account}.{self.name}",
-            "label": f"{whole.names.label}, share of {self.name}", "title": whole.names.title,
-            "directory": whole.directory, "limit": max(limit, 0.0),
-        }  # fmt: skip
-        errand = Errand(request, whole.prompt, whole)
-        answer = avault.answer_errand(action, self.kind, errand, secret)
-        return avault.raise_outcome(avault.read_answer(answer))
-
-    def announce(self) -> None:
-        """Tell the person at the terminal whose share is asked for."""
-        prompt = self.whole.prompt
-        if self.asks and prompt.path and not prompt.answers:
-            prompt.tell(f"the share of {self.name} ({self.kind})")
-
-    def seal(self, key: str, share: str) -> str:
-        """Its share, encrypted under its key, and bound to it."""
-        keys = avault.read_keys(key)
-        return avault.encrypt(keys, avault.public_hex(keys), f"{self.bound}\n{share}")
-
-    def open(self, key: str, sealed: str) -> str:
-        """Its share; raises Tampered for another's, or one that another key has sealed."""
-        try:
-            keys = avault.read_keys(key)
-            text = avault.decrypt(keys, avault.public_hex(keys), sealed)
-            bound, _, share = text.partition("\n")
-            if bound == self.bound:
-                return share
-        except ValueError:
-            pass
-        raise Tampered("what lies here is not the share that its key was made for")
 
 
 class Custodian:
@@ -99,16 +50,18 @@ class Custodian:
         self.end = time.monotonic() + errand.limit * SHARE
 
     @functools.cached_property
-    def members(self) -> list[Member]:
+    def members(self) -> list[custody_quorum_member.Member]:
         """The members, in the order in which they were named; raises Usage."""
         found = read_members(self.errand.settings)
-        return [Member(name, kind, self.errand) for name, kind in found.items()]
+        return [
+            custody_quorum_member.Member(name, kind, self.errand) for name, kind in found.items()
+        ]
 
     @staticmethod
     def asks(settings: dict[str, str]) -> bool:
         """Whether too few members ask nobody, by its settings."""
         asking = [
-            does_ask(kind, own_settings(settings, name))
+            custody_quorum_member.does_ask(kind, custody_quorum_member.own_settings(settings, name))
             for name, kind in read_members(settings).items()
         ]
         return asking.count(False) < int(settings["need"])
@@ -224,12 +177,17 @@ class Custodian:
         """How many members are needed."""
         return int(self.errand.settings["need"])
 
-    def in_order(self) -> list[Member]:
+    def in_order(self) -> list[custody_quorum_member.Member]:
         """The members as they are asked: those that ask nobody are first."""
         return sorted(self.members, key=lambda member: member.asks)
 
     def ask(
-        self, member: Member, action: str, left: int, kept: str | None = None, secret: str = ""
+        self,
+        member: custody_quorum_member.Member,
+        action: str,
+        left: int,
+        kept: str | None = None,
+        secret: str = "",
     ) -> Any:
         """What comes of a member's errand; raises what went wrong, with the member's name.
 
@@ -246,7 +204,9 @@ class Custodian:
         except AvaultError as error:
             raise type(error)(f"{member.name}: {error.message}", error.hint) from None
 
-    def get_share(self, member: Member, kept: dict[str, Any], left: int) -> str:
+    def get_share(
+        self, member: custody_quorum_member.Member, kept: dict[str, Any], left: int
+    ) -> str:
         """A member's share of this very set; raises what went wrong, with the member's name."""
         record = kept["members"][member.name]
         key = self.ask(member, "get", left, record["kept"])
@@ -295,21 +255,6 @@ class Custodian:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             pass
         raise Tampered("what is kept about its shares is damaged")
-
-
-def own_settings(settings: dict[str, str], name: str) -> dict[str, str]:
-    """Those settings of a quorum that are a member's."""
-    start = f"{name}."
-    found = {each: value for each, value in settings.items() if each.startswith(start)}
-    return {each.removeprefix(start): value for each, value in found.items()}
-
-
-def does_ask(kind: str, settings: dict[str, str]) -> bool:
-    """Whether somebody has to be there when a member gives its key."""
-    try:
-        return avault.asks_person(kind, settings)
-    except AvaultError:  # its package is gone: its errand says so, and the others may be enough
-        return False
 
 
 def read_members(settings: dict[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ctypes
 import io
 import itertools
 import json
@@ -56,7 +57,11 @@ def test_answers_that_count() -> None:
 
 
 def test_a_clock_is_looked_at_where_the_kernel_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert avault.is_clock_unsynchronised() in (True, False)
+    """TIME_ERROR is 5 (adjtimex(2)); every other state is that of a clock which somebody keeps right."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    for state in range(6):
+        monkeypatch.setattr(ctypes, "CDLL", lambda name, state=state: SimpleNamespace(adjtimex=lambda buffer: state))
+        assert avault.is_clock_unsynchronised() is (state == 5)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not avault.is_clock_unsynchronised()
 
