@@ -23780,11 +23780,7 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
     with note_failure(keyholder, session, noted):
         said, grant = read_wish(request), session.grant
         way = WAYS_TO_SIGN[said["as"]]
-        if grant:
-            grant.check_way("sign")
-        name, public = await choose_signing_key(keyholder, session, request, way)
-        group, _, key = name.partition("/")
-        noted |= {"group": group, "key": key}
+        name, public = await choose_to_sign(keyholder, session, request, way, noted)
         said["public"] = public
         use = await decode(keyholder, said)
         guards = keyholder.gate.look(keyholder.open_store().vault)
@@ -23873,6 +23869,21 @@ async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
     if said["binds"]:
         return dict((await keyholder.signing.ask(do="decode", **said))["use"])
     return decode_use(said, None)
+
+
+async def choose_to_sign(
+    keyholder: Keyholder, session: Session, request: Message, way: str, noted: Message
+) -> tuple[str, str]:
+    """The key that is asked for, and its public half: `noted` says which it is from then on.
+
+    Raises Denied where a grant is not for signing; Usage, NotFound.
+    """
+    if session.grant:
+        session.grant.check_way("sign")
+    name, public = await choose_signing_key(keyholder, session, request, way)
+    group, _, key = name.partition("/")
+    noted |= {"group": group, "key": key}
+    return name, public
 
 
 async def choose_signing_key(
@@ -24304,11 +24315,7 @@ async def sign_payment(
     with note_failure(keyholder, session, noted):
         refuse_unknown(request, WALLET_FIELDS)
         payload = check_base64(request.get("payload"), "payload", chain.LONGEST)
-        if session.grant:
-            session.grant.check_way("sign")
-        name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_WALLETS)
-        group, _, key = name.partition("/")
-        noted |= {"group": group, "key": key}
+        name, public = await choose_to_sign(keyholder, session, request, WAY_FOR_WALLETS, noted)
         said = {"as": request["as"], "payload": payload, "public": public}
         payment = chain(keyholder, session, name, said, noted)
         answer = await payment.make(bool(request.get("confirm")))
@@ -24625,11 +24632,7 @@ async def sign_noted(
     with note_failure(keyholder, session, noted):
         refuse_unknown(request, NOSTR_FIELDS)
         payload = check_base64(request.get("payload"), "payload", LONGEST_NOSTR)
-        if session.grant:
-            session.grant.check_way("sign")
-        name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_NOSTR)
-        group, _, key = name.partition("/")
-        noted |= {"group": group, "key": key}
+        name, public = await choose_to_sign(keyholder, session, request, WAY_FOR_NOSTR, noted)
         said = {"as": request["as"], "payload": payload, "public": public}
         if request.get("peer") is not None:
             said["peer"] = request["peer"]

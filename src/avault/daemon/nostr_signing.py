@@ -14,7 +14,7 @@ from avault.daemon.signing import (
     WAY_FOR_NOSTR,
     admit_key,
     check_base64,
-    choose_signing_key,
+    choose_to_sign,
     note_failure,
     serve_sign,
     sign_at_once,
@@ -75,11 +75,7 @@ async def sign_noted(
     with note_failure(keyholder, session, noted):
         refuse_unknown(request, NOSTR_FIELDS)
         payload = check_base64(request.get("payload"), "payload", LONGEST_NOSTR)
-        if session.grant:
-            session.grant.check_way("sign")
-        name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_NOSTR)
-        group, _, key = name.partition("/")
-        noted |= {"group": group, "key": key}
+        name, public = await choose_to_sign(keyholder, session, request, WAY_FOR_NOSTR, noted)
         said = {"as": request["as"], "payload": payload, "public": public}
         if request.get("peer") is not None:
             said["peer"] = request["peer"]

@@ -70,11 +70,7 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
     with note_failure(keyholder, session, noted):
         said, grant = read_wish(request), session.grant
         way = WAYS_TO_SIGN[said["as"]]
-        if grant:
-            grant.check_way("sign")
-        name, public = await choose_signing_key(keyholder, session, request, way)
-        group, _, key = name.partition("/")
-        noted |= {"group": group, "key": key}
+        name, public = await choose_to_sign(keyholder, session, request, way, noted)
         said["public"] = public
         use = await decode(keyholder, said)
         guards = keyholder.gate.look(keyholder.open_store().vault)
@@ -163,6 +159,21 @@ async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
     if said["binds"]:
         return dict((await keyholder.signing.ask(do="decode", **said))["use"])
     return decode_use(said, None)
+
+
+async def choose_to_sign(
+    keyholder: Keyholder, session: Session, request: Message, way: str, noted: Message
+) -> tuple[str, str]:
+    """The key that is asked for, and its public half: `noted` says which it is from then on.
+
+    Raises Denied where a grant is not for signing; Usage, NotFound.
+    """
+    if session.grant:
+        session.grant.check_way("sign")
+    name, public = await choose_signing_key(keyholder, session, request, way)
+    group, _, key = name.partition("/")
+    noted |= {"group": group, "key": key}
+    return name, public
 
 
 async def choose_signing_key(

@@ -17,7 +17,7 @@ from avault.daemon.entrusting import ask_operator
 from avault.daemon.gate import Passage
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.restraint import describe_who, who_asks
-from avault.daemon.signing import admit_key, check_base64, choose_signing_key, note_failure
+from avault.daemon.signing import admit_key, check_base64, choose_to_sign, note_failure
 from avault.daemon.spending import Cost, reserve, spent_today
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Locked, TimedOut, Usage
@@ -171,11 +171,7 @@ async def sign_payment(
     with note_failure(keyholder, session, noted):
         refuse_unknown(request, WALLET_FIELDS)
         payload = check_base64(request.get("payload"), "payload", chain.LONGEST)
-        if session.grant:
-            session.grant.check_way("sign")
-        name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_WALLETS)
-        group, _, key = name.partition("/")
-        noted |= {"group": group, "key": key}
+        name, public = await choose_to_sign(keyholder, session, request, WAY_FOR_WALLETS, noted)
         said = {"as": request["as"], "payload": payload, "public": public}
         payment = chain(keyholder, session, name, said, noted)
         answer = await payment.make(bool(request.get("confirm")))
