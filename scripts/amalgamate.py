@@ -25,10 +25,27 @@ from typing import TypeGuard
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "avault"
 TARGET = ROOT / "avault.py"
-FOLDERS = (  # a room imports of its own folder, and of those before it
-    "", "vault", "signer", "custody", "signing", "daemon", "fronts", "terminal", "git", "replica", "messages", "intake",
-    "running", "service", "openclaw", "doctor", "fleet", "completion", "cli",
-)  # fmt: skip
+FOLDERS = {  # each is one concern; a room imports of its own folder, and of those before it
+    "": "what all others stand on: the fast way of a `get`, errors, the protocol, Nostr's keys, how our processes start",
+    "vault": "what a vault is, on the disk and in memory: names, secrets, guards, locks, machines, and how they are sealed",
+    "signer": "the operator's signer: pairing, relays, questions to it, and one of our own",
+    "custody": "ways to come by the key without the phone, each in a process of its own",
+    "signing": "keys that sign, in a process of their own: for SSH, Nostr, Ethereum and Solana",
+    "daemon": "the two processes, supervisor and keyholder, and what they answer",
+    "fronts": "front ends without a key, which ask the daemon: SSH's agent, Nostr's relays, a wallet's RPC, the proxy",
+    "terminal": "what all commands do at a terminal: options, help, sheets to print, how time is told",
+    "git": "the vault in a repository: recorded, merged, pulled, pushed, and its history",
+    "replica": "copies of the vault at relays: laid ready, sent, read, taken in",
+    "messages": "private messages between agent and operator: notices, and the one word that is obeyed",
+    "intake": "secrets that lie in files: found, read, taken in",
+    "running": "`run`, `inject`, `scan`: a command with secrets, its output masked, perhaps in a sandbox",
+    "service": "avault as a service of systemd",
+    "openclaw": "OpenClaw: its hook, its provider of secrets, and moving to and from them",
+    "doctor": "what is wrong here, and how it is put right",
+    "fleet": "many machines from one desk, and one approval for them all",
+    "completion": "completion for shells",
+    "cli": "the commands, a room for each subject",
+}
 FIRST = ("lazy", "places", "fast")  # what answers a daily command: executed before the rest
 LAST = "cli/main"  # where the program starts
 ENTRANCES = ("fast", LAST)  # they may do so, in an `if` at top level
@@ -39,6 +56,11 @@ WIDTH = 78  # of a banner
 PURE = {"bytes", "dict", "frozenset", "len", "map", "range", "set", "sorted", "tuple", "type", "zip"}  # only make a value
 METHODS = {"encode", "fromkeys", "join", "keys", "split", "values"}
 KEEPERS = {"argument", "command", "context", "field", "once", "option", "regex"}  # they keep what they are given, for later
+
+
+def place_of(folder: str) -> int:
+    """The place of a folder among them: it stands on those before it."""
+    return [*FOLDERS].index(folder)
 
 
 class Refused(Exception):
@@ -97,7 +119,7 @@ class Room:
         if first != "avault":
             return False
         name = rest.replace(".", "/")
-        if FOLDERS.index(self.folder) < FOLDERS.index(name.rpartition("/")[0]):
+        if place_of(self.folder) < place_of(name.rpartition("/")[0]):
             raise self.refuse(statement, f"{name} is above {self.name}")
         if any(each.asname or each.name == "*" for each in statement.names):
             raise self.refuse(statement, "what is imported keeps its name")
@@ -212,7 +234,7 @@ def read_rooms(source: Path) -> list[Room]:
             visit(needed, (*way, name))
         done[name] = rooms[name]
 
-    others = sorted(rooms.keys() - {*FIRST, LAST}, key=lambda name: (FOLDERS.index(rooms[name].folder), name))
+    others = sorted(rooms.keys() - {*FIRST, LAST}, key=lambda name: (place_of(rooms[name].folder), name))
     for name in [*FIRST, *others, LAST]:
         visit(name, ())
     check_names(list(done.values()))

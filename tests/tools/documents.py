@@ -19,6 +19,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -26,8 +27,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "avault.py"
 if __name__ == "__main__":  # in a test, what is installed is imported
-    sys.path.insert(0, str(ROOT))
+    sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
+import amalgamate  # noqa: E402
 import click  # noqa: E402
 
 import avault  # noqa: E402
@@ -231,9 +233,15 @@ def rooms() -> list[tuple[str, str]]:
 
 
 def rooms_block() -> str:
-    """A list of the rooms: those of a folder together, the lowest first."""
-    wide = max(len(name) for name, _ in rooms())
-    return "```\n" + "".join(f"{name:{wide}}  {about}\n" for name, about in rooms()) + "```\n"
+    """The rooms of each folder, the lowest folder first, and what it is for."""
+    names = [name for name, _ in rooms()]
+    folders = amalgamate.FOLDERS | {"src/avault_extras": "what needs another package: a module beside the file for each"}
+    text = ""
+    for folder, about in folders.items():
+        inside = [name.rpartition("/")[2] for name in names if name.rpartition("/")[0] == folder]
+        title = f"`{folder}/`" if folder else "At the bottom"
+        text += textwrap.fill(f"- **{title}**: {about}. {', '.join(inside)}", 140, subsequent_indent="  ") + "\n"
+    return text
 
 
 def presets_block() -> str:
