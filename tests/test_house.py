@@ -10,7 +10,10 @@ from pathlib import Path
 from unittest import mock
 
 import amalgamate
+import click
 import pytest
+
+import avault
 
 ROOMS = {path.relative_to(amalgamate.SOURCE).with_suffix("").as_posix(): path for path in amalgamate.SOURCE.rglob("*.py")}
 EXTRAS = {path.name: path for path in (amalgamate.ROOT / "src" / "avault_extras").glob("*.py")}
@@ -106,6 +109,20 @@ def test_one_rule_has_one_place(what: str) -> None:
     pattern, rooms = ONE_PLACE[what]
     found = [name for name, path in ROOMS.items() if re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)]
     assert sorted(found) == rooms.split()
+
+
+def test_the_fast_way_takes_options_as_click_does() -> None:
+    """`daily` has its table without click; each row is an option of the command, of the same kind."""
+    kinds = {bool: (True, False, False), list: (False, True, False), str: (False, False, False)}
+    for name, options in avault.FAST.items():
+        made = [make() for make in avault.COMMANDS[name][1]]
+        known = {"--json": click.Option(["--json"], is_flag=True)}  # of every command
+        known |= {each: one for one in made if isinstance(one, click.Option) for each in one.opts}
+        for option, kind in options.items():
+            found = known[option]
+            shape = found.is_flag, found.multiple, found._flag_needs_value
+            assert shape == kinds.get(kind, (False, False, True)), (name, option)
+            assert not isinstance(kind, str) or found.flag_value == kind, (name, option)
 
 
 def test_each_room_says_what_is_in_it() -> None:
