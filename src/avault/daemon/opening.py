@@ -42,9 +42,8 @@ class Opening:
         self, custodian: Way, accept_rollback: bool = False, is_late: bool = False
     ) -> None:
         """Obtain the key and serve the vault; see `serve`."""
-        await self.serve(
-            custodian, *await obtain_key(self.holding.places, custodian), accept_rollback, is_late
-        )
+        found = await obtain_key(self.holding.places, custodian)
+        await self.serve(custodian, *found, accept_rollback, is_late)
 
     async def serve(
         self,
@@ -82,13 +81,14 @@ class Opening:
         proves: bool = True,
     ) -> None:
         """Turn the ratchet by an answer that opens nothing, unless the vault is open meanwhile."""
-        if not self.holding.store:
-            self.holding.ratchet.proven = content.get("proven")
+        holding, ratchet = self.holding, self.holding.ratchet
+        if not holding.store:
+            ratchet.proven = content.get("proven")
             if proves:
-                self.holding.ratchet.prove()
+                ratchet.prove()
             recovery = None if own else self.seal_recovery(keys, content)
-            await self.holding.ratchet.turn(keys, content, recovery)
-            await self.renewal.renew(self.holding.store, keys, content, is_phoneless)
+            await ratchet.turn(keys, content, recovery)
+            await self.renewal.renew(holding.store, keys, content, is_phoneless)
 
     async def renew_own_phones(self) -> None:
         """Make what the other operators' phones open anew, as one of them was asked in a trial."""
@@ -101,18 +101,19 @@ class Opening:
 
         If the vault does not open, these are not known: one that is there stays as it is.
         """
+        holding = self.holding
         try:
-            store = self.holding.store or Store.read(self.holding.places, keys, content)
+            store = holding.store or Store.read(holding.places, keys, content)
         except AvaultError:
-            if is_for_several(self.holding.places):
-                self.holding.reporter.warnings["recovery"] = (
+            if is_for_several(holding.places):
+                holding.reporter.warnings["recovery"] = (
                     "what the phone has answered opens nsec.enc, which stays as it is until"
                     " the vault opens"
                 )
                 return None
             operator = parse_npub(content["operator"])
-            return seal_nsec(keys, content["vault"], operator, content["name"], self.holding.host)
-        return seal_recovery(keys, store.vault, self.holding.host)
+            return seal_nsec(keys, content["vault"], operator, content["name"], holding.host)
+        return seal_recovery(keys, store.vault, holding.host)
 
     async def take_answer(
         self, store: Store, custodian: Way, keys: Keys, content: dict[str, Any]
@@ -140,79 +141,72 @@ class Opening:
         accept_rollback: bool,
     ) -> None:
         """Load the vault; turn the ratchet even if it cannot be, but where all has to stay."""
-        self.holding.ratchet.proven, self.holding.ratchet.guards = (
-            content.get("proven"),
-            read_known(keys, content),
-        )
+        holding, ratchet = self.holding, self.holding.ratchet
+        ratchet.proven, ratchet.guards = content.get("proven"), read_known(keys, content)
         if custodian.proves or (isinstance(custodian, KeptKey) and not own):  # see `Shared`
-            self.holding.ratchet.prove()
-        self.holding.consent.custodian = (
-            custodian.custodian if isinstance(custodian, KeptKey) else None
-        )
-        way = (
-            f"the custodian {self.holding.consent.custodian}"
-            if self.holding.consent.custodian
-            else type(custodian).__name__
-        )
+            ratchet.prove()
+        name = custodian.custodian if isinstance(custodian, KeptKey) else None
+        holding.consent.custodian = name
+        way = f"the custodian {name}" if name else type(custodian).__name__
         if isinstance(custodian, Phone):
-            self.holding.ratchet.note_quickness(custodian.signer.answered_in, content)
+            ratchet.note_quickness(custodian.signer.answered_in, content)
             way += f", asked as {shorten_hex(custodian.signer.me)}"
         named = {**content, "operator": custodian.operator and content["operator"]}
-        named["guards"] = self.holding.ratchet.guards
+        named["guards"] = ratchet.guards
         try:
             store = await asyncio.to_thread(
-                Store.load, self.holding.places, keys, named, accept_rollback
+                Store.load, holding.places, keys, named, accept_rollback
             )
             if not (custodian.operator or is_of(store.vault, content)):  # another is in that place
                 content = {**content, "operator": to_npub(store.vault.operator)}
             if isinstance(custodian, KeptKey):
                 custodian.check(store.vault)
-            leave_logs(self.holding.places)
-            self.holding.begin(store, content, way, is_new=not own)
+            leave_logs(holding.places)
+            holding.begin(store, content, way, is_new=not own)
             if custodian.proves:
                 store.note_seen()
         finally:
-            is_left = os.path.lexists(self.holding.places.own(SET_ASIDE)) or not (
-                own or custodian.operator
-            )
-            if self.holding.store or not is_left:
+            is_aside = os.path.lexists(holding.places.own(SET_ASIDE))
+            is_left = is_aside or not (own or custodian.operator)
+            if holding.store or not is_left:
                 await self.use(custodian, keys, content, own)
-        await self.holding.note_left()
+        await holding.note_left()
         if not own and not isinstance(custodian, KeptKey):
-            self.holding.reporter.warnings["recovery"] = (
+            holding.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
                 " machine's pairing.json has the key; against that: avault pair --replace"
                 " (from the next unlock on, this machine has its own envelope)"
             )
-        await self.holding.verify_recovery()
-        self.holding.note_hints()
+        await holding.verify_recovery()
+        holding.note_hints()
         if not isinstance(custodian, GivenKey):
-            await self.holding.register()
-        self.holding.reporter.report()
+            await holding.register()
+        holding.reporter.report()
 
     async def use(self, custodian: Way, keys: Keys, content: dict[str, Any], own: bool) -> None:
         """Turn the ratchet by what has obtained the key, and keep the pairing that it came by."""
+        holding = self.holding
         is_told = not own and not isinstance(custodian, KeptKey)
-        is_lost = is_told or not os.path.lexists(self.holding.places.file("nsec.enc"))
+        is_lost = is_told or not os.path.lexists(holding.places.file("nsec.enc"))
         recovery = self.seal_recovery(keys, content) if is_lost else None
-        await self.holding.ratchet.turn(keys, content, recovery)
+        await holding.ratchet.turn(keys, content, recovery)
         if isinstance(custodian, Phone):
-            self.holding.contact.keep(custodian.pairing)
+            holding.contact.keep(custodian.pairing)
         self.note_consent(custodian)
-        await self.renewal.renew(self.holding.store, keys, content, self.holding.consent.phoneless)
+        await self.renewal.renew(holding.store, keys, content, holding.consent.phoneless)
 
     def note_consent(self, custodian: Way) -> None:
         """Who agrees to changes from now on: the phone, where this machine is paired."""
-        self.holding.contact.note_seen(self.holding.store)
-        if self.holding.contact.is_paired():
-            self.holding.consent.end()
-        elif isinstance(custodian, OperatorKey) and self.holding.store:
-            self.holding.consent.begin()
-        elif isinstance(custodian, KeptKey) and self.holding.store:
+        holding = self.holding
+        holding.contact.note_seen(holding.store)
+        if holding.contact.is_paired():
+            holding.consent.end()
+        elif isinstance(custodian, OperatorKey) and holding.store:
+            holding.consent.begin()
+        elif isinstance(custodian, KeptKey) and holding.store:
             # also where another machine has been paired since it was entrusted
-            self.holding.consent.phoneless = custodian.phoneless and not knows_phone(
-                self.holding.store.vault
-            )
+            is_known = knows_phone(holding.store.vault)
+            holding.consent.phoneless = custodian.phoneless and not is_known
 
 
 async def obtain_key(places: Places, custodian: Way) -> tuple[Keys, dict[str, Any], bool]:
