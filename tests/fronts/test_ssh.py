@@ -158,6 +158,27 @@ def test_a_key_is_taken_from_a_file(vault: Machine) -> None:
     assert "may have a passphrase, and there is no terminal" in refused.stderr
 
 
+def test_a_key_with_a_passphrase_in_opensshs_form_is_opened_by_openssh(vault: Machine) -> None:
+    """In memory: there is no file of it without that, and no argument or variable has it."""
+    file, ask = vault.top / "sealed", vault.top / "ask"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "open, sesame", "-f", file], check=True)
+    before = file.read_bytes()
+    words = ("key", "import", str(file), "ops/SEALED", "--namespace", "file")
+    assert "there is no terminal to ask for it" in vault(*words, code=2).stderr
+    asked = {"SSH_ASKPASS": str(ask), "SSH_ASKPASS_REQUIRE": "force"}
+    for passphrase in ("open, barley", "open, sesame"):
+        lines = (f'echo "$1" >> {vault.top}/asked', f"cat /proc/$PPID/cmdline >> {vault.top}/argv", f'echo "{passphrase}"')
+        ask.write_text("\n".join(("#!/bin/sh", *lines, "")))
+        ask.chmod(0o700)
+        done = vault(*words, code=5 if "barley" in passphrase else 0, **asked)
+    assert done.stdout.split()[1] == Path(f"{file}.pub").read_text().split()[1] and file.read_bytes() == before
+    assert (vault.top / "asked").read_text().count("passphrase") == 2, "once each time"
+    assert "sesame" not in (vault.top / "argv").read_text()
+    public = vault.top / "sealed.pub"
+    with_agent(vault, "ssh-keygen", "-q", "-Y", "sign", "-U", "-n", "file", "-f", str(public), str(vault.top / "asked"))
+    assert (vault.top / "asked.sig").read_text().startswith("-----BEGIN SSH SIGNATURE")
+
+
 def test_git_signs_commits(vault: Machine) -> None:
     public = make(vault, "ops/GIT", "--namespace", "git")
     (vault.top / "allowed").write_text(f"a@b {public}\n")
