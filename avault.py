@@ -372,6 +372,7 @@ The rooms, in order; each calls only what stands above it:
     completion/zsh            The completion script for zsh
     cli/custody               avault custody: the other ways to open the vault than the phone
     cli/nostr_words           What is said of Nostr on a command line: kinds of events, ciphers, peers
+    cli/openssh_file          A key's file in OpenSSH's own form, with a passphrase: OpenSSH opens it, in memory alone
     cli/servers               What a key may sign for SSH, as a command line names it: servers by name, kept by their keys
     cli/wallet_words          What is said of keys that pay on a command line: rules, in any order of their words
     cli/key                   avault key: keys that sign, made or taken in
@@ -1654,6 +1655,8 @@ def printable(text: object, limit: int = 200) -> str:
     """`text` from elsewhere, cut and escaped, so that it cannot drive a terminal."""
     shown = str(text)
     shown = shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    if shown.isprintable():
+        return shown
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
         for c in shown
@@ -2918,8 +2921,9 @@ SAID_MORE = (  # of a request, in the access log
 )  # fmt: skip
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 DIGITS = frozenset("0123456789")
-GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")
-KEY_CHARACTERS = LETTERS | DIGITS | {"_"}
+LETTERS_AND_DIGITS = LETTERS | DIGITS
+GROUP_CHARACTERS = LETTERS_AND_DIGITS | set("._-")
+KEY_CHARACTERS = LETTERS_AND_DIGITS | {"_"}
 
 
 def is_group(name: object) -> TypeGuard[str]:
@@ -2927,7 +2931,7 @@ def is_group(name: object) -> TypeGuard[str]:
     return (
         isinstance(name, str)
         and 0 < len(name) <= 64
-        and name[0] in LETTERS | DIGITS
+        and name[0] in LETTERS_AND_DIGITS
         and set(name) <= GROUP_CHARACTERS
     )
 
@@ -15474,14 +15478,25 @@ def describe_process(pid: int, uid: int, since: float | None = None) -> dict[str
     return {**caller, "parent": {"pid": parent, "exe": read_executable(parent)}}
 
 
+def read_proc(pid: int, name: str, most: int) -> bytes:
+    """What the system tells of a process, in one piece; raises OSError.
+
+    By a plain descriptor: a file of Python's asks the system five things more.
+    """
+    fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, most)
+    finally:
+        os.close(fd)
+
+
 def read_stat(pid: int) -> tuple[str | None, list[bytes]]:
     """The name of a process, and what the system tells of it: proc_pid_stat(5), from `state` on.
 
     None, and nothing, where there is no such process.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            start, _, rest = file.read().rpartition(b")")
+        start, _, rest = read_proc(pid, "stat", 4096).rpartition(b")")
     except OSError:
         return None, []
     return printable(start.partition(b"(")[2].decode(errors="replace"), 40), rest.split()
@@ -23794,20 +23809,25 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
             wish = Wish(name, said, use, words, noted, asker, admit)
             answer = await sign_asked(keyholder, session, wish, passage)
         else:
-            answer = await sign_at_once(keyholder, name, said, admit, grant)
+            answer = await sign_at_once(keyholder, name, said, admit, passage, grant)
         keyholder.release(session, noted)
     made = {"signature": str(answer["signature"]), "public": public}
     return {"ok": True, **made, "name": name, "said": sentence}
 
 
 async def sign_at_once(
-    keyholder: Keyholder, name: str, said: Message, admit: AdmitUse, grant: Grant | None
+    keyholder: Keyholder,
+    name: str,
+    said: Message,
+    admit: AdmitUse,
+    passage: Passage,
+    grant: Grant | None,
 ) -> Message:
     """What the process that signs answers, with a key of which nobody is asked; raises AvaultError.
 
-    It is counted, on the disk, before that; and what has changed meanwhile counts.
+    `passage` is what was just admitted. It is counted, on the disk, before that; and what has
+    changed meanwhile counts.
     """
-    passage = admit(None)
     if grant:
         grant.use("sign")
     if passage.is_counted:
@@ -24671,7 +24691,7 @@ async def sign_use(
         wish = Wish(name, said, use, describe_nostr(use, name), noted, asker, admit)
         answer = await sign_asked(keyholder, session, wish, passage)
     else:
-        answer = await sign_at_once(keyholder, name, said, admit, grant)
+        answer = await sign_at_once(keyholder, name, said, admit, passage, grant)
     return str(answer["signature"]), sentence
 
 
@@ -30323,14 +30343,16 @@ GIT_WORDS = {
 }
 
 
-def claim_of(sock: socket.socket, since: float) -> dict[str, Any]:
+def claim_of(sock: socket.socket, since: float, is_file: bool = False) -> dict[str, Any]:
     """The `program` behind a connection, and what it says that it `does`; less, where not told.
 
+    Who has a file signed does nothing for git over the network.
     Its `pid`, and `since` when the connection is there, are no claim: the system has told them.
     """
     pid = peer_pid(sock)
     began = look_at_process(pid)
-    claim = {"program": find_program(pid, began).name, "does": find_git_errand(pid)}
+    does = "" if is_file else find_git_errand(pid)
+    claim = {"program": find_program(pid, began).name, "does": does}
     known: dict[str, Any] = {"pid": pid, "since": since}
     # a pid is given again: one that was started behind the connection is another's
     if not began or count_seconds(began[2].encode()) > since:
@@ -30341,8 +30363,7 @@ def claim_of(sock: socket.socket, since: float) -> dict[str, Any]:
 def read_words(pid: int, program: bytes) -> list[bytes]:
     """The arguments of a process, where it says that it is this program; else none."""
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(1 << 16).rstrip(b"\0").split(b"\0")
+        words = read_proc(pid, "cmdline", 1 << 16).rstrip(b"\0").split(b"\0")
     except OSError:
         return []
     return words if os.path.basename(words[0]) == program else []
@@ -30537,7 +30558,7 @@ class AgentClient:
                 "payload": encode_base64(data),
                 "flags": flags,
                 "binds": self.told,
-                "claims": claim_of(client, self.since),
+                "claims": claim_of(client, self.since, is_file),
                 "content": encode_base64(read_signed_file(client)) if is_commit else None,
             },
         )
@@ -35646,8 +35667,19 @@ KEY_FORMS = {  # by kind; the whole value has this form
     "evm": regex(r"0x[0-9a-fA-F]{64}"),
     # 64 bytes, as solana-keygen writes them, and as wallets do
     "solana": regex(rf"\[\s*(?:\d{{1,3}}\s*,\s*){{63}}\d{{1,3}}\s*\]|[{BASE58}]{{86,88}}"),
+    # RFC 7517, of a private key
+    "jwk": regex(r"\{(?=[^{}]*\"kty\"\s*:)(?=[^{}]*\"d\"\s*:)[^{}]*\}"),
     # BIP-39: words of 3 to 8 letters
     "mnemonic": regex(r"(?:[a-z]{3,8} ){11}(?:(?:[a-z]{3,8} ){3}){0,4}[a-z]{3,8}"),
+}
+
+
+SAYS_ITSELF = ("ssh", "nostr", "jwk")  # what it is; the others may be something else
+WORDS_OF_KINDS = {  # of `key import`, for those that do not say what they are for
+    "nostr": " --kind nostr",
+    "evm": " --kind evm",
+    "solana": " --kind solana",
+    "mnemonic": " --kind evm (or solana, or nostr)",
 }
 
 
@@ -37257,20 +37289,14 @@ def tell_of_twins(terminal: Terminal, found: ImportedSecrets) -> None:
 def tell_of_keys(found: ImportedSecrets) -> None:
     """Say of private keys that sign that they need not be given out at all."""
     kinds = {f"{group}/{key}": find_key_kind(value) for (group, key), value in found.items()}
-    for name, kind in sorted(kinds.items()):
-        if kind in ("nostr", "ssh"):
-            words = "avault key import FILE GROUP/KEY" + (
-                " --kind nostr" if kind == "nostr" else ""
-            )
-            warn(
-                f"{name} is a private key ({kind}): whoever gets it can sign anything",
-                f"to have it sign and never go out: {words}, then avault delete {name}",
-            )
-        elif kind:
-            warn(
-                f"{name} seems to be a private key ({kind}): whoever gets it can sign anything",
-                f"have the phone asked for each use: avault guard {name} --ask",
-            )
+    for name, kind in sorted((name, kind) for name, kind in kinds.items() if kind):
+        take = f"avault key import - GROUP/KEY{WORDS_OF_KINDS.get(kind, '')}"
+        warn(
+            f"{name} {'is' if kind in SAYS_ITSELF else 'seems to be'} a private key ({kind}): "
+            "whoever gets it can sign anything",
+            f"to have it sign and never go out: avault get {name} | {take}, "
+            f"then avault delete {name}",
+        )
 
 
 # ------------------------------------------------------ intake/importing ----
@@ -48593,6 +48619,81 @@ def name_nostr_uses(
     return {name: value for name, value in found.items() if value}
 
 
+# ------------------------------------------------------ cli/openssh_file ----
+# A key's file in OpenSSH's own form, with a passphrase: OpenSSH opens it, in memory alone.
+#
+# What encrypts it (bcrypt_pbkdf) would be a package more in the process that has keys.
+
+
+ASKING = ("SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY")
+
+
+def has_passphrase(text: str) -> bool:
+    """Whether a file is a private key in OpenSSH's form that is encrypted (PROTOCOL.key)."""
+    text, (begin, end) = text.strip(), OPENSSH
+    if not (text.startswith(begin) and text.endswith(end)):
+        return False
+    try:
+        body = "".join(text[len(begin) : -len(end)].split())
+        reader = SshReader(decode_base64(body, LONGEST_KEY))
+        return reader.take(len(OPENSSH_MAGIC)) == OPENSSH_MAGIC and reader.text() != "none"
+    except ValueError:
+        return False
+
+
+def open_key_file(text: str) -> str:
+    """The key in a file, without its passphrase, for which ssh-keygen asks; others as they are.
+
+    Where no memory can be had that has a path (memfd_create(2)), as it is, too. Raises Denied,
+    Unavailable, Usage.
+    """
+    if not has_passphrase(text) or not hasattr(os, "memfd_create"):
+        return text
+    check_asking()
+    fd = os.memfd_create("avault", os.MFD_CLOEXEC)
+    with open(fd, "r+b", buffering=0) as copy:
+        os.fchmod(fd, 0o600)  # ssh-keygen takes no file of others'
+        write_all(fd, text.encode())
+        words = ["ssh-keygen", "-q", "-p", "-N", "", "-f", f"/proc/self/fd/{fd}"]
+        try:
+            done = subprocess.run(
+                words,
+                env={
+                    **clean_environment(),
+                    **{each: os.environ[each] for each in ASKING if each in os.environ},
+                },
+                pass_fds=[fd],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError:
+            raise Unavailable(
+                "a key with a passphrase, in OpenSSH's own form, and no ssh-keygen to open it",
+                "install OpenSSH's client, or take the passphrase off a copy elsewhere",
+            ) from None
+        if done.returncode:
+            if "passphrase" in done.stderr:
+                raise Denied("the passphrase is not the key's", "try again")
+            raise Usage("that is no private key", "as ssh-keygen or openssl writes one")
+        copy.seek(0)
+        return copy.read().decode(errors="replace")
+
+
+def check_asking() -> None:
+    """Raise Usage where ssh-keygen can ask nobody."""
+    if os.environ.get("SSH_ASKPASS"):
+        return
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        raise Usage(
+            "the key has a passphrase, and there is no terminal to ask for it",
+            "take it off a copy in memory: cp KEY /dev/shm/k; ssh-keygen -p -f /dev/shm/k",
+        ) from None
+
+
 # ----------------------------------------------------------- cli/servers ----
 # What a key may sign for SSH, as a command line names it: servers by name, kept by their keys.
 
@@ -48786,11 +48887,10 @@ def cmd_key_import(
            avault key import FILE|- GROUP/KEY --kind nostr|evm|solana [--path PATH]
                         [--no-passphrase] [--wallet RULE]… [--json]
 
-    Takes a private key from a file, as ssh-keygen or openssl writes one, and
-    prints its public half. A passphrase is asked for once, and not kept: the
-    vault's protection is in its place. One of OpenSSH's own form has to go first,
-    by ssh-keygen, from a copy in memory. With --kind nostr it is an nsec, its hex,
-    or an ncryptsec; the agent's and an operator's are refused. With --kind evm it is
+    Takes a private key from a file, as ssh-keygen or openssl writes one, or a JWK of
+    Ed25519 or P-256, and prints its public half. A passphrase is asked for once, and
+    not kept: the vault's protection is in its place. With --kind nostr it is an nsec,
+    its hex, or an ncryptsec; the agent's and an operator's are refused. With --kind evm it is
     64 hex digits, or a keystore's JSON; with --kind solana solana-keygen's id.json, or
     base58 of 64 bytes, as wallets write it.
 
@@ -48809,7 +48909,7 @@ def cmd_key_import(
     if kind not in (None, *KINDS_NAMED):
         which = ", ".join(KINDS_NAMED)
         raise Usage("no such kind of key to import", f"{which}; of others the file says it")
-    text = read_key_file(file)
+    text = open_key_file(read_key_file(file))
     fields = {"action": "import", **name_key(group), **name_all_uses(**uses)}
     fields |= {name: each for name, each in (("kind", kind), ("path", path)) if each}
 

@@ -119,6 +119,8 @@ def printable(text: object, limit: int = 200) -> str:
     """`text` from elsewhere, cut and escaped, so that it cannot drive a terminal."""
     shown = str(text)
     shown = shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    if shown.isprintable():
+        return shown
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
         for c in shown

@@ -81,6 +81,8 @@ def take_key(data: bytes, passphrase: str | None) -> str:
     for begins, (what, instead) in INSTEAD.items():
         if data.lstrip().startswith(begins):
             raise Usage(f"that is {what}", instead)
+    if data.lstrip().startswith((b"{", b"[")):
+        return keep(avault.load_extra("jwk_keys", "sign").take_jwk(data))
     is_openssh = b"BEGIN OPENSSH" in data
     load = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
     secret = passphrase.encode() if passphrase and not is_openssh else None
@@ -132,7 +134,7 @@ class Keys:
     """The keys that this process was given, loaded: each by what its private value is named."""
 
     def __init__(self) -> None:
-        self.loaded: dict[str, Any] = {}
+        self.loaded: dict[str, tuple[Any, bytes]] = {}  # each with its public half
 
     def take(self, value: str) -> None:
         """Have one, as it is kept; raises Usage, also where its public half is not its own."""
@@ -143,9 +145,10 @@ class Keys:
             key = None
         if not known or not key:
             raise Usage("that is no key that signs", "see which there are: avault list")
-        if derive_public(key) != known.blob:
+        public = derive_public(key)
+        if public != known.blob:
             raise Usage("that has the public half of another key", "so it signs nothing: delete it")
-        self.loaded[known.identity] = key
+        self.loaded[known.identity] = key, public
 
     def forget(self, identities: list[str]) -> None:
         """Have these no more."""
@@ -156,11 +159,12 @@ class Keys:
         """The public half of one, by its private one; raises Usage."""
         if identity not in self.loaded:
             raise Usage("there is no such key here", "try again")
-        return derive_public(self.loaded[identity])
+        return self.loaded[identity][1]
 
     def sign(self, identity: str, payload: bytes, flags: int) -> bytes:
         """A signature by one of them, as SSH has it; never by SHA-1."""
-        key, named = self.loaded[identity], SshReader(self.public(identity)).text()
+        key, public = self.loaded[identity]
+        named = SshReader(public).text()
         if isinstance(key, ed25519.Ed25519PrivateKey):
             return bytes(pack_signature(named, key.sign(payload)))
         if isinstance(key, rsa.RSAPrivateKey):

@@ -136,6 +136,22 @@ async def test_two_machines_are_one_sum(desk: Desk) -> None:
         assert avault.sum_spent(merged.facts, ACCOUNT, NOON) == 20 * 10**6
 
 
+async def test_two_machines_that_have_not_heard_of_each_other_have_each_the_whole_limit(desk: Desk) -> None:
+    """What no machine can know, none refuses; once they have heard of each other, all of it counts on both."""
+    other = desk.keyholder.open_store().vault.copy()
+    await avault.reserve(desk.keyholder, [usdc(20)])
+    avault.refuse_over(other, [usdc(20)], NOON)  # it lets it through, and counts it
+    avault.note_spent(other, ACCOUNT, "other", (NOON // 3600, "r"), 20 * 10**6, 0)
+    other.generation["other"] = 1
+    ours = desk.keyholder.open_store().vault
+    for merged in (ours.merge(other), other.merge(ours)):
+        assert avault.sum_spent(merged.facts, ACCOUNT, NOON) == 40 * 10**6
+        for later in (0, 23 * 3600):
+            with pytest.raises(avault.Denied, match="with 0 left"):
+                avault.refuse_over(merged, [usdc(1)], NOON + later)
+        avault.refuse_over(merged, [usdc(20)], NOON + 25 * 3600)
+
+
 def test_a_key_that_was_rotated_away_gives_nothing_back() -> None:
     ours = avault.Vault("v", "a", "o", "n")
     avault.note_spent(ours, ACCOUNT, "m", (NOON // 3600, "r"), 20, 0)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nostr_sdk
+import peers
 import pytest
 from harness import Machine, daemon_processes, wait_until
 from test_processes import Memory, linux
@@ -158,6 +159,27 @@ def test_a_key_is_taken_from_a_file(vault: Machine) -> None:
     assert "may have a passphrase, and there is no terminal" in refused.stderr
 
 
+def test_a_key_with_a_passphrase_in_opensshs_form_is_opened_by_openssh(vault: Machine) -> None:
+    """In memory: there is no file of it without that, and no argument or variable has it."""
+    file, ask = vault.top / "sealed", vault.top / "ask"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "open, sesame", "-f", file], check=True)
+    before = file.read_bytes()
+    words = ("key", "import", str(file), "ops/SEALED", "--namespace", "file")
+    assert "there is no terminal to ask for it" in vault(*words, code=2).stderr
+    asked = {"SSH_ASKPASS": str(ask), "SSH_ASKPASS_REQUIRE": "force"}
+    for passphrase in ("open, barley", "open, sesame"):
+        lines = (f'echo "$1" >> {vault.top}/asked', f"cat /proc/$PPID/cmdline >> {vault.top}/argv", f'echo "{passphrase}"')
+        ask.write_text("\n".join(("#!/bin/sh", *lines, "")))
+        ask.chmod(0o700)
+        done = vault(*words, code=5 if "barley" in passphrase else 0, **asked)
+    assert done.stdout.split()[1] == Path(f"{file}.pub").read_text().split()[1] and file.read_bytes() == before
+    assert (vault.top / "asked").read_text().count("passphrase") == 2, "once each time"
+    assert "sesame" not in (vault.top / "argv").read_text()
+    public = vault.top / "sealed.pub"
+    with_agent(vault, "ssh-keygen", "-q", "-Y", "sign", "-U", "-n", "file", "-f", str(public), str(vault.top / "asked"))
+    assert (vault.top / "asked.sig").read_text().startswith("-----BEGIN SSH SIGNATURE")
+
+
 def test_git_signs_commits(vault: Machine) -> None:
     public = make(vault, "ops/GIT", "--namespace", "git")
     (vault.top / "allowed").write_text(f"a@b {public}\n")
@@ -271,6 +293,42 @@ def test_clients_that_have_no_server_prove_itself(vault: Machine, host: Host, pa
     host.allowed.write_text(make(vault, "ops/OLD", "--server", "unproven") + "\n")
     assert "it is in" in with_agent(vault, *client)
     assert "sign in to a server that is NOT PROVEN as" in vault("log").stdout
+
+
+@pytest.mark.slow
+def test_npms_ssh2_has_no_server_prove_itself(vault: Machine, host: Host) -> None:
+    """As paramiko and asyncssh: only a key that may sign in unproven signs for it."""
+    script = peers.node_modules("ssh").parent / "login.mjs"
+    client = [*map(str, peers.node()), str(script), str(host.port), host.top.owner()]
+    host.allowed.write_text(make(vault, "ops/PROVEN", "--server", host.server()) + "\n")
+    assert "refused: " in with_agent(vault, *client, code=1)
+    host.allowed.write_text(make(vault, "ops/OLD", "--server", "unproven") + "\n")
+    assert with_agent(vault, *client) == "it is in\n"
+
+
+@pytest.mark.slow
+def test_through_another_host(vault: Machine, host: Host) -> None:
+    """By ProxyCommand the second server is proven as the first is; by a forwarded agent it signs only where the guard says so."""
+    inner = Host(host.top / "inner")
+    try:
+        where = " ".join(inner.ssh())
+        hop = [*host.ssh(), "-o", f"ProxyCommand={where} -W 127.0.0.1:{host.port} 127.0.0.1", "127.0.0.1", "echo it is in"]
+        key = make(vault, "ops/ONE", "--server", host.server(), "--server", inner.server().replace("host.", "inner."))
+        for each in (host, inner):
+            each.allowed.write_text(key + "\n")
+        assert with_agent(vault, *hop) == "it is in\n"
+        log = vault("log").stdout
+        assert "sign in to host.example as" in log and "sign in to inner.example as" in log
+        onward = f"SSH_ASKPASS=false {where} 127.0.0.1 echo it is in"
+        forwarded = [*host.ssh(), "-A", "127.0.0.1", onward]
+        assert "it is in" not in with_agent(vault, *forwarded, code=255)
+        assert "no identities" in with_agent(vault, *host.ssh(), "-A", "127.0.0.1", "ssh-add -L", code=1), "it lists none there"
+        key = make(vault, "ops/TWO", "--server", host.server(), "--server", inner.server(), "--server", "forwarded")
+        for each in (host, inner):
+            each.allowed.write_text(key + "\n")
+        assert with_agent(vault, *forwarded) == "it is in\n"
+    finally:
+        inner.close()
 
 
 @linux

@@ -6,6 +6,7 @@ must be what dash, bash, zsh and busybox have after running them; and python-dot
 
 # ruff: noqa: E501
 
+import importlib.util
 import itertools
 import json
 import os
@@ -684,6 +685,7 @@ def test_private_keys_are_known_by_what_they_are(opened: Machine, allow: Callabl
         "WALLET": ("5" * 88, "solana"),
         "WORDS": (" ".join(["abandon"] * 11 + ["about"]), "mnemonic"),
         "IDENTITY": ("nsec1" + "q" * 58, "nostr"),
+        "SIGNER": (json.dumps({"kty": "OKP", "crv": "Ed25519", "x": "A" * 43, "d": "A" * 43}), "jwk"),
     }
     lines = [f"export {name}='{value}'\n" for name, (value, _) in keys.items()]
     (file := allow(opened.top / "keys.profile")).write_text("".join([*lines, "export EDITOR=vim\n"]))
@@ -692,8 +694,17 @@ def test_private_keys_are_known_by_what_they_are(opened: Machine, allow: Callabl
     for name, (value, kind) in keys.items():
         assert f"wallet/{name} " in done.stderr and f"a private key ({kind})" in done.stderr and value not in done.stderr
         assert opened("get", f"wallet/{name}", secret=True).stdout == value + "\n"
-    assert "avault key import FILE GROUP/KEY --kind nostr, then avault delete wallet/IDENTITY" in done.stderr
-    assert "avault guard wallet/EVM_PRIVATE_KEY --ask" in done.stderr and "wallet/EDITOR" not in done.stderr
+    for words in (
+        "IDENTITY | avault key import - GROUP/KEY --kind nostr, then avault delete wallet/IDENTITY",
+        "EVM_PRIVATE_KEY | avault key import - GROUP/KEY --kind evm, then",
+        "SIGNER | avault key import - GROUP/KEY, then",
+    ):
+        assert f"to have it sign and never go out: avault get wallet/{words}" in done.stderr
+    assert "wallet/EDITOR" not in done.stderr
+    if importlib.util.find_spec("cryptography"):  # what is said works, and the variable's file is of no use then
+        given = opened("get", "wallet/EVM_PRIVATE_KEY", secret=True).stdout
+        made = opened("key", "import", "-", "wallet/EVM", "--kind", "evm", input=given).stdout
+        assert made == "0x90F8bf6A479f320ead074411a4B0e7944Ea8c9C1 wallet/EVM\n"
     (env := allow(opened.top / ".env")).write_text("".join(line.removeprefix("export ") for line in lines[:2]))
     assert (
         "eliza/EVM_PRIVATE_KEY seems to be a private key (evm)"

@@ -209,6 +209,8 @@ def test_tests_that_a_document_names(document: str) -> None:
     there = {name for content in TESTS.values() for name in re.findall(r"^(?:async )?def (test_\w+)\(", content, re.MULTILINE)}
     assert not set(re.findall(r"`(test_\w+)`", text)) - there
     assert not [path for path in re.findall(r"`(tests/[\w/]+\.py)`", text) if not (d.ROOT / path).exists()]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
+    assert not [name for path, name in named if not re.search(rf"^(async )?def {name}\(", TESTS.get(path, ""), re.MULTILINE)]
     ends = re.findall(r"`…(_\w+)`", text)
     assert all(any(name.endswith(end) for name in there) for end in ends)
 

@@ -145,19 +145,26 @@ def test_what_is_no_key_is_refused_with_what_to_do(text: str, says: str) -> None
     assert refused.value.hint
 
 
-def test_what_signs_imports_nothing_but_cryptography(tmp_path: Path) -> None:
-    """Nor what that would take along, where it is there."""
+@pytest.mark.parametrize(
+    ("kinds", "packages"), [("ed25519 ecdsa-p256 evm solana", set()), ("nostr", {"nostr_sdk"})], ids=["others", "nostr"]
+)
+def test_what_signs_imports_nothing_but_cryptography(tmp_path: Path, kinds: str, packages: set[str]) -> None:
+    """Nor what that would take along, where it is there; for Nostr, and for words, what avault has for that anyway."""
     (tmp_path / "bcrypt.py").write_text("raise SystemExit('bcrypt was imported')")
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:]; import avault; before = {*sys.modules};"
-        "desk = avault.open_key_signer(); value = desk.do({'do': 'make', 'kind': 'ed25519'})['value'];"
-        "desk.keys.take(value); names = {each.partition('.')[0] for each in {*sys.modules} - before};"
+        "import sys; sys.path[:0] = sys.argv[2:]; import avault; before = {*sys.modules};"
+        "desk, kinds = avault.open_key_signer(), sys.argv[1].split();"
+        "made = [desk.do({'do': 'make', 'kind': each})['value'] for each in kinds];"
+        "words = {'file': 'abandon ' * 11 + 'about', 'passphrase': '', 'kind': 'nostr', 'do': 'take'};"
+        "'nostr' in kinds and desk.do(words);"
+        "[desk.do({'do': 'prove', 'value': each, 'key': avault.identify_key(each)}) for each in made];"
+        "names = {each.partition('.')[0] for each in {*sys.modules} - before};"
         "print(*sorted(names - {*sys.stdlib_module_names}), sys.modules['bcrypt'])"
     )
-    words = [sys.executable, "-c", code, str(tmp_path), str(Path(avault.__file__).parent)]
+    words = [sys.executable, "-c", code, kinds, str(tmp_path), str(Path(avault.__file__).parent)]
     found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
     own = {"avault", "avault_extras", "bcrypt", "None", "_cffi_backend", "_openssl"}  # the last are cryptography's
-    assert {*found} - own == {"cryptography"}
+    assert {*found} - own == {"cryptography"} | packages
 
 
 def test_a_short_rsa_key_is_refused() -> None:
@@ -584,7 +591,7 @@ async def test_what_is_deleted_or_replaced_is_dropped(office: Office) -> None:
     assert len(office.signer.keys.loaded) == 2
     await office.serve("delete", group="ops", key="GITHUB")
     await office.sign(sshsig(), "sshsig", public=encode(other))  # behind what was said meanwhile
-    assert {*map(made.derive_public, office.signer.keys.loaded.values())} == {other}
+    assert {public for _, public in office.signer.keys.loaded.values()} == {other}
     assert {*office.signer.keys.loaded} == office.keyholder.signing.given
 
 

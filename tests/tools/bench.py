@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import itertools
 import json
 import os
 import random
 import shutil
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -36,7 +38,7 @@ import peers  # noqa: E402
 import avault  # noqa: E402
 
 SIZES = (10, 1_000, 10_000)
-BOUND_OF_SIGNATURES = {"ed25519": "2", "ecdsa-p256": "3", "rsa": "2"}  # OpenSSH takes 0.4 ms for ECDSA
+PAYEE = "0x" + "b0" * 20
 
 
 class Vault:
@@ -393,19 +395,60 @@ def signature_of(path: str, public: bytes) -> Callable[[], object]:
     return run
 
 
-def nostr_signature(vault: Vault, rounds: int) -> float:
-    """Seconds for one event over an open connection: the median. OpenSSH's agent has none to hold it against."""
-    vault.run("key", "generate", "nostr", "keys/nostr", "--kinds", "1")
-    connection = avault.Connection(vault.places)
+def ask_for_signatures(vault: Vault, rounds: int, name: str, form: str, make: Callable[[int], bytes]) -> float:
+    """Seconds for one over an open connection, each of something else: the median. OpenSSH's agent has no such kind."""
+    connection, numbers = avault.Connection(vault.places), itertools.count()
+    group, _, key = name.partition("/")
 
     def sign() -> None:
-        event = {"kind": 1, "content": os.urandom(20).hex(), "tags": [], "created_at": int(time.time())}
-        payload = base64.b64encode(json.dumps(event).encode()).decode()
-        connection.request("sign", **{"as": "nostr-event", "group": "keys", "key": "nostr", "payload": payload})
+        payload = base64.b64encode(make(next(numbers))).decode()
+        connection.request("sign", **{"as": form, "group": group, "key": key, "payload": payload})
 
     took = alternate(rounds, ours=sign)
     connection.close()
     return took["ours"]
+
+
+def nostr_event(number: int) -> bytes:
+    event = {"kind": 1, "content": f"the {number}th", "tags": [], "created_at": int(time.time())}
+    return json.dumps(event).encode()
+
+
+def evm_payment(number: int) -> bytes:
+    fees = {"gas": "0x5208", "maxFeePerGas": "0x1", "maxPriorityFeePerGas": "0x1"}
+    return json.dumps({"to": PAYEE, "value": "0x1", "nonce": hex(number), "chainId": "0x7a69", **fees}).encode()
+
+
+def solana_payment(us: str) -> Callable[[int], bytes]:
+    """Messages of one lamport to somebody, each with another blockhash."""
+
+    def make(number: int) -> bytes:
+        keys = avault.decode_base58(us, 32) + b"\7" * 32 + bytes(32)
+        transfer = b"\2\2\0\1\x0c" + struct.pack("<IQ", 2, 1)
+        return b"\1\0\1\3" + keys + number.to_bytes(32, "big") + b"\1" + transfer
+
+    return make
+
+
+def other_signatures(vault: Vault, rounds: int) -> list[tuple[str, str, str, str]]:
+    """The rows of the kinds that are not SSH's."""
+    words = {
+        "nostr": ("--kinds", "1"),
+        "evm": ("--wallet", f"chain 31337 token COIN to {PAYEE} tx 1 day 1000 fee 0.001"),
+        "solana": ("--wallet", "cluster localnet mint SOL to any tx 1 day 1000 fee 0.005"),
+    }
+    made = {kind: vault.run("key", "generate", kind, f"keys/{kind}", *each).stdout.split()[0] for kind, each in words.items()}
+    forms = {
+        "nostr": ("a Nostr event", "nostr-event", nostr_event, "2 ms", "1 ms"),
+        "evm": ("a payment on Ethereum, reserved on the disk", "evm-tx", evm_payment, "150 ms", "60 ms"),
+        "solana": ("a payment on Solana, reserved on the disk", "sol-tx", solana_payment(made["solana"]), "100 ms", "40 ms"),
+    }
+    rows = []
+    for kind, (what, form, make, bound, aim) in forms.items():
+        count = rounds * 10 if kind == "nostr" else rounds
+        took = milliseconds(ask_for_signatures(vault, count, f"keys/{kind}", form, make))
+        rows.append((f"{what}, signed over an open connection", took, bound, aim))
+    return rows
 
 
 def signatures(top: Path, command: Path, rounds: int) -> list[tuple[str, str, str, str]]:
@@ -429,13 +472,9 @@ def signatures(top: Path, command: Path, rounds: int) -> list[tuple[str, str, st
             public = base64.b64decode(Path(f"{file}.pub").read_text().split()[1])
             took = alternate(rounds * 10, ours=signature_of(ours, public), theirs=signature_of(theirs, public))
             figure = f"{took['ours'] / took['theirs']:.2f} ({milliseconds(took['ours'])} / {milliseconds(took['theirs'])})"
-            rows.append(
-                (f"a signature by `avault ssh`, {kind}, against OpenSSH's agent", figure, BOUND_OF_SIGNATURES[kind], "1.0")
-            )
+            rows.append((f"a signature by `avault ssh`, {kind}, against OpenSSH's agent", figure, "2", "1.0"))
             file.unlink()  # so that the agent is asked
-        rows.append(
-            ("a Nostr event, signed over an open connection", milliseconds(nostr_signature(vault, rounds * 10)), "2 ms", "1 ms")
-        )
+        rows += other_signatures(vault, rounds)
         words = ("ssh-keygen", "-q", "-Y", "sign", "-U", "-n", "file", "-f", f"{top}/ed25519.pub")
         sides = {"ours": process(with_ours, *words, input=b"x"), "theirs": process(with_theirs, *words, input=b"x")}
         took = alternate(rounds, **sides)

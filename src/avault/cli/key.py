@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from avault.cli.custody import show
 from avault.cli.nostr_words import NOSTR_OPTIONS, name_nostr_uses
+from avault.cli.openssh_file import open_key_file
 from avault.cli.servers import name_uses_of
 from avault.cli.wallet_words import WALLET_OPTIONS, name_wallet_uses
 from avault.client import Connection
@@ -129,11 +130,10 @@ def cmd_key_import(
            avault key import FILE|- GROUP/KEY --kind nostr|evm|solana [--path PATH]
                         [--no-passphrase] [--wallet RULE]… [--json]
 
-    Takes a private key from a file, as ssh-keygen or openssl writes one, and
-    prints its public half. A passphrase is asked for once, and not kept: the
-    vault's protection is in its place. One of OpenSSH's own form has to go first,
-    by ssh-keygen, from a copy in memory. With --kind nostr it is an nsec, its hex,
-    or an ncryptsec; the agent's and an operator's are refused. With --kind evm it is
+    Takes a private key from a file, as ssh-keygen or openssl writes one, or a JWK of
+    Ed25519 or P-256, and prints its public half. A passphrase is asked for once, and
+    not kept: the vault's protection is in its place. With --kind nostr it is an nsec,
+    its hex, or an ncryptsec; the agent's and an operator's are refused. With --kind evm it is
     64 hex digits, or a keystore's JSON; with --kind solana solana-keygen's id.json, or
     base58 of 64 bytes, as wallets write it.
 
@@ -152,7 +152,7 @@ def cmd_key_import(
     if kind not in (None, *KINDS_NAMED):
         which = ", ".join(KINDS_NAMED)
         raise Usage("no such kind of key to import", f"{which}; of others the file says it")
-    text = read_key_file(file)
+    text = open_key_file(read_key_file(file))
     fields = {"action": "import", **name_key(group), **name_all_uses(**uses)}
     fields |= {name: each for name, each in (("kind", kind), ("path", path)) if each}
 

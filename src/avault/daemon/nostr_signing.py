@@ -120,7 +120,7 @@ async def sign_use(
         wish = Wish(name, said, use, describe_nostr(use, name), noted, asker, admit)
         answer = await sign_asked(keyholder, session, wish, passage)
     else:
-        answer = await sign_at_once(keyholder, name, said, admit, grant)
+        answer = await sign_at_once(keyholder, name, said, admit, passage, grant)
     return str(answer["signature"]), sentence
 
 

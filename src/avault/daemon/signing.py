@@ -90,20 +90,25 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
             wish = Wish(name, said, use, words, noted, asker, admit)
             answer = await sign_asked(keyholder, session, wish, passage)
         else:
-            answer = await sign_at_once(keyholder, name, said, admit, grant)
+            answer = await sign_at_once(keyholder, name, said, admit, passage, grant)
         keyholder.release(session, noted)
     made = {"signature": str(answer["signature"]), "public": public}
     return {"ok": True, **made, "name": name, "said": sentence}
 
 
 async def sign_at_once(
-    keyholder: Keyholder, name: str, said: Message, admit: AdmitUse, grant: Grant | None
+    keyholder: Keyholder,
+    name: str,
+    said: Message,
+    admit: AdmitUse,
+    passage: Passage,
+    grant: Grant | None,
 ) -> Message:
     """What the process that signs answers, with a key of which nobody is asked; raises AvaultError.
 
-    It is counted, on the disk, before that; and what has changed meanwhile counts.
+    `passage` is what was just admitted. It is counted, on the disk, before that; and what has
+    changed meanwhile counts.
     """
-    passage = admit(None)
     if grant:
         grant.use("sign")
     if passage.is_counted:

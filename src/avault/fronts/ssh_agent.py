@@ -172,7 +172,7 @@ class AgentClient:
                 "payload": encode_base64(data),
                 "flags": flags,
                 "binds": self.told,
-                "claims": claim_of(client, self.since),
+                "claims": claim_of(client, self.since, is_file),
                 "content": encode_base64(read_signed_file(client)) if is_commit else None,
             },
         )

@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from avault.daemon.behind import find_program, look_at_process
-from avault.daemon.callers import count_seconds, peer_pid
+from avault.daemon.callers import count_seconds, peer_pid, read_proc
 from avault.late import regex
 from avault.signing.ssh_words import LONGEST_CONTENT
 
@@ -31,14 +31,16 @@ GIT_WORDS = {
 }
 
 
-def claim_of(sock: socket.socket, since: float) -> dict[str, Any]:
+def claim_of(sock: socket.socket, since: float, is_file: bool = False) -> dict[str, Any]:
     """The `program` behind a connection, and what it says that it `does`; less, where not told.
 
+    Who has a file signed does nothing for git over the network.
     Its `pid`, and `since` when the connection is there, are no claim: the system has told them.
     """
     pid = peer_pid(sock)
     began = look_at_process(pid)
-    claim = {"program": find_program(pid, began).name, "does": find_git_errand(pid)}
+    does = "" if is_file else find_git_errand(pid)
+    claim = {"program": find_program(pid, began).name, "does": does}
     known: dict[str, Any] = {"pid": pid, "since": since}
     # a pid is given again: one that was started behind the connection is another's
     if not began or count_seconds(began[2].encode()) > since:
@@ -49,8 +51,7 @@ def claim_of(sock: socket.socket, since: float) -> dict[str, Any]:
 def read_words(pid: int, program: bytes) -> list[bytes]:
     """The arguments of a process, where it says that it is this program; else none."""
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(1 << 16).rstrip(b"\0").split(b"\0")
+        words = read_proc(pid, "cmdline", 1 << 16).rstrip(b"\0").split(b"\0")
     except OSError:
         return []
     return words if os.path.basename(words[0]) == program else []

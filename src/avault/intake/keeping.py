@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError
-from avault.intake.key_forms import find_key_kind
+from avault.intake.key_forms import SAYS_ITSELF, WORDS_OF_KINDS, find_key_kind
 from avault.intake.logins import ImportedSecrets
 from avault.late import Fields, field
 from avault.terminal.talk import put, warn
@@ -129,17 +129,11 @@ def tell_of_twins(terminal: Terminal, found: ImportedSecrets) -> None:
 def tell_of_keys(found: ImportedSecrets) -> None:
     """Say of private keys that sign that they need not be given out at all."""
     kinds = {f"{group}/{key}": find_key_kind(value) for (group, key), value in found.items()}
-    for name, kind in sorted(kinds.items()):
-        if kind in ("nostr", "ssh"):
-            words = "avault key import FILE GROUP/KEY" + (
-                " --kind nostr" if kind == "nostr" else ""
-            )
-            warn(
-                f"{name} is a private key ({kind}): whoever gets it can sign anything",
-                f"to have it sign and never go out: {words}, then avault delete {name}",
-            )
-        elif kind:
-            warn(
-                f"{name} seems to be a private key ({kind}): whoever gets it can sign anything",
-                f"have the phone asked for each use: avault guard {name} --ask",
-            )
+    for name, kind in sorted((name, kind) for name, kind in kinds.items() if kind):
+        take = f"avault key import - GROUP/KEY{WORDS_OF_KINDS.get(kind, '')}"
+        warn(
+            f"{name} {'is' if kind in SAYS_ITSELF else 'seems to be'} a private key ({kind}): "
+            "whoever gets it can sign anything",
+            f"to have it sign and never go out: avault get {name} | {take}, "
+            f"then avault delete {name}",
+        )

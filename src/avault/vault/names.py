@@ -16,8 +16,9 @@ SAID_MORE = (  # of a request, in the access log
 )  # fmt: skip
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 DIGITS = frozenset("0123456789")
-GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")
-KEY_CHARACTERS = LETTERS | DIGITS | {"_"}
+LETTERS_AND_DIGITS = LETTERS | DIGITS
+GROUP_CHARACTERS = LETTERS_AND_DIGITS | set("._-")
+KEY_CHARACTERS = LETTERS_AND_DIGITS | {"_"}
 
 
 def is_group(name: object) -> TypeGuard[str]:
@@ -25,7 +26,7 @@ def is_group(name: object) -> TypeGuard[str]:
     return (
         isinstance(name, str)
         and 0 < len(name) <= 64
-        and name[0] in LETTERS | DIGITS
+        and name[0] in LETTERS_AND_DIGITS
         and set(name) <= GROUP_CHARACTERS
     )
 

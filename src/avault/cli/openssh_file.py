@@ -1,0 +1,83 @@
+"""A key's file in OpenSSH's own form, with a passphrase: OpenSSH opens it, in memory alone.
+
+What encrypts it (bcrypt_pbkdf) would be a package more in the process that has keys.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from avault.errors import Denied, Unavailable, Usage
+from avault.plain import write_all
+from avault.process import clean_environment
+from avault.ssh_wire import SshReader, decode_base64
+from avault.vault.openssh_key import LONGEST_KEY, OPENSSH, OPENSSH_MAGIC
+
+ASKING = ("SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY")
+
+
+def has_passphrase(text: str) -> bool:
+    """Whether a file is a private key in OpenSSH's form that is encrypted (PROTOCOL.key)."""
+    text, (begin, end) = text.strip(), OPENSSH
+    if not (text.startswith(begin) and text.endswith(end)):
+        return False
+    try:
+        body = "".join(text[len(begin) : -len(end)].split())
+        reader = SshReader(decode_base64(body, LONGEST_KEY))
+        return reader.take(len(OPENSSH_MAGIC)) == OPENSSH_MAGIC and reader.text() != "none"
+    except ValueError:
+        return False
+
+
+def open_key_file(text: str) -> str:
+    """The key in a file, without its passphrase, for which ssh-keygen asks; others as they are.
+
+    Where no memory can be had that has a path (memfd_create(2)), as it is, too. Raises Denied,
+    Unavailable, Usage.
+    """
+    if not has_passphrase(text) or not hasattr(os, "memfd_create"):
+        return text
+    check_asking()
+    fd = os.memfd_create("avault", os.MFD_CLOEXEC)
+    with open(fd, "r+b", buffering=0) as copy:
+        os.fchmod(fd, 0o600)  # ssh-keygen takes no file of others'
+        write_all(fd, text.encode())
+        words = ["ssh-keygen", "-q", "-p", "-N", "", "-f", f"/proc/self/fd/{fd}"]
+        try:
+            done = subprocess.run(
+                words,
+                env={
+                    **clean_environment(),
+                    **{each: os.environ[each] for each in ASKING if each in os.environ},
+                },
+                pass_fds=[fd],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError:
+            raise Unavailable(
+                "a key with a passphrase, in OpenSSH's own form, and no ssh-keygen to open it",
+                "install OpenSSH's client, or take the passphrase off a copy elsewhere",
+            ) from None
+        if done.returncode:
+            if "passphrase" in done.stderr:
+                raise Denied("the passphrase is not the key's", "try again")
+            raise Usage("that is no private key", "as ssh-keygen or openssl writes one")
+        copy.seek(0)
+        return copy.read().decode(errors="replace")
+
+
+def check_asking() -> None:
+    """Raise Usage where ssh-keygen can ask nobody."""
+    if os.environ.get("SSH_ASKPASS"):
+        return
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        raise Usage(
+            "the key has a passphrase, and there is no terminal to ask for it",
+            "take it off a copy in memory: cp KEY /dev/shm/k; ssh-keygen -p -f /dev/shm/k",
+        ) from None
