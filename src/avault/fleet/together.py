@@ -13,7 +13,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.errors import Denied, Tampered, TimedOut
+from avault.errors import Tampered, TimedOut
 from avault.fleet.hosts import Host
 from avault.fleet.looking import read_state
 from avault.fleet.outcomes import (
@@ -26,7 +26,6 @@ from avault.fleet.outcomes import (
 )
 from avault.fleet.reaching import Crew, command_line
 from avault.nostr import make_keys, public_hex, read_keys, sign_text, to_npub
-from avault.signer.question import accept_token
 from avault.signer.remote import RemoteSigner
 from avault.vault.seal import make_envelope, request_code
 
@@ -107,18 +106,6 @@ class DeskSigner:
         """The fleet's key (hex), which the operator gives by one approval."""
         accept = lambda result: accept_fleet_key(kept, result)  # noqa: E731
         return str(await self.ask(kept["peer"], kept["envelope"], accept))
-
-    async def drill(self) -> bool:
-        """Whether the operator can refuse: one approval of an app that asks nobody opens all."""
-        token, peer = secrets.token_hex(32), make_keys()
-        said = "avault: this is a drill. REJECT this one."
-        title = "a drill: REJECT this one"
-        envelope = make_envelope(peer, self.desk.operator, title, said, token)
-        try:
-            await self.ask(public_hex(peer), envelope, accept_token(token))
-        except Denied:
-            return True
-        return False
 
 
 async def look_at_host(crew: Crew, host: Host, desk: str) -> Outcome:
