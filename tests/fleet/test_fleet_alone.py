@@ -406,18 +406,6 @@ def test_the_exit_code_of_all(codes: list[int], code: int) -> None:
     assert avault.judge_all(avault.Outcome("x", each) for each in codes) == code
 
 
-def test_each_word_is_explained() -> None:
-    """references/fleet.md has a row for each, with its code; and a hint is for a word that there is."""
-    import documents
-
-    text = documents.read("references/fleet.md").partition("## What a row says")[2].partition("\n## ")[0]
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    words = {word.strip("`| "): int(row[1]) for row in rows for word in row[0].split(",")}
-    said = {word: code for _, word, code in avault.REFUSALS if word != "ssh refuses"}
-    assert {word: words.get(word) for word in said} == said
-    assert words.keys() >= avault.NEXT.keys() and words.keys() >= {*avault.ERROR_WORDS.values()} - {"not there"}
-
-
 def test_words_for_a_shell() -> None:
     host = avault.Host("web1", "/a b", "~/bin/my avault")
     assert avault.command_line(host, "set", "a/B;C") == "~/'bin/my avault' --dir '/a b' set 'a/B;C'"
