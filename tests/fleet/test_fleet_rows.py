@@ -150,3 +150,10 @@ def test_each_row_of_the_document_is_here() -> None:
     words = {word for word, _ in written}
     assert words >= {word for _, word, _ in avault.REFUSALS} | {*avault.NEXT} | {*avault.ERROR_WORDS.values()}
     assert words >= avault.STATE_CODES.keys()
+
+
+def test_each_complaint_is_answered() -> None:
+    """By a test that there is (test_documents.py), or more than one."""
+    text = documents.read("references/fleet.md").partition("## What people complain about")[2].partition("\n## ")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 10 and all("github.com" in row and "`test_" in row.rpartition(" | ")[2] for row in rows)
