@@ -46309,6 +46309,7 @@ NEXT = {  # what to do about a word
     "tampered": "look there: avault doctor",
     "unknown": "the same command again looks first",
     "not enrolled": "avault fleet enroll --only HOST",
+    "not approved": "the same again; is the signer app open?",
 }
 
 
@@ -46373,6 +46374,13 @@ def judge_error(error: dict[str, str]) -> Outcome:
     code = EXIT_CODES.get(error["code"], 1)
     word = ERROR_WORDS.get(error["code"], "failed")
     return Outcome(word, code, error["message"], {"error": error})
+
+
+def judge_asking(error: dict[str, str]) -> Outcome:
+    """The same, of what asks the phone: that nobody approved in time is no host's silence."""
+    if error["code"] == "timed_out":
+        return Outcome("not approved", NO_ANSWER, error["message"], {"error": error})
+    return judge_error(error)
 
 
 def judge_transport(ended: Ended, has_written: bool = False) -> Outcome | None:
@@ -47264,7 +47272,8 @@ async def let_in(
     data = f"{keys.secret_key().to_hex()}\n".encode()
     ended = await crew.reach(host, line, data, None, hear, is_once=True)
     if failed := judge_answer(ended, has_written=True):
-        return failed
+        error = failed.fields.get("error")
+        return judge_asking(error) if error else failed
     keys_told = [each.get("key") for each in find_objects(ended.out)]
     return Outcome("enrolled") if public_hex(keys) in keys_told else strange(ended)
 
@@ -47369,7 +47378,9 @@ class Together:
                 fleet = await signer.open_key(kept)
         except AvaultError as error:
             told = error.to_dict()["error"]
-            outcome = judge_error(
+            if any(words in error.message.lower() for words in NOT_PAIRED):
+                told["message"] += "; if this desk is gone from the app: avault fleet pair"
+            outcome = judge_asking(
                 {name: told.get(name) or "" for name in ("code", "message", "hint")}
             )
             for host in hosts:
@@ -51322,7 +51333,7 @@ async def unlock_host(crew: Crew, host: Host, limit: float) -> Outcome:
     ended = await crew.reach(host, line, None, limit + crew.deadline, hear)
     state = read_state(ended)
     error = find_error(find_objects(ended.out))
-    return judge_error(error) if error and state.word in ASKED else state
+    return judge_asking(error) if error and state.word in ASKED else state
 
 
 @command("fleet set", argument("group"), *WHICH, option("--key"))
@@ -53500,7 +53511,13 @@ def cmd_replica_add(terminal: Terminal, relay: tuple[str, ...], yes: bool) -> in
     if not yes and not confirm(f"avault: publish the ciphertext to {', '.join(urls)}?"):
         raise Denied("not confirmed; nothing was published", "avault replica add RELAY… --yes")
     terminal.ask("replica", action="add", relays=urls)
-    return push_to_relays(terminal)
+    try:
+        code = push_to_relays(terminal)
+    except AvaultError:
+        tell_way_back(terminal)
+        raise
+    tell_way_back(terminal)
+    return code
 
 
 @command("replica remove", argument("relay", nargs=-1, required=True))
@@ -53592,6 +53609,19 @@ def push_to_relays(terminal: Terminal) -> int:
     return 0
 
 
+def tell_way_back(terminal: Terminal) -> None:
+    """Say what gets the vault back on a new machine, to be written down now."""
+    outbox = Outbox.load(terminal.places)
+    if len(outbox.relays) == 1:
+        warn(
+            "one relay alone can keep the newest copy back, and nobody would know",
+            "another, of other people: avault replica add RELAY",
+        )
+    if outbox.agent and outbox.relays:
+        profile = render_profile(outbox.agent, outbox.relays)
+        say(f"write this down, to get it back: avault recover --from-relays {profile}")
+
+
 def tell_relays(told: dict[str, object]) -> None:
     """What relays keep, as a table; and what is wrong."""
     rows = [("RELAY", "KEEPS IT", "SINCE", "SAID")]
@@ -53635,6 +53665,8 @@ def cmd_replica_status(terminal: Terminal) -> int:
     if terminal.want_json:
         return show(terminal, {"ok": True, **fields, **told})
     tell_relays(told)
+    if not urls:
+        say("hint: to have some keep it: avault replica add RELAY RELAY")
     if told.get("problem"):
         warn(printable(told["problem"]))
     if profile:

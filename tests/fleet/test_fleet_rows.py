@@ -81,6 +81,8 @@ ROWS: list[tuple[str, int, tuple[str, ...], list[Reply]]] = [  # word, exit code
     ("no such host", 6, ("status",), [ssh("ssh: Could not resolve hostname web1: Name or service not known")]),
     ("no avault", 6, ("status",), [ssh("bash: line 1: avault: command not found", 127)]),
     ("no answer", 7, ("status",), [GONE]),
+    ("not approved", 7, ("unlock",), [said(state("locked")), said(error("timed_out"), state("locked"))]),
+    ("not approved", 7, ("enroll", "--yes"), [said(OPEN), said(error("timed_out"))]),
     ("unknown", 7, SET, [LACKS, GONE]),
     ("unknown", 7, ("lock",), [ssh("Connection to web1 closed by remote host.")]),
     ("unknown", 7, RUN, [GONE]),
@@ -120,6 +122,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(avault, "read_value", lambda *_: "sk-1")
     monkeypatch.setattr(avault, "is_person", lambda: False)
     monkeypatch.setattr(avault.Crew, "__init__", lambda *_: None)
+    monkeypatch.setattr(avault.Crew, "deadline", 1.0, raising=False)
     desk = avault.DeskFile(avault.make_keys(), OPERATOR, OPERATOR, ["ws://localhost:1"], "laptop")
     desk.groups["fleet"] = [avault.make_fleet_key(desk, "fleet", {"web1": AGENT})[1]]
     desk.save()
@@ -157,3 +160,36 @@ def test_each_complaint_is_answered() -> None:
     text = documents.read("references/fleet.md").partition("## What people complain about")[2].partition("\n## ")[0]
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 10 and all("github.com" in row and "`test_" in row.rpartition(" | ")[2] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("refused", "word", "says"),
+    [
+        (avault.Denied("the signer refused: no permission"), "refused", "gone from the app: avault fleet pair"),
+        (avault.Denied("the signer refused: user rejected"), "refused", "user rejected"),
+        (avault.TimedOut("nobody approved in time"), "not approved", "nobody approved"),
+    ],
+)
+def test_a_phone_that_does_not_open_them_together(
+    hosts: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    refused: avault.AvaultError, word: str, says: str,
+) -> None:  # fmt: skip
+    async def refuse(*_: Any) -> None:
+        raise refused
+
+    async def enter(signer: avault.DeskSigner) -> avault.DeskSigner:
+        return signer
+
+    async def leave(*_: Any) -> None:
+        pass
+
+    for name, done in (("ask", refuse), ("__aenter__", enter), ("__aexit__", leave)):
+        monkeypatch.setattr(avault.DeskSigner, name, done)
+    key = avault.DeskFile.need().groups["fleet"][0]["hosts"]["web1"]["key"]
+    script = Script([said({"desk": "desk-fleet", "key": key}, state("locked"))])
+    monkeypatch.setattr(avault.Crew, "reach", lambda _, *given, **named: script.reach(*given, **named))
+    hosts.write_text("web1\n")
+    avault.run_command(["fleet", "unlock", "--together", "--hosts", str(hosts), "--json"])
+    row = json.loads(capfd.readouterr().out)["hosts"][0]
+    assert row["word"] == word and says in row["note"]
+    assert ("fleet pair" in row["note"]) == ("no permission" in refused.message), "a person's refusal is no lost pairing"

@@ -21,6 +21,7 @@ from avault.fleet.outcomes import (
     find_error,
     find_objects,
     judge_answer,
+    judge_asking,
     judge_error,
     strange,
 )
@@ -127,7 +128,8 @@ async def let_in(
     data = f"{keys.secret_key().to_hex()}\n".encode()
     ended = await crew.reach(host, line, data, None, hear, is_once=True)
     if failed := judge_answer(ended, has_written=True):
-        return failed
+        error = failed.fields.get("error")
+        return judge_asking(error) if error else failed
     keys_told = [each.get("key") for each in find_objects(ended.out)]
     return Outcome("enrolled") if public_hex(keys) in keys_told else strange(ended)
 
