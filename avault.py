@@ -50627,11 +50627,6 @@ class Meeting:
         else:
             Ceremony(self.terminal, self.qr).show_uri(uri)
 
-    def find_desk(self, see_operators: Callable[[], set[str]]) -> DeskFile:
-        """This desk, paired now if it is not yet, or where that was asked for."""
-        desk = DeskFile.load()
-        return desk if desk and not self.is_wanted else self.pair(desk, see_operators())
-
     def pair(self, known: DeskFile | None, operators: set[str]) -> DeskFile:
         """Pair this desk, and save it; the keys of one that is `known` stay.
 
@@ -50829,32 +50824,37 @@ def cmd_fleet_enroll(
         name = name_desk(check_operator(group))
         meeting = Meeting(terminal, bunker, relays, qr, label, no_drill)
         chosen = Round(True, **which, usual=DESK_LIMIT)
+        desk, labels = DeskFile.load(), {host.label() for host in chosen.hosts}
+        count = len(labels | (desk.members(group) if desk else set()))
+        if count > MOST_TOGETHER:
+            raise Usage(
+                f"{count} machines; a group has at most {MOST_TOGETHER}",
+                "another group: --group NAME --only PATTERN",
+            )
         for line in MEANING_OF_TOGETHER.splitlines():
             say(line)
         if not yes and not confirm(f"avault: let this desk open {len(chosen.hosts)} together?"):
             raise Denied("not confirmed; nothing was changed", "avault fleet enroll --yes")
-        desk = meeting.find_desk(lambda: see_operators(chosen))
-        members = {*desk.members(group), *(host.label() for host in chosen.hosts)}
-        if len(members) > MOST_TOGETHER:
-            raise Usage(
-                f"{len(members)} machines; a group has at most {MOST_TOGETHER}",
-                "another group: --group NAME --only PATTERN",
-            )
         board = Board(chosen.hosts, is_shown=not terminal.want_json)
+        if not desk or meeting.is_wanted:
+            # looked at before: no phone is paired for machines of which none can be let in
+            first = Board(chosen.hosts, is_shown=False)
+            go_round(chosen, first, see_state)
+            if all(outcome.code for outcome in first.outcomes.values()):
+                first.is_shown = board.is_shown
+                return conclude(terminal, first)
+            desk = meeting.pair(desk, find_operators(first))
         run_shown(board, enroll_all(desk, chosen, board, group, name))
         return conclude(terminal, board)
 
 
-def see_operators(chosen: Round) -> set[str]:
-    """Whose the hosts are that are open (hex), before a phone is paired for them; raises Locked."""
-    first = Board(chosen.hosts, is_shown=False)
-    go_round(chosen, first, see_state)
-    found, outcomes = set[str](), [*first.outcomes.values()]
-    for state in [each.fields for each in outcomes if not each.code]:
+def find_operators(board: Board) -> set[str]:
+    """Whose the hosts are that are open (hex), as they say themselves."""
+    found = set[str]()
+    for outcome in board.outcomes.values():
         with contextlib.suppress(Usage):
-            found.add(parse_npub(str(state.get("signer_npub"))))
-    if not found:
-        raise Locked(f"none of them is open: {count_words(outcomes)}", "avault fleet unlock")
+            if not outcome.code:
+                found.add(parse_npub(str(outcome.fields.get("signer_npub"))))
     return found
 
 

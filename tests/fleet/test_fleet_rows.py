@@ -193,3 +193,11 @@ def test_a_phone_that_does_not_open_them_together(
     row = json.loads(capfd.readouterr().out)["hosts"][0]
     assert row["word"] == word and says in row["note"]
     assert ("fleet pair" in row["note"]) == ("no permission" in refused.message), "a person's refusal is no lost pairing"
+
+
+def test_a_group_is_of_twenty_machines_at_most(hosts: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One that is in it counts: nothing is asked of any host, and no phone."""
+    hosts.write_text("".join(f"bot{number}\n" for number in range(20)))
+    assert avault.run_command(["fleet", "enroll", "--yes", "--hosts", str(hosts), "--json"]) == 2
+    assert "21 machines; a group has at most 20" in capfd.readouterr().err
+    assert avault.DeskFile.need().members("fleet") == {"web1"}

@@ -222,7 +222,8 @@ def test_the_first_time_the_desk_is_paired_by_a_code(together: Fleet, relay: Any
     desk_file(together).unlink()
     lock_all(together)
     done = together(*words, code=3)
-    assert "none of them is open: 2 locked" in done.stderr and "nostrconnect" not in done.stdout
+    assert "2 of 2: 2 locked" in done.stderr and "hint: locked: avault fleet unlock" in done.stderr
+    assert "nostrconnect" not in done.stdout and not desk_file(together).exists()
     for machine in together.machines.values():
         machine("unlock")
 

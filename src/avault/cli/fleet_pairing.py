@@ -80,11 +80,6 @@ class Meeting:
         else:
             Ceremony(self.terminal, self.qr).show_uri(uri)
 
-    def find_desk(self, see_operators: Callable[[], set[str]]) -> DeskFile:
-        """This desk, paired now if it is not yet, or where that was asked for."""
-        desk = DeskFile.load()
-        return desk if desk and not self.is_wanted else self.pair(desk, see_operators())
-
     def pair(self, known: DeskFile | None, operators: set[str]) -> DeskFile:
         """Pair this desk, and save it; the keys of one that is `known` stay.
 

@@ -6,13 +6,13 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from avault.cli.fleet_pairing import DESK_LIMIT, MEETING, Meeting
-from avault.errors import Denied, Locked, NotFound, Usage, printable
+from avault.errors import Denied, NotFound, Usage, printable
 from avault.fleet.board import Board
 from avault.fleet.desk_file import MOST_TOGETHER, DeskFile, DeskLock
 from avault.fleet.hosts import Host
 from avault.fleet.looking import see_state
 from avault.fleet.opening import Together, name_desk
-from avault.fleet.outcomes import NOT_DONE, Outcome, count_words, judge_answer
+from avault.fleet.outcomes import NOT_DONE, Outcome, judge_answer
 from avault.fleet.reaching import Crew, command_line
 from avault.fleet.rounds import (
     WHICH,
@@ -86,32 +86,37 @@ def cmd_fleet_enroll(
         name = name_desk(check_operator(group))
         meeting = Meeting(terminal, bunker, relays, qr, label, no_drill)
         chosen = Round(True, **which, usual=DESK_LIMIT)
+        desk, labels = DeskFile.load(), {host.label() for host in chosen.hosts}
+        count = len(labels | (desk.members(group) if desk else set()))
+        if count > MOST_TOGETHER:
+            raise Usage(
+                f"{count} machines; a group has at most {MOST_TOGETHER}",
+                "another group: --group NAME --only PATTERN",
+            )
         for line in MEANING_OF_TOGETHER.splitlines():
             say(line)
         if not yes and not confirm(f"avault: let this desk open {len(chosen.hosts)} together?"):
             raise Denied("not confirmed; nothing was changed", "avault fleet enroll --yes")
-        desk = meeting.find_desk(lambda: see_operators(chosen))
-        members = {*desk.members(group), *(host.label() for host in chosen.hosts)}
-        if len(members) > MOST_TOGETHER:
-            raise Usage(
-                f"{len(members)} machines; a group has at most {MOST_TOGETHER}",
-                "another group: --group NAME --only PATTERN",
-            )
         board = Board(chosen.hosts, is_shown=not terminal.want_json)
+        if not desk or meeting.is_wanted:
+            # looked at before: no phone is paired for machines of which none can be let in
+            first = Board(chosen.hosts, is_shown=False)
+            go_round(chosen, first, see_state)
+            if all(outcome.code for outcome in first.outcomes.values()):
+                first.is_shown = board.is_shown
+                return conclude(terminal, first)
+            desk = meeting.pair(desk, find_operators(first))
         run_shown(board, enroll_all(desk, chosen, board, group, name))
         return conclude(terminal, board)
 
 
-def see_operators(chosen: Round) -> set[str]:
-    """Whose the hosts are that are open (hex), before a phone is paired for them; raises Locked."""
-    first = Board(chosen.hosts, is_shown=False)
-    go_round(chosen, first, see_state)
-    found, outcomes = set[str](), [*first.outcomes.values()]
-    for state in [each.fields for each in outcomes if not each.code]:
+def find_operators(board: Board) -> set[str]:
+    """Whose the hosts are that are open (hex), as they say themselves."""
+    found = set[str]()
+    for outcome in board.outcomes.values():
         with contextlib.suppress(Usage):
-            found.add(parse_npub(str(state.get("signer_npub"))))
-    if not found:
-        raise Locked(f"none of them is open: {count_words(outcomes)}", "avault fleet unlock")
+            if not outcome.code:
+                found.add(parse_npub(str(outcome.fields.get("signer_npub"))))
     return found
 
 
