@@ -387,6 +387,7 @@ The rooms, in order; each calls only what stands above it:
     cli/log                   avault log: who got what, and when; and what was refused
     cli/status                avault status: what the daemon does, and what it waits for
     cli/fleet                 avault fleet: many machines, over OpenSSH: the list of hosts, and how they are
+    cli/fleet_pairing         How a desk of a fleet and its operator's phone meet: by a code or a bunker URI, and the drill
     cli/fleet_together        avault fleet enroll, unlock --together, leave: one approval of the phone for many machines
     cli/secrets               set, get, has, list, mv, delete, export, wait
     cli/fleet_acts            avault fleet: what is done on many machines: lock, unlock, set, rotate, run
@@ -31286,7 +31287,7 @@ this machine
 many machines, over ssh
   fleet add|remove|status              the hosts, and how their vaults are
   fleet lock|unlock|set|rotate|run     what is done on all of them
-  fleet enroll|leave                   one approval that opens many, and no more
+  fleet pair|enroll|leave              one approval that opens many, and no more
   fleet doctor|log                     what is wrong there, and who got what
 
 openclaw and other agents
@@ -46575,6 +46576,7 @@ NEXT = {  # what to do about a word
     "tampered": "look there: avault doctor",
     "unknown": "the same command again looks first",
     "not enrolled": "avault fleet enroll --only HOST",
+    "not approved": "the same again; is the signer app open?",
 }
 
 
@@ -46639,6 +46641,13 @@ def judge_error(error: dict[str, str]) -> Outcome:
     code = EXIT_CODES.get(error["code"], 1)
     word = ERROR_WORDS.get(error["code"], "failed")
     return Outcome(word, code, error["message"], {"error": error})
+
+
+def judge_asking(error: dict[str, str]) -> Outcome:
+    """The same, of what asks the phone: that nobody approved in time is no host's silence."""
+    if error["code"] == "timed_out":
+        return Outcome("not approved", NO_ANSWER, error["message"], {"error": error})
+    return judge_error(error)
 
 
 def judge_transport(ended: Ended, has_written: bool = False) -> Outcome | None:
@@ -47510,18 +47519,6 @@ class DeskSigner:
         accept = lambda result: accept_fleet_key(kept, result)  # noqa: E731
         return str(await self.ask(kept["peer"], kept["envelope"], accept))
 
-    async def drill(self) -> bool:
-        """Whether the operator can refuse: one approval of an app that asks nobody opens all."""
-        token, peer = secrets.token_hex(32), make_keys()
-        said = "avault: this is a drill. REJECT this one."
-        title = "a drill: REJECT this one"
-        envelope = make_envelope(peer, self.desk.operator, title, said, token)
-        try:
-            await self.ask(public_hex(peer), envelope, accept_token(token))
-        except Denied:
-            return True
-        return False
-
 
 async def look_at_host(crew: Crew, host: Host, desk: str) -> Outcome:
     """The state of a host, and in `fields` the public `key` (hex) of the desk that opens it."""
@@ -47542,7 +47539,8 @@ async def let_in(
     data = f"{keys.secret_key().to_hex()}\n".encode()
     ended = await crew.reach(host, line, data, None, hear, is_once=True)
     if failed := judge_answer(ended, has_written=True):
-        return failed
+        error = failed.fields.get("error")
+        return judge_asking(error) if error else failed
     keys_told = [each.get("key") for each in find_objects(ended.out)]
     return Outcome("enrolled") if public_hex(keys) in keys_told else strange(ended)
 
@@ -47647,7 +47645,9 @@ class Together:
                 fleet = await signer.open_key(kept)
         except AvaultError as error:
             told = error.to_dict()["error"]
-            outcome = judge_error(
+            if any(words in error.message.lower() for words in NOT_PAIRED):
+                told["message"] += "; if this desk is gone from the app: avault fleet pair"
+            outcome = judge_asking(
                 {name: told.get(name) or "" for name in ("code", "message", "hint")}
             )
             for host in hosts:
@@ -50925,6 +50925,192 @@ def cmd_fleet_log(terminal: Terminal, since: str, **which: Any) -> int:
     return conclude(terminal, board)
 
 
+# ----------------------------------------------------- cli/fleet_pairing ----
+# How a desk of a fleet and its operator's phone meet: by a code or a bunker URI, and the drill.
+
+
+MEETING = (  # the options of every command that may pair a desk
+    option("--bunker"), option("--relay", "relays", multiple=True), option("--qr"),
+    option("--label"), option("--no-drill", is_flag=True),
+)  # fmt: skip
+PAIR_ANEW = "avault fleet pair"
+DESK_LIMIT = 120.0  # seconds for an approval
+SCAN_LIMIT = 600.0  # seconds for a code to be scanned
+
+
+class Meeting:
+    """What was said of how a desk is paired, and its talk with the person; raises Usage."""
+
+    def __init__(
+        self,
+        terminal: Terminal,
+        bunker: str | None,
+        relays: tuple[str, ...],
+        qr: str | None,
+        label: str | None,
+        no_drill: bool,
+    ) -> None:
+        if bunker is not None and (relays or qr):
+            raise Usage(
+                "a bunker:// URI has relays of its own, and no code is shown for it",
+                "leave out --bunker, or --relay and --qr",
+            )
+        self.terminal, self.qr, self.is_drilled = terminal, qr, not no_drill
+        self.is_wanted = bunker is not None
+        self.bunker = bunker
+        self.relays = [check_relay(url) for url in relays] or DEFAULT_RELAYS
+        self.label = check_name(label) if label is not None else None
+
+    def show(self, uri: str) -> None:
+        """The pairing code. With --json stdout is for the one object, so it goes beside it."""
+        if self.terminal.want_json:
+            sys.stderr.write(uri + "\n")
+        else:
+            Ceremony(self.terminal, self.qr).show_uri(uri)
+
+    def pair(self, known: DeskFile | None, operators: set[str]) -> DeskFile:
+        """Pair this desk, and save it; the keys of one that is `known` stay.
+
+        `operators` (hex) are those of the machines that are meant. The phone of none of them would
+        open nothing: it is refused. Raises AvaultError; then all is as it was.
+        """
+        label = self.label or (known.label if known else socket.gethostname().split(".")[0])
+        desk = asyncio.run(
+            meet_signer(read_bunker(self.bunker), self.relays, check_name(label), self.show)
+        )
+        say(f"operator: {to_npub(desk.operator)}")
+        say(f"the app may show who asks as {shorten_key(public_hex(desk.keys))}")
+        if known and known.groups:
+            operators = {known.operator}
+        if operators and desk.operator not in operators:
+            wanted = " or ".join(sorted(map(to_npub, operators)))
+            raise Denied(
+                f"the signer answers for another operator than {wanted}, whose machines these are",
+                f"choose that account in the signer, then: {PAIR_ANEW}",
+            )
+        # whoever saw the code first could answer it
+        if not operators and is_person() and not confirm("avault: is that you, the operator?"):
+            raise Denied("the operator was not confirmed; nothing was changed", PAIR_ANEW)
+        if self.is_drilled:
+            self.drill(desk)
+        desk.groups = known.groups if known else {}
+        desk.save()
+        return desk
+
+    def drill(self, desk: DeskFile) -> None:
+        """Have the operator reject a request, again where a person changes a setting for it.
+
+        Raises Denied for a signer that approves by itself: no desk is paired with it.
+        """
+
+        while True:
+            say("a drill: REJECT the next request on the phone, without remembering it")
+            is_refused, seconds = asyncio.run(ask_to_refuse(desk))
+            if is_refused:
+                say("the drill passed: no machine is opened without you")
+                if seconds < NOBODY_ASKED:
+                    warn(
+                        f"it was refused within {seconds:.1f} s; if that was not you, the app "
+                        "remembers a refusal"
+                    )
+                return
+            sys.stderr.write(SIGNER_SETTINGS)
+            is_there = sys.stdin.isatty() and not self.terminal.want_json
+            if not is_there or not confirm("avault: change the setting, then try it again?"):
+                raise Denied(
+                    "the request to reject was approved: that signer would open all machines by"
+                    " itself",
+                    f"have it ask for every request, then: {PAIR_ANEW}",
+                )
+
+
+async def meet_signer(
+    uri: str | None, relays: list[str], label: str, show: Callable[[str], None]
+) -> DeskFile:
+    """Connect a desk with the operator's signer, by a bunker URI or by a code that it scans.
+
+    `show` is given that code. Whoever answers it first is the signer; a second one ends it.
+    Raises AvaultError.
+    """
+    signer, secret, name = None, secrets.token_hex(16), f"desk {label}"
+    if uri is not None:
+        signer, relays, secret = parse_bunker(uri)
+    keys = make_keys()
+    remote = RemoteSigner(keys, relays, signer, lambda: None)
+    say(f"connecting to {len(relays)} relay{'' if len(relays) == 1 else 's'}")
+    await remote.open()
+    try:
+        async with asyncio.timeout(DESK_LIMIT if signer else SCAN_LIMIT):
+            await remote.relays.wait_ready(15.0)
+            if signer is None:
+                show(nostrconnect_uri(remote.me, relays, secret, name))
+                signer = await remote.greet(secret)
+            else:
+                told = [signer, secret, "get_public_key", json.dumps(introduce(name))]
+                await remote.request("connect", told, accept_connect(secret), False)
+            say("the signer is connected")
+            operator = await remote.request("get_public_key", [], parse_npub, False)
+    except TimeoutError:
+        raise TimedOut("the signer did not answer in time", "is the signer app open?") from None
+    except AvaultError as error:  # its hint is for a machine with a vault
+        error.hint = (error.hint or "").replace("avault pair --replace", PAIR_ANEW)
+        raise
+    finally:
+        await remote.close()
+    return DeskFile(keys, signer, operator, relays, label)
+
+
+async def ask_to_refuse(desk: DeskFile) -> tuple[bool, float]:
+    """Whether the operator can refuse, and after how many seconds the answer came.
+
+    One approval of an app that asks nobody would open all. What is no person's refusal raises
+    Denied.
+    """
+    token, peer = secrets.token_hex(32), make_keys()
+    said = "avault: this is a drill. REJECT this one."
+    envelope = make_envelope(peer, desk.operator, "a drill: REJECT this one", said, token)
+    async with DeskSigner(desk, DESK_LIMIT) as signer:
+        try:
+            await signer.ask(public_hex(peer), envelope, accept_token(token))
+        except Denied as refused:
+            if any(words in refused.message.lower() for words in NOT_A_REFUSAL):
+                said = f"nobody refused: {refused.message.removeprefix('the signer refused: ')}"
+                raise Denied(said, f"let the app ask each time, then: {PAIR_ANEW}") from None
+            return True, signer.remote.answered_in or 0.0
+        return False, signer.remote.answered_in or 0.0
+
+
+@command("fleet pair", *MEETING)
+def cmd_fleet_pair(terminal: Terminal, **how: Any) -> int:
+    """usage: avault fleet pair [--relay URL]… [--qr FILE.png] [--bunker URI|-]
+                         [--label NAME] [--no-drill]
+
+    Pairs this desk with the operator's signer app, so that it can ask for one
+    approval for many machines: see avault fleet enroll, which does this by itself
+    the first time. Shows a QR code on a terminal, and prints the nostrconnect://
+    URI on stdout: scan or paste it in the app. Or takes a bunker:// URI that the
+    signer shows (- reads it from stdin, as it holds a secret). A drill follows:
+    you reject a request. --label is how the phone names the desk.
+
+    A desk that is paired is paired anew, with the same operator, as when the
+    connection was deleted in the app: what it may open stays.
+
+      avault fleet pair
+      avault fleet pair --bunker -
+    """
+    with DeskLock():
+        harden("avault-desk")
+        desk = Meeting(terminal, **how).pair(DeskFile.load(), set())
+        if terminal.want_json:
+            told = {"ok": True, "label": desk.label, "operator": to_npub(desk.operator)}
+            put(json.dumps(told) + "\n")
+        elif not desk.groups:
+            say("this desk is paired; it opens nothing yet: avault fleet enroll")
+        else:
+            say(f"this desk is paired; it opens {', '.join(sorted(desk.groups))} as before")
+        return 0
+
+
 # ---------------------------------------------------- cli/fleet_together ----
 # avault fleet enroll, unlock --together, leave: one approval of the phone for many machines.
 
@@ -50937,7 +51123,6 @@ MEANING_OF_TOGETHER = """\
     This desk asks the phone by a key of its own, which lies on its disk: keep its disk encrypted.
   Each machine's phone is asked now, once, whether that is meant. At most 20 machines are a group.
 """
-DESK_LIMIT = 120.0  # seconds for an approval
 
 
 def hear_code(line: str) -> None:
@@ -50947,100 +51132,71 @@ def hear_code(line: str) -> None:
         say(f"the phone shows the code {code}")
 
 
-async def pair_desk(uri: str, label: str) -> DeskFile:
-    """Connect this desk with the operator's signer, by a bunker URI; raises AvaultError."""
-    signer, relays, secret = parse_bunker(uri)
-    keys = make_keys()
-    remote = RemoteSigner(keys, relays, signer, lambda: None)
-    await remote.open()
-    try:
-        async with asyncio.timeout(DESK_LIMIT):
-            await remote.relays.wait_ready(15.0)
-
-            told = [signer, secret, "get_public_key", json.dumps(introduce(f"desk {label}"))]
-            await remote.request("connect", told, accept_connect(secret), False)
-            operator = await remote.request("get_public_key", [], parse_npub, False)
-    except TimeoutError:
-        raise TimedOut("the signer did not answer in time", "is the signer app open?") from None
-    finally:
-        await remote.close()
-    return DeskFile(keys, signer, operator, relays, label)
-
-
-def find_desk_file(bunker: str | None, label: str | None, is_drilled: bool) -> DeskFile:
-    """This desk, paired now if it is not yet; raises AvaultError."""
-    desk = DeskFile.load()
-    if desk and bunker is None:
-        return desk
-    if bunker is None:
-        raise Usage(
-            "this desk is not paired with the operator's signer",
-            "show a bunker:// URI in the signer, then: avault fleet enroll --bunker -",
-        )
-    if desk and desk.groups:
-        raise Usage("this desk is paired already", "first: avault fleet leave")
-    name = check_name(label or socket.gethostname().split(".")[0])
-    desk = asyncio.run(pair_desk(str(read_bunker(bunker)), name))
-
-    async def drill(paired: DeskFile) -> bool:
-        async with DeskSigner(paired, DESK_LIMIT) as signer:
-            return await signer.drill()
-
-    if is_drilled:
-        say("a drill: REJECT the next request on the phone, without remembering it")
-        if not asyncio.run(drill(desk)):
-            raise Denied(
-                "the request to reject was approved: that signer would open all machines by itself",
-                "have it ask for every request, then the same again",
-            )
-    desk.save()
-    return desk
-
-
 @command(
-    "fleet enroll", *WHICH, option("--group", default="fleet"), option("--bunker"),
-    option("--label"), option("--no-drill", is_flag=True), option("--yes", is_flag=True),
+    "fleet enroll", *WHICH, option("--group", default="fleet"), option("--yes", is_flag=True),
+    *MEETING,
 )  # fmt: skip
 def cmd_fleet_enroll(
     terminal: Terminal,
     group: str,
+    yes: bool,
     bunker: str | None,
+    relays: tuple[str, ...],
+    qr: str | None,
     label: str | None,
     no_drill: bool,
-    yes: bool,
     **which: Any,
 ) -> int:
-    """usage: avault fleet enroll [--group NAME] [--bunker URI|-] [--label NAME] [--no-drill]
-                           [--yes] [--hosts FILE] [--only PATTERN]… [--local] [--jobs N]
-                           [--deadline D]
+    """usage: avault fleet enroll [--group NAME] [--yes] [--relay URL]… [--qr FILE.png]
+                           [--bunker URI|-] [--label NAME] [--no-drill] [--hosts FILE]
+                           [--only PATTERN]… [--local] [--jobs N] [--deadline D]
 
     Lets this desk open the hosts of a group together, by one approval: see avault
     fleet unlock. It says what that means, and asks (--yes does not).
     Each host has to be open, and its phone agrees once, one after another; each
-    has --deadline for that (2m). The desk is paired with the signer first, by a
-    bunker:// URI (- reads it from stdin); then a drill follows: you reject a
-    request. --label is how the phone names the desk. A group has at most 20.
+    has --deadline for that (2m). The first time the desk is paired with the
+    signer before that, by a QR code or a bunker:// URI: see avault fleet pair,
+    also for the other options. A group has at most 20.
 
-      avault fleet enroll --bunker - --only 'web*'
+      avault fleet enroll --only 'web*'
     """
     with DeskLock():
         harden("avault-desk")
         name = name_desk(check_operator(group))
+        meeting = Meeting(terminal, bunker, relays, qr, label, no_drill)
         chosen = Round(True, **which, usual=DESK_LIMIT)
+        desk, labels = DeskFile.load(), {host.label() for host in chosen.hosts}
+        count = len(labels | (desk.members(group) if desk else set()))
+        if count > MOST_TOGETHER:
+            raise Usage(
+                f"{count} machines; a group has at most {MOST_TOGETHER}",
+                "another group: --group NAME --only PATTERN",
+            )
         for line in MEANING_OF_TOGETHER.splitlines():
             say(line)
         if not yes and not confirm(f"avault: let this desk open {len(chosen.hosts)} together?"):
             raise Denied("not confirmed; nothing was changed", "avault fleet enroll --yes")
-        desk = find_desk_file(bunker, label, not no_drill)
-        members = {*desk.members(group), *(host.label() for host in chosen.hosts)}
-        if len(members) > MOST_TOGETHER:
-            raise Usage(
-                f"{len(members)} machines; a group has at most {MOST_TOGETHER}",
-                "another group: --group NAME --only PATTERN",
-            )
         board = Board(chosen.hosts, is_shown=not terminal.want_json)
+        if not desk or meeting.is_wanted:
+            # looked at before: no phone is paired for machines of which none can be let in
+            first = Board(chosen.hosts, is_shown=False)
+            go_round(chosen, first, see_state)
+            if all(outcome.code for outcome in first.outcomes.values()):
+                first.is_shown = board.is_shown
+                return conclude(terminal, first)
+            desk = meeting.pair(desk, find_operators(first))
         run_shown(board, enroll_all(desk, chosen, board, group, name))
         return conclude(terminal, board)
+
+
+def find_operators(board: Board) -> set[str]:
+    """Whose the hosts are that are open (hex), as they say themselves."""
+    found = set[str]()
+    for outcome in board.outcomes.values():
+        with contextlib.suppress(Usage):
+            if not outcome.code:
+                found.add(parse_npub(str(outcome.fields.get("signer_npub"))))
+    return found
 
 
 async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, name: str) -> None:
@@ -51518,7 +51674,7 @@ async def unlock_host(crew: Crew, host: Host, limit: float) -> Outcome:
     ended = await crew.reach(host, line, None, limit + crew.deadline, hear)
     state = read_state(ended)
     error = find_error(find_objects(ended.out))
-    return judge_error(error) if error and state.word in ASKED else state
+    return judge_asking(error) if error and state.word in ASKED else state
 
 
 @command("fleet set", argument("group"), *WHICH, option("--key"))
@@ -53696,7 +53852,13 @@ def cmd_replica_add(terminal: Terminal, relay: tuple[str, ...], yes: bool) -> in
     if not yes and not confirm(f"avault: publish the ciphertext to {', '.join(urls)}?"):
         raise Denied("not confirmed; nothing was published", "avault replica add RELAY… --yes")
     terminal.ask("replica", action="add", relays=urls)
-    return push_to_relays(terminal)
+    try:
+        code = push_to_relays(terminal)
+    except AvaultError:
+        tell_way_back(terminal)
+        raise
+    tell_way_back(terminal)
+    return code
 
 
 @command("replica remove", argument("relay", nargs=-1, required=True))
@@ -53788,6 +53950,19 @@ def push_to_relays(terminal: Terminal) -> int:
     return 0
 
 
+def tell_way_back(terminal: Terminal) -> None:
+    """Say what gets the vault back on a new machine, to be written down now."""
+    outbox = Outbox.load(terminal.places)
+    if len(outbox.relays) == 1:
+        warn(
+            "one relay alone can keep the newest copy back, and nobody would know",
+            "another, of other people: avault replica add RELAY",
+        )
+    if outbox.agent and outbox.relays:
+        profile = render_profile(outbox.agent, outbox.relays)
+        say(f"write this down, to get it back: avault recover --from-relays {profile}")
+
+
 def tell_relays(told: dict[str, object]) -> None:
     """What relays keep, as a table; and what is wrong."""
     rows = [("RELAY", "KEEPS IT", "SINCE", "SAID")]
@@ -53831,6 +54006,8 @@ def cmd_replica_status(terminal: Terminal) -> int:
     if terminal.want_json:
         return show(terminal, {"ok": True, **fields, **told})
     tell_relays(told)
+    if not urls:
+        say("hint: to have some keep it: avault replica add RELAY RELAY")
     if told.get("problem"):
         warn(printable(told["problem"]))
     if profile:

@@ -188,6 +188,52 @@ def test_some_that_is_no_object_is_passed_over() -> None:
     assert avault.find_objects(noise + '{"a": 1}\n' + noise + '{"b": 2}') == [{"a": 1}, {"b": 2}]
 
 
+# How many at once
+
+
+def most_at_once(monkeypatch: pytest.MonkeyPatch, said: dict[str, str], jobs: int, count: int = 30) -> int:
+    """The most connections that are open together, to so many hosts of which `ssh -G` says that."""
+    now, most = 0, 0
+
+    async def execute(argv: list[str], *_: object) -> avault.Ended:
+        nonlocal now, most
+        if argv[1] == "-G":
+            told = {"hostname": argv[-1], "port": "22", "proxyjump": "none", "proxycommand": "none", **said}
+            return avault.Ended(0, "".join(f"{name} {text}\n" for name, text in told.items()), "")
+        now += 1
+        most = max(most, now)
+        for _each in range(5):
+            await asyncio.sleep(0)
+        now -= 1
+        return avault.Ended(0, "", "")
+
+    async def run() -> None:
+        hosts = [avault.Host(f"web{number}") for number in range(count)]
+        crew = avault.Crew(hosts, 20, jobs, True)
+        await asyncio.gather(*(crew.reach(host, "true") for host in hosts))
+
+    monkeypatch.setattr(avault, "execute_once", execute)
+    monkeypatch.setattr(avault.shutil, "which", lambda _: "/usr/bin/ssh")
+    asyncio.run(run())
+    return most
+
+
+@pytest.mark.parametrize(
+    ("said", "jobs", "most"),
+    [
+        ({}, avault.HOSTS_AT_ONCE, 16),
+        ({}, 1, 1),  # a security key is touched for one at a time
+        ({"hostname": "10.0.0.1"}, 16, 8),  # names of one address: sshd's MaxStartups begins to drop at 10
+        ({"proxyjump": "bastion"}, 16, 8),
+        ({"proxyjump": "bastion,inner"}, 64, 8),
+        ({"proxycommand": "cloudflared access ssh"}, 16, 8),
+    ],
+)
+def test_how_many_are_reached_at_once(monkeypatch: pytest.MonkeyPatch, said: dict[str, str], jobs: int, most: int) -> None:
+    """16 of them, fewer through one door: a jump host, a proxy, or one address; and as --jobs says."""
+    assert most_at_once(monkeypatch, said, jobs) == most
+
+
 # What may be done once only
 
 
@@ -404,18 +450,6 @@ def test_a_clock() -> None:
 )
 def test_the_exit_code_of_all(codes: list[int], code: int) -> None:
     assert avault.judge_all(avault.Outcome("x", each) for each in codes) == code
-
-
-def test_each_word_is_explained() -> None:
-    """references/fleet.md has a row for each, with its code; and a hint is for a word that there is."""
-    import documents
-
-    text = documents.read("references/fleet.md").partition("## What a row says")[2].partition("\n## ")[0]
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    words = {word.strip("`| "): int(row[1]) for row in rows for word in row[0].split(",")}
-    said = {word: code for _, word, code in avault.REFUSALS if word != "ssh refuses"}
-    assert {word: words.get(word) for word in said} == said
-    assert words.keys() >= avault.NEXT.keys() and words.keys() >= {*avault.ERROR_WORDS.values()} - {"not there"}
 
 
 def test_words_for_a_shell() -> None:

@@ -193,7 +193,10 @@ def test_another_operators_machines_are_not_let_in(together: Fleet, relay: Any) 
     with peers.rogue([relay.url]) as other:
         words = ("enroll", "--bunker", "-", "--label", "laptop", "--no-drill", "--yes")
         done = together(*words, code=5, input=other.uri)
-        assert done.stdout.count("its operator is another than this desk's") == 2
+        assert "another operator than" in done.stderr and not desk_file(together).exists()
+        # nor by a desk that is paired with that operator already
+        together("pair", "--bunker", "-", "--label", "laptop", "--no-drill", input=other.uri)
+        assert together("enroll", "--yes", code=5).stdout.count("its operator is another than this desk's") == 2
         assert keys_of(together) == []
 
 
@@ -202,7 +205,27 @@ def test_a_signer_that_cannot_refuse_pairs_with_no_desk(together: Fleet) -> None
     desk_file(together).unlink()
     done = together("enroll", "--bunker", "-", "--yes", code=5, input=together.phone.uri)
     assert "would open all machines by itself" in done.stderr and not desk_file(together).exists()
-    assert "avault fleet enroll --bunker -" in together("enroll", "--yes", code=2).stderr
+
+
+def test_the_first_time_the_desk_is_paired_by_a_code(together: Fleet, relay: Any) -> None:
+    """Enrolling shows it, if a machine is open that can be let in; that needs no phone to be found out."""
+    together("leave", "--yes")
+    desk_file(together).unlink()
+    words = ("enroll", "--yes", "--no-drill", "--label", "laptop", "--relay", relay.url)
+    running = together.desk.start("fleet", *words)
+    together.phone.nostrconnect(running.line("nostrconnect://"))
+    done = running.wait()
+    assert done.returncode == 0 and done.stdout.count("enrolled") == 2, done.stderr
+    lock_all(together)
+    assert together("unlock", "--together").stdout.count("unlocked") == 2
+    together("leave", "--yes")
+    desk_file(together).unlink()
+    lock_all(together)
+    done = together(*words, code=3)
+    assert "2 of 2: 2 locked" in done.stderr and "hint: locked: avault fleet unlock" in done.stderr
+    assert "nostrconnect" not in done.stdout and not desk_file(together).exists()
+    for machine in together.machines.values():
+        machine("unlock")
 
 
 def test_no_key_is_in_a_command_line(together: Fleet) -> None:

@@ -6,18 +6,20 @@ What a relay has is whole at every moment, the old copy or the new one; and no w
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
+import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import figures
 import pytest
 from canary import Canary
-from fickle import Fickle
+from fickle import Event, Fickle
 from git_helpers import clone, get, git_run, make, put, share, values
 from harness import Machine, wait_until
 from test_replica import AUTHOR, add, copy_vault, kept, large, of_author, push, read_back
@@ -25,6 +27,7 @@ from test_replica import AUTHOR, add, copy_vault, kept, large, of_author, push, 
 pytestmark = [pytest.mark.proof, pytest.mark.usefixtures("forks"), pytest.mark.timeout(figures.pick(600, 3600))]
 
 SHARED = "shared/KEY"
+FAULTS = ("drop", "cut", "keep_cut", "refuse")
 
 
 @pytest.fixture
@@ -65,6 +68,7 @@ def test_killed_at_each_event(machine: Machine, fickle: Fickle, canary: Canary) 
             assert push(machine)[fickle.url]["kept"]
             assert value in kept(fickle.url)
             points += 1
+    give_nothing_away(fickle)
     figures.at_least("events of a copy at which the process that sends it was killed", points)
 
 
@@ -100,6 +104,18 @@ class Model:
                 assert values(machine, SHARED) == self.shared
 
 
+def give_nothing_away(*relays: Fickle) -> None:
+    """No name and no value of the vault is in anything that a relay was ever sent."""
+    sent = json.dumps([relay.received for relay in relays])
+    assert len(sent) > 10_000 and not re.search(r"value \d|cut \d|shared/KEY|avault/head|generation", sent)
+
+
+def muddle(seed: int) -> Callable[[list[Event]], list[Event]]:
+    """How a relay answers that says all twice, in any order."""
+    chance = random.Random(seed)
+    return lambda events: chance.sample([*events, *events], 2 * len(events))
+
+
 @contextlib.contextmanager
 def three(place: Any, first: Machine) -> Iterator[list[Machine]]:
     with Machine(place.top / "two") as two, Machine(place.top / "three") as other:
@@ -110,8 +126,10 @@ def three(place: Any, first: Machine) -> Iterator[list[Machine]]:
 
 @pytest.mark.parametrize("seed", range(figures.pick(2, 20)))
 def test_three_machines_in_any_order(machine: Machine, fickle: Fickle, place: Any, seed: int) -> None:
+    """One relay loses events, refuses them, and hangs up before and after it has kept them; both say all twice, in any order."""
     make(machine)
     with Fickle() as second:
+        fickle.answer, second.answer = muddle(seed), muddle(seed + 1)
         add(machine, fickle.url, second.url)
         with three(place, machine) as machines:
             model = Model(machines, seed)
@@ -120,7 +138,9 @@ def test_three_machines_in_any_order(machine: Machine, fickle: Fickle, place: An
                 if model.random.random() < 0.6:
                     model.write(number)
                 else:
-                    fickle.reset(drop={model.random.randrange(2)} if model.random.random() < 0.3 else ())
+                    kind, event = model.random.choice(FAULTS), model.random.randrange(2)
+                    fault = {event: "error: not now"} if kind == "refuse" else {event}
+                    fickle.reset(**({kind: fault} if model.random.random() < 0.4 else {}))
                     push(machines[number], code=None)
             fickle.reset()
             for _ in range(2):
@@ -131,6 +151,7 @@ def test_three_machines_in_any_order(machine: Machine, fickle: Fickle, place: An
             files = {(each.vault / "avault.enc").read_bytes() for each in machines}
             assert len(files) == 1, "they are level"
             assert len(read_back(fickle.url)) == len(read_back(second.url)) == 1
+            give_nothing_away(fickle, second)
             figures.note("writes of three machines that met on relays", model.count)
 
 
@@ -166,5 +187,6 @@ def test_git_and_relays_in_any_order(machine: Machine, fickle: Fickle, place: An
         for each in machines:
             push(each)
         model.check()
+        give_nothing_away(fickle)
         assert git_run(machine, "fsck").returncode == 0
         assert subprocess.run(["git", "-C", str(origin), "fsck"], capture_output=True).returncode == 0

@@ -155,7 +155,18 @@ def test_nothing_is_published_unasked(open_vault: Machine, fickle: Fickle) -> No
     assert "for ever" in done.stderr
     assert "not confirmed" in done.stderr
     assert not fickle.received
-    assert "no relay keeps this vault" in open_vault("replica", "status").stderr
+    said = open_vault("replica", "status").stderr
+    assert "no relay keeps this vault" in said and "hint: to have some keep it: avault replica add" in said
+
+
+def test_what_is_to_be_written_down_is_said_when_it_is_switched_on(open_vault: Machine, fickle: Fickle) -> None:
+    """And that one relay is too few; also where one of two does not answer."""
+    done = open_vault("replica", "add", fickle.url, "--yes")
+    profile = avault.render_profile(AGENT_HEX, [fickle.url])
+    assert f"write this down, to get it back: avault recover --from-relays {profile}" in done.stderr
+    assert "one relay alone can keep the newest copy back" in done.stderr
+    done = open_vault("replica", "add", url := peers.closed(), "--yes", code=6)
+    assert avault.render_profile(AGENT_HEX, [fickle.url, url]) in done.stderr and "one relay alone" not in done.stderr
 
 
 def test_it_is_put_there_and_only_ciphertext(open_vault: Machine, fickle: Fickle, canary: Canary) -> None:

@@ -146,10 +146,13 @@ def test_a_vault_that_is_there_stays(old: Machine, operator: Rogue, shelves: tup
     assert (old.vault / "avault.enc").read_bytes() == before
 
 
-def test_the_phone_refuses(old: Machine, new: Machine, operator: Rogue, shelves: tuple[Fickle, Fickle]) -> None:
+def test_the_phone_refuses_or_is_silent(old: Machine, new: Machine, operator: Rogue, shelves: tuple[Fickle, Fickle]) -> None:
     add(old, *(each.url for each in shelves))
     operator.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
     recover(new, operator, *shelves, code=5)
+    assert not (new.vault / "avault.enc").exists()
+    operator.behave("nip44_decrypt", misdeeds.SILENCE)
+    recover(new, operator, *shelves, words=("--timeout", "3s"), code=7)
     assert not (new.vault / "avault.enc").exists()
     operator.behave("nip44_decrypt", misdeeds.HONEST)
     recover(new, operator, *shelves)

@@ -16,6 +16,7 @@ from avault.fleet.outcomes import (
     Outcome,
     find_error,
     find_objects,
+    judge_asking,
     judge_error,
     judge_transport,
 )
@@ -126,7 +127,7 @@ async def unlock_host(crew: Crew, host: Host, limit: float) -> Outcome:
     ended = await crew.reach(host, line, None, limit + crew.deadline, hear)
     state = read_state(ended)
     error = find_error(find_objects(ended.out))
-    return judge_error(error) if error and state.word in ASKED else state
+    return judge_asking(error) if error and state.word in ASKED else state
 
 
 @command("fleet set", argument("group"), *WHICH, option("--key"))

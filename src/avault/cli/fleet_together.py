@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import socket
+import contextlib
 from typing import TYPE_CHECKING
 
-from avault.cli.ceremony import read_bunker
-from avault.errors import Denied, NotFound, TimedOut, Usage, printable
+from avault.cli.fleet_pairing import DESK_LIMIT, MEETING, Meeting
+from avault.errors import Denied, NotFound, Usage, printable
 from avault.fleet.board import Board
 from avault.fleet.desk_file import MOST_TOGETHER, DeskFile, DeskLock
 from avault.fleet.hosts import Host
@@ -16,22 +14,21 @@ from avault.fleet.looking import see_state
 from avault.fleet.opening import Together, name_desk
 from avault.fleet.outcomes import NOT_DONE, Outcome, judge_answer
 from avault.fleet.reaching import Crew, command_line
-from avault.fleet.rounds import WHICH, Round, ask_all, conclude, run_shown, try_host
-from avault.fleet.together import (
-    DeskSigner,
-    derive_key,
-    let_in,
-    make_fleet_key,
+from avault.fleet.rounds import (
+    WHICH,
+    Round,
+    ask_all,
+    conclude,
+    go_round,
+    run_shown,
+    try_host,
 )
+from avault.fleet.together import derive_key, let_in, make_fleet_key
 from avault.hardening import harden
-from avault.nostr import make_keys, parse_npub
-from avault.signer.pairing import introduce, parse_bunker
-from avault.signer.question import accept_connect
-from avault.signer.remote import RemoteSigner
+from avault.nostr import parse_npub
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, say
 from avault.vault.names import check_operator
-from avault.vault.own_files import check_name
 from avault.vault.seal import CODE_LETTERS
 
 if TYPE_CHECKING:
@@ -47,7 +44,6 @@ MEANING_OF_TOGETHER = """\
     This desk asks the phone by a key of its own, which lies on its disk: keep its disk encrypted.
   Each machine's phone is asked now, once, whether that is meant. At most 20 machines are a group.
 """
-DESK_LIMIT = 120.0  # seconds for an approval
 
 
 def hear_code(line: str) -> None:
@@ -57,100 +53,71 @@ def hear_code(line: str) -> None:
         say(f"the phone shows the code {code}")
 
 
-async def pair_desk(uri: str, label: str) -> DeskFile:
-    """Connect this desk with the operator's signer, by a bunker URI; raises AvaultError."""
-    signer, relays, secret = parse_bunker(uri)
-    keys = make_keys()
-    remote = RemoteSigner(keys, relays, signer, lambda: None)
-    await remote.open()
-    try:
-        async with asyncio.timeout(DESK_LIMIT):
-            await remote.relays.wait_ready(15.0)
-
-            told = [signer, secret, "get_public_key", json.dumps(introduce(f"desk {label}"))]
-            await remote.request("connect", told, accept_connect(secret), False)
-            operator = await remote.request("get_public_key", [], parse_npub, False)
-    except TimeoutError:
-        raise TimedOut("the signer did not answer in time", "is the signer app open?") from None
-    finally:
-        await remote.close()
-    return DeskFile(keys, signer, operator, relays, label)
-
-
-def find_desk_file(bunker: str | None, label: str | None, is_drilled: bool) -> DeskFile:
-    """This desk, paired now if it is not yet; raises AvaultError."""
-    desk = DeskFile.load()
-    if desk and bunker is None:
-        return desk
-    if bunker is None:
-        raise Usage(
-            "this desk is not paired with the operator's signer",
-            "show a bunker:// URI in the signer, then: avault fleet enroll --bunker -",
-        )
-    if desk and desk.groups:
-        raise Usage("this desk is paired already", "first: avault fleet leave")
-    name = check_name(label or socket.gethostname().split(".")[0])
-    desk = asyncio.run(pair_desk(str(read_bunker(bunker)), name))
-
-    async def drill(paired: DeskFile) -> bool:
-        async with DeskSigner(paired, DESK_LIMIT) as signer:
-            return await signer.drill()
-
-    if is_drilled:
-        say("a drill: REJECT the next request on the phone, without remembering it")
-        if not asyncio.run(drill(desk)):
-            raise Denied(
-                "the request to reject was approved: that signer would open all machines by itself",
-                "have it ask for every request, then the same again",
-            )
-    desk.save()
-    return desk
-
-
 @command(
-    "fleet enroll", *WHICH, option("--group", default="fleet"), option("--bunker"),
-    option("--label"), option("--no-drill", is_flag=True), option("--yes", is_flag=True),
+    "fleet enroll", *WHICH, option("--group", default="fleet"), option("--yes", is_flag=True),
+    *MEETING,
 )  # fmt: skip
 def cmd_fleet_enroll(
     terminal: Terminal,
     group: str,
+    yes: bool,
     bunker: str | None,
+    relays: tuple[str, ...],
+    qr: str | None,
     label: str | None,
     no_drill: bool,
-    yes: bool,
     **which: Any,
 ) -> int:
-    """usage: avault fleet enroll [--group NAME] [--bunker URI|-] [--label NAME] [--no-drill]
-                           [--yes] [--hosts FILE] [--only PATTERN]… [--local] [--jobs N]
-                           [--deadline D]
+    """usage: avault fleet enroll [--group NAME] [--yes] [--relay URL]… [--qr FILE.png]
+                           [--bunker URI|-] [--label NAME] [--no-drill] [--hosts FILE]
+                           [--only PATTERN]… [--local] [--jobs N] [--deadline D]
 
     Lets this desk open the hosts of a group together, by one approval: see avault
     fleet unlock. It says what that means, and asks (--yes does not).
     Each host has to be open, and its phone agrees once, one after another; each
-    has --deadline for that (2m). The desk is paired with the signer first, by a
-    bunker:// URI (- reads it from stdin); then a drill follows: you reject a
-    request. --label is how the phone names the desk. A group has at most 20.
+    has --deadline for that (2m). The first time the desk is paired with the
+    signer before that, by a QR code or a bunker:// URI: see avault fleet pair,
+    also for the other options. A group has at most 20.
 
-      avault fleet enroll --bunker - --only 'web*'
+      avault fleet enroll --only 'web*'
     """
     with DeskLock():
         harden("avault-desk")
         name = name_desk(check_operator(group))
+        meeting = Meeting(terminal, bunker, relays, qr, label, no_drill)
         chosen = Round(True, **which, usual=DESK_LIMIT)
+        desk, labels = DeskFile.load(), {host.label() for host in chosen.hosts}
+        count = len(labels | (desk.members(group) if desk else set()))
+        if count > MOST_TOGETHER:
+            raise Usage(
+                f"{count} machines; a group has at most {MOST_TOGETHER}",
+                "another group: --group NAME --only PATTERN",
+            )
         for line in MEANING_OF_TOGETHER.splitlines():
             say(line)
         if not yes and not confirm(f"avault: let this desk open {len(chosen.hosts)} together?"):
             raise Denied("not confirmed; nothing was changed", "avault fleet enroll --yes")
-        desk = find_desk_file(bunker, label, not no_drill)
-        members = {*desk.members(group), *(host.label() for host in chosen.hosts)}
-        if len(members) > MOST_TOGETHER:
-            raise Usage(
-                f"{len(members)} machines; a group has at most {MOST_TOGETHER}",
-                "another group: --group NAME --only PATTERN",
-            )
         board = Board(chosen.hosts, is_shown=not terminal.want_json)
+        if not desk or meeting.is_wanted:
+            # looked at before: no phone is paired for machines of which none can be let in
+            first = Board(chosen.hosts, is_shown=False)
+            go_round(chosen, first, see_state)
+            if all(outcome.code for outcome in first.outcomes.values()):
+                first.is_shown = board.is_shown
+                return conclude(terminal, first)
+            desk = meeting.pair(desk, find_operators(first))
         run_shown(board, enroll_all(desk, chosen, board, group, name))
         return conclude(terminal, board)
+
+
+def find_operators(board: Board) -> set[str]:
+    """Whose the hosts are that are open (hex), as they say themselves."""
+    found = set[str]()
+    for outcome in board.outcomes.values():
+        with contextlib.suppress(Usage):
+            if not outcome.code:
+                found.add(parse_npub(str(outcome.fields.get("signer_npub"))))
+    return found
 
 
 async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, name: str) -> None:

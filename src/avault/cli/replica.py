@@ -59,7 +59,13 @@ def cmd_replica_add(terminal: Terminal, relay: tuple[str, ...], yes: bool) -> in
     if not yes and not confirm(f"avault: publish the ciphertext to {', '.join(urls)}?"):
         raise Denied("not confirmed; nothing was published", "avault replica add RELAY… --yes")
     terminal.ask("replica", action="add", relays=urls)
-    return push_to_relays(terminal)
+    try:
+        code = push_to_relays(terminal)
+    except AvaultError:
+        tell_way_back(terminal)
+        raise
+    tell_way_back(terminal)
+    return code
 
 
 @command("replica remove", argument("relay", nargs=-1, required=True))
@@ -151,6 +157,19 @@ def push_to_relays(terminal: Terminal) -> int:
     return 0
 
 
+def tell_way_back(terminal: Terminal) -> None:
+    """Say what gets the vault back on a new machine, to be written down now."""
+    outbox = Outbox.load(terminal.places)
+    if len(outbox.relays) == 1:
+        warn(
+            "one relay alone can keep the newest copy back, and nobody would know",
+            "another, of other people: avault replica add RELAY",
+        )
+    if outbox.agent and outbox.relays:
+        profile = render_profile(outbox.agent, outbox.relays)
+        say(f"write this down, to get it back: avault recover --from-relays {profile}")
+
+
 def tell_relays(told: dict[str, object]) -> None:
     """What relays keep, as a table; and what is wrong."""
     rows = [("RELAY", "KEEPS IT", "SINCE", "SAID")]
@@ -194,6 +213,8 @@ def cmd_replica_status(terminal: Terminal) -> int:
     if terminal.want_json:
         return show(terminal, {"ok": True, **fields, **told})
     tell_relays(told)
+    if not urls:
+        say("hint: to have some keep it: avault replica add RELAY RELAY")
     if told.get("problem"):
         warn(printable(told["problem"]))
     if profile:

@@ -8,7 +8,7 @@ from avault.errors import AvaultError
 from avault.fleet.board import Board
 from avault.fleet.desk_file import DeskFile
 from avault.fleet.hosts import Host
-from avault.fleet.outcomes import Outcome, judge_error
+from avault.fleet.outcomes import Outcome, judge_asking
 from avault.fleet.reaching import Crew
 from avault.fleet.rounds import Round, ask_all
 from avault.fleet.together import (
@@ -20,6 +20,7 @@ from avault.fleet.together import (
     sign_next,
     turn_host,
 )
+from avault.signer.question import NOT_PAIRED
 from avault.terminal.talk import say
 from avault.vault.seal import request_code
 
@@ -96,7 +97,9 @@ class Together:
                 fleet = await signer.open_key(kept)
         except AvaultError as error:
             told = error.to_dict()["error"]
-            outcome = judge_error(
+            if any(words in error.message.lower() for words in NOT_PAIRED):
+                told["message"] += "; if this desk is gone from the app: avault fleet pair"
+            outcome = judge_asking(
                 {name: told.get(name) or "" for name in ("code", "message", "hint")}
             )
             for host in hosts:

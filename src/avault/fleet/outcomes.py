@@ -77,6 +77,7 @@ NEXT = {  # what to do about a word
     "tampered": "look there: avault doctor",
     "unknown": "the same command again looks first",
     "not enrolled": "avault fleet enroll --only HOST",
+    "not approved": "the same again; is the signer app open?",
 }
 
 
@@ -141,6 +142,13 @@ def judge_error(error: dict[str, str]) -> Outcome:
     code = EXIT_CODES.get(error["code"], 1)
     word = ERROR_WORDS.get(error["code"], "failed")
     return Outcome(word, code, error["message"], {"error": error})
+
+
+def judge_asking(error: dict[str, str]) -> Outcome:
+    """The same, of what asks the phone: that nobody approved in time is no host's silence."""
+    if error["code"] == "timed_out":
+        return Outcome("not approved", NO_ANSWER, error["message"], {"error": error})
+    return judge_error(error)
 
 
 def judge_transport(ended: Ended, has_written: bool = False) -> Outcome | None:

@@ -13,7 +13,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.errors import Denied, Tampered, TimedOut
+from avault.errors import Tampered, TimedOut
 from avault.fleet.hosts import Host
 from avault.fleet.looking import read_state
 from avault.fleet.outcomes import (
@@ -21,12 +21,12 @@ from avault.fleet.outcomes import (
     find_error,
     find_objects,
     judge_answer,
+    judge_asking,
     judge_error,
     strange,
 )
 from avault.fleet.reaching import Crew, command_line
 from avault.nostr import make_keys, public_hex, read_keys, sign_text, to_npub
-from avault.signer.question import accept_token
 from avault.signer.remote import RemoteSigner
 from avault.vault.seal import make_envelope, request_code
 
@@ -108,18 +108,6 @@ class DeskSigner:
         accept = lambda result: accept_fleet_key(kept, result)  # noqa: E731
         return str(await self.ask(kept["peer"], kept["envelope"], accept))
 
-    async def drill(self) -> bool:
-        """Whether the operator can refuse: one approval of an app that asks nobody opens all."""
-        token, peer = secrets.token_hex(32), make_keys()
-        said = "avault: this is a drill. REJECT this one."
-        title = "a drill: REJECT this one"
-        envelope = make_envelope(peer, self.desk.operator, title, said, token)
-        try:
-            await self.ask(public_hex(peer), envelope, accept_token(token))
-        except Denied:
-            return True
-        return False
-
 
 async def look_at_host(crew: Crew, host: Host, desk: str) -> Outcome:
     """The state of a host, and in `fields` the public `key` (hex) of the desk that opens it."""
@@ -140,7 +128,8 @@ async def let_in(
     data = f"{keys.secret_key().to_hex()}\n".encode()
     ended = await crew.reach(host, line, data, None, hear, is_once=True)
     if failed := judge_answer(ended, has_written=True):
-        return failed
+        error = failed.fields.get("error")
+        return judge_asking(error) if error else failed
     keys_told = [each.get("key") for each in find_objects(ended.out)]
     return Outcome("enrolled") if public_hex(keys) in keys_told else strange(ended)
 

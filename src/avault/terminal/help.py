@@ -74,7 +74,7 @@ this machine
 many machines, over ssh
   fleet add|remove|status              the hosts, and how their vaults are
   fleet lock|unlock|set|rotate|run     what is done on all of them
-  fleet enroll|leave                   one approval that opens many, and no more
+  fleet pair|enroll|leave              one approval that opens many, and no more
   fleet doctor|log                     what is wrong there, and who got what
 
 openclaw and other agents
