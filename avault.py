@@ -13874,6 +13874,9 @@ SIGN_IN = regex(  # ERC-4361, whole, but for resources: one may hand on rights (
     r"Chain ID: ([0-9]{1,15})\nNonce: ([A-Za-z0-9]{8,40})\nIssued At: [^\n]+"
     r"(?:\nExpiration Time: [^\n]+)?(?:\nNot Before: [^\n]+)?(?:\nRequest ID: [^\n]*)?"
 )
+# of a text of 32 bytes: who looks for a digest that is a text finds one of so few letters in 2^58
+OF_TEXTS = LETTERS | DIGITS | set(" .,:-_/!?'")
+DIGEST_BYTES = 32
 SIGN_IN_WORDS = "wants you to sign in with your"
 
 
@@ -13911,6 +13914,9 @@ def decode_message(data: bytes, own: bytes) -> dict[str, Any]:
     text = data.decode()
     if not text.strip() or not all(each.isprintable() or each in "\n\t" for each in text):
         raise ValueError("a message that is no text, so nobody could say what it is")
+    is_digest = len(data) == DIGEST_BYTES and not {*text} <= OF_TEXTS
+    if is_digest:  # as a Safe has its owners sign (eth_sign)
+        raise ValueError("a message that could be the digest of something else")
     digest = keccak256(b"\x19Ethereum Signed Message:\n%d" % len(data) + data)
     about: dict[str, Any] = {
         "chain": None,
@@ -14036,7 +14042,7 @@ def quote_words(text: bytes, most: int) -> str:
 
 
 UNLIMITED = 1 << 95  # of a token's smallest unit: no amount is as much, but in permission for all
-LONGEST_SHOWN = 120  # characters of a message
+LONGEST_SHOWN = 600  # characters of a message
 
 
 def render_units(amount: int, decimals: int) -> str:
@@ -24293,22 +24299,22 @@ class Payment:
         """Have the operator agree: one at a time for each key; raises Denied, TimedOut, Locked.
 
         After a question in vain the phone is left alone, ever longer. Raises Unavailable where too
-        many are asked of, or wait for their turn.
+        many have it asked.
         """
         keyholder, caller = self.keyholder, self.session.caller or {}
         if not caller:
             caller = keyholder.identify(self.session)
         who, askings = who_asks(caller), keyholder.askings
         askings.restraint.check(who, [self.name])
-        with share_phone(keyholder, self.session):
-            async with askings.alone(who, [self.name]):
-                askings.restraint.check(who, [self.name])
+        async with askings.alone(who, [self.name]):
+            askings.restraint.check(who, [self.name])
+            with share_phone(keyholder, self.session):
                 try:
                     await self.ask_phone(verdict, caller)
                 finally:
                     askings.questions.pop(self, None)
                     keyholder.reporter.report()
-                askings.restraint.forgive(who, [self.name])
+            askings.restraint.forgive(who, [self.name])
 
     async def ask_phone(self, verdict: Verdict, caller: dict[str, Any]) -> None:
         """Have the phone asked now, as all can see; raises Denied, TimedOut, Locked."""
@@ -30954,12 +30960,10 @@ class WalletRpc:
         try:
             deal.raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal, nonce)
             deal.nonce = holder[0]
-            sent = await self.send_raw(deal)
-            self.next_nonce = max(self.next_nonce, holder[0] + 1)
+            return await self.send_raw(deal)
         finally:
             if holder:
                 self.sending.release()
-        return sent
 
     async def send_raw(self, deal: Deal) -> str:
         """Send what is signed: its hash, of ours. Raises NodeFault, Unavailable.
@@ -30980,6 +30984,7 @@ class WalletRpc:
                 f"{error.message}; it may have taken {own}, and who asks for the same again"
                 " has the same one sent"
             ) from None
+        self.next_nonce = max(self.next_nonce, deal.nonce + 1)
         return own
 
     async def ask_or_none(self, method: str, *params: object) -> Any:

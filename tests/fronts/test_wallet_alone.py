@@ -159,6 +159,7 @@ async def test_a_node_whose_answer_is_lost_is_sent_the_same_again(bank: SimpleNa
     assert answer["result"] == avault.hash_raw("0x01")
     assert bank.bank.sent == ["0x01", "0x01"] and bank.bank.signed == ["0x0"]
     tell(True)
+    bank.bank.pending = 0  # of another node
     await bank.rpc.handle(wish())
     assert bank.bank.signed == ["0x0", "0x1"], "and two are two"
 

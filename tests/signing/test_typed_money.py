@@ -281,7 +281,22 @@ def test_what_a_chain_takes_for_ethereum_counts_by_each_byte() -> None:
         assert decode(tx, "evm-tx")["fee"] == 2_283_600_000_021_000
 
 
-# sign-ins
+# messages, sign-ins
+
+
+@pytest.mark.parametrize("text", ['q8#V(z"kT~s2%>Wm[d0*Yp&Lx!c9+Ju{', "{" * 32, "é" * 16])
+def test_a_message_that_could_be_a_digest_is_refused(text: str) -> None:
+    """A Safe takes an owner's signature of a digest as a message: one of 2^45 of them is a text that can be shown."""
+    assert len(text.encode()) == 32
+    with pytest.raises(avault.Usage, match="the digest of something else"):
+        decode(text, "evm-message")
+    for plain in (text + " ", text[:-1], "0123456789abcdef" * 2, "Sign in to the shop. Nonce: 1234"):
+        assert decode(plain, "evm-message")["does"] == "message"
+
+
+def test_what_is_signed_of_a_message_is_shown_as_far_as_a_phone_shows_it() -> None:
+    text = "a text of some length, " * 25 + "and then: all is yours"
+    assert 'and then: all is yours" with shop/PAY' in avault.describe_evm(decode(text, "evm-message"), "shop/PAY", [])
 
 
 SIGN_IN = (

@@ -238,13 +238,13 @@ async def test_messages_calls_and_typed_data_are_asked_in_words(purse: Purse) ->
     await purse.sign('hello "there"; avault', "evm-message")
     await purse.sign(typed("Order", {"price": "uint256"}, {"price": 1}, FAKE), "evm-typed")
     await purse.sign({**GAS, "to": FAKE, "data": "0x12345678" + word(1)})
-    await purse.sign("x" * 300, "evm-message")
+    await purse.sign("x" * 700, "evm-message")
     contract, shorter = avault.show_address(bytes.fromhex(FAKE[2:])), FEE.replace("642", "594")
     assert [each.partition("; ")[0].removeprefix("avault: ") for each in purse.asked] == [
         "sign the message \"hello 'there', avault\" with shop/PAY",
         f'sign UNKNOWN typed data "Order" of "USD Coin" for {contract} on Base, which MAY MOVE MONEY, with shop/PAY',
         f"make an UNKNOWN call 0x12345678 (36 bytes) of {contract} on Base with shop/PAY, {shorter}, 0 of 0.05 spent today",
-        f'sign the message "{"x" * 119}…" (the first 120 of 300 characters) with shop/PAY',
+        f'sign the message "{"x" * 599}…" (the first 600 of 700 characters) with shop/PAY',
     ]
 
 

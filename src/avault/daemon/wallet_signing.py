@@ -294,22 +294,22 @@ class Payment:
         """Have the operator agree: one at a time for each key; raises Denied, TimedOut, Locked.
 
         After a question in vain the phone is left alone, ever longer. Raises Unavailable where too
-        many are asked of, or wait for their turn.
+        many have it asked.
         """
         keyholder, caller = self.keyholder, self.session.caller or {}
         if not caller:
             caller = keyholder.identify(self.session)
         who, askings = who_asks(caller), keyholder.askings
         askings.restraint.check(who, [self.name])
-        with share_phone(keyholder, self.session):
-            async with askings.alone(who, [self.name]):
-                askings.restraint.check(who, [self.name])
+        async with askings.alone(who, [self.name]):
+            askings.restraint.check(who, [self.name])
+            with share_phone(keyholder, self.session):
                 try:
                     await self.ask_phone(verdict, caller)
                 finally:
                     askings.questions.pop(self, None)
                     keyholder.reporter.report()
-                askings.restraint.forgive(who, [self.name])
+            askings.restraint.forgive(who, [self.name])
 
     async def ask_phone(self, verdict: Verdict, caller: dict[str, Any]) -> None:
         """Have the phone asked now, as all can see; raises Denied, TimedOut, Locked."""

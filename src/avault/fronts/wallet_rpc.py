@@ -211,12 +211,10 @@ class WalletRpc:
         try:
             deal.raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal, nonce)
             deal.nonce = holder[0]
-            sent = await self.send_raw(deal)
-            self.next_nonce = max(self.next_nonce, holder[0] + 1)
+            return await self.send_raw(deal)
         finally:
             if holder:
                 self.sending.release()
-        return sent
 
     async def send_raw(self, deal: Deal) -> str:
         """Send what is signed: its hash, of ours. Raises NodeFault, Unavailable.
@@ -237,6 +235,7 @@ class WalletRpc:
                 f"{error.message}; it may have taken {own}, and who asks for the same again"
                 " has the same one sent"
             ) from None
+        self.next_nonce = max(self.next_nonce, deal.nonce + 1)
         return own
 
     async def ask_or_none(self, method: str, *params: object) -> Any:

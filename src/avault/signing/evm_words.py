@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 UNLIMITED = 1 << 95  # of a token's smallest unit: no amount is as much, but in permission for all
-LONGEST_SHOWN = 120  # characters of a message
+LONGEST_SHOWN = 600  # characters of a message
 
 
 def render_units(amount: int, decimals: int) -> str:
