@@ -198,6 +198,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/key_wishes         What somebody wants signed by a key of which the phone is asked: what one approval covers
     daemon/asked_keys         Keys of which the phone is asked at each use, in the keyholder: it never has them
     daemon/signing            The one request behind all that signs: decode, rule, count, sign, log; or refuse
+    daemon/phone_share        Those for whom the keyholder itself asks the phone: counted with the processes that ask it
     daemon/spending           What keys that pay may still spend: reserved on the disk before anybody is asked, or signs
     daemon/wallet_signing     The one request behind all that signs, for keys that pay: decode, rule, reserve, ask, sign, log
     daemon/solana_signing     Payments on Solana, by the one request behind all that signs; see daemon/wallet_signing
@@ -3278,7 +3279,8 @@ def parse_address(text: object) -> bytes:
 #     chain 8453 token ETH to any tx 0.01 day 0.05 fee 0.001 ask always
 #
 # or about what else a key signs: `chain 8453 calls ask`, `chain 8453 calls 0xADDRESS:0xSELECTOR`,
-# `messages ask`. What no rule names is not signed. Of several that are about the same, all count.
+# `chain 8453 typed ask`, `chain 8453 typed 0xADDRESS`, `messages ask`. What no rule names is not
+# signed. Of several that are about the same, all count.
 
 
 ANYBODY = "any"
@@ -3306,7 +3308,7 @@ COINS = {  # a chain's own, by its id
     43114: "AVAX",
 }
 COIN = "COIN"  # of any other chain
-ORDER = ("chain", "token", "to", "tx", "day", "fee", "approve", "ask", "calls", "messages")
+ORDER = ("chain", "token", "to", "tx", "day", "fee", "approve", "ask", "calls", "typed", "messages")
 OF_ASSET = frozenset({"chain", "token", "to", "tx", "day", "fee", "approve", "ask"})
 HIGHEST_CHAIN = 1 << 53
 NATIVE_DECIMALS = 18
@@ -3362,8 +3364,10 @@ class WalletRule:
             self.read_asset()
         elif {*found} == {"chain", "calls"} and self.chain:
             self.calls = read_calls(found["calls"])
+        elif {*found} == {"chain", "typed"} and self.chain:
+            read_contracts(found["typed"])
         elif found != {"messages": "ask"}:
-            raise ValueError("about no asset, no calls, no messages")
+            raise ValueError("about no asset, no calls, no typed data, no messages")
         self.asks = not self.calls if not self.is_asset else "ask" in found
 
     def read_asset(self) -> None:
@@ -3394,11 +3398,17 @@ class WalletRule:
         if ("to" in found) != ("tx" in found):
             raise ValueError("who is paid, and how much at once, go together")
 
+    @property
+    def contracts(self) -> frozenset[bytes]:
+        """For which contracts typed data is let, each asked for; none where it is for any."""
+        return read_contracts(self.found.get("typed", "ask"))
+
     def about(self) -> tuple[object, ...]:
         """What it is about: of rules about the same, all count."""
         if self.is_asset:
             return self.chain, "asset", self.token
-        return (self.chain, "calls") if self.chain else (None, "messages")
+        what = next(each for each in ("calls", "typed", "messages") if each in self.found)
+        return self.chain, what
 
     def lets_no_more_than(self, other: WalletRule) -> bool:
         """Whether all that it lets another lets, which is about the same.
@@ -3406,6 +3416,8 @@ class WalletRule:
         To give somebody a name, or another one, is more: whoever reads it may believe it.
         """
         if not self.is_asset:
+            if other.contracts:
+                return bool(self.contracts) and self.contracts <= other.contracts
             if self.chain and not other.asks:
                 return self.calls <= other.calls and not self.asks
             return self.asks or not other.asks
@@ -3426,6 +3438,9 @@ class WalletRule:
         if not self.is_asset:
             if not self.chain:
                 return "messages, each asked by phone"
+            if "typed" in self.found:
+                of = " or ".join(map(show_address, sorted(self.contracts))) or "any contract"
+                return f"typed data for {of} on {where}, each asked by phone"
             shown = [f"{show_address(each)}:0x{selector}" for each, selector in sorted(self.calls)]
             return f"calls on {where}" + (f" of {' and '.join(shown)}" if shown else ", asked")
         asset = self.symbol
@@ -3510,6 +3525,16 @@ def read_calls(text: str) -> frozenset[tuple[bytes, str]]:
     return frozenset(found)
 
 
+def read_contracts(text: str) -> frozenset[bytes]:
+    """Addresses; none for `ask`. Raises ValueError."""
+    if text == "ask":
+        return frozenset()
+    found = [read_address(each) for each in text.split(",")]
+    if found != sorted({*found}):
+        raise ValueError("contracts stand in order, each once")
+    return frozenset(found)
+
+
 def arrange_wallet_rule(text: str) -> str:
     """A rule as it is kept, of one in any order of its words; raises ValueError for what is none.
 
@@ -3519,7 +3544,7 @@ def arrange_wallet_rule(text: str) -> str:
     pairs = dict(zip(words[::2], words[1::2], strict=False))
     if len(words) % 2 or len(pairs) * 2 != len(words):
         raise ValueError("not words and their values, each once")
-    for word, split in (("token", 1), ("to", None), ("calls", None)):
+    for word, split in (("token", 1), ("to", None), ("calls", None), ("typed", None)):
         if word in pairs:
             parts = pairs[word].split(",") if split is None else [pairs[word]]
             pairs[word] = ",".join(sorted(map(lower_address, parts)))
@@ -4687,7 +4712,7 @@ DAY_HOURS = 24  # that count, and the one under way
 KEPT_HOURS = 72  # before a machine's latest
 MOST_SPENT = 1 << 300  # of an account in an hour, in its smallest unit: more than any chain has
 LATEST_HOUR = 1 << 25
-MOST_ACCOUNTS = 100  # that are remembered beside the key
+MOST_ACCOUNTS = 100  # that are remembered beside the key, and of which something is spent in a day
 MOST_COUNTED = 4_096  # hours and runs of one machine's
 LONGEST_RUN = 16  # characters
 
@@ -4744,19 +4769,30 @@ def without_returns(fact: Any) -> Any:
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
-    """What is remembered beside the key, of facts by account, those that are there longest first.
+    """What is remembered beside the key, of facts by account: of those that were spent from last.
 
     By `spent/ACCOUNT/HOUR` what was reserved in that last hour and the day before: later copies
     have no less.
     """
-    accounts = sorted(found, key=lambda each: (min(fact.created for fact in found[each]), each))
+    counted = {account: list_reserved(facts) for account, facts in found.items()}
+    lasts = {each: max((hour for hour, _ in hours), default=0) for each, hours in counted.items()}
     known: dict[str, int] = {}
-    for account in accounts[:MOST_ACCOUNTS]:
-        counted = list_reserved(found[account])
-        last = max((hour for hour, _ in counted), default=0)
-        total = sum(reserved for hour, reserved in counted if hour >= last - DAY_HOURS)
-        known[f"{SPENT}/{account}/{last}"] = total
+    for account in sorted(lasts, key=lambda each: (-lasts[each], each))[:MOST_ACCOUNTS]:
+        first = lasts[account] - DAY_HOURS
+        total = sum(reserved for hour, reserved in counted[account] if hour >= first)
+        known[f"{SPENT}/{account}/{lasts[account]}"] = total
     return known
+
+
+def find_spending(facts: dict[str, list[Any]], now: float) -> set[str]:
+    """The accounts from which something was reserved in the 24 hours to a time, or later."""
+    first = int(now) // HOUR - DAY_HOURS
+    return {
+        name.split("/")[1]
+        for name, found in facts.items()
+        if name.startswith(f"{SPENT}/")
+        and any(hour >= first for hour, _ in read_spent(found[0].value))
+    }
 
 
 def lacks_spent(found: dict[str, list[Any]], name: str, total: int) -> bool:
@@ -13460,6 +13496,11 @@ def main_trial(argv: list[str]) -> NoReturn:
 
 
 UINT256 = 1 << 256
+# chains on which a transaction costs no more than its own fee says. Those of the OP stack take
+# another one for its bytes on Ethereum, in no field of it; so may any that is not known here
+WHOLE_FEES = frozenset({1, 56, 100, 137, 31337, 42161, 43114, 11155111})
+DEAREST = 150  # gwei: Ethereum's fees for gas and for blobs, up to which that other fee is counted
+BESIDES_DATA = 220  # bytes of a transaction besides its data, with the signature: never more
 MOST_GAS, MOST_NONCE = 1 << 40, 1 << 64  # the last by EIP-2681
 TX_FIELDS = frozenset(
     {
@@ -13562,8 +13603,13 @@ class Transaction:
             raise ValueError("maxPriorityFeePerGas is more than maxFeePerGas")
 
     def fee(self) -> int:
-        """The most that it can cost besides its value."""
-        return self.gas * self.price
+        """The most that it can cost besides its value, where Ethereum costs up to `DEAREST`.
+
+        A byte comes to less than either of Ethereum's prices there (OP stack, Fjord's formula, with
+        the scalars of Optimism and Base). The nonce makes no difference: it is known later.
+        """
+        others = 0 if self.chain in WHOLE_FEES else BESIDES_DATA + len(self.data)
+        return self.gas * self.price + others * DEAREST * 10**9
 
     def items(self) -> list[Item]:
         """Its fields in the order in which they are signed, without the signature."""
@@ -13923,6 +13969,9 @@ SIGN_IN = regex(  # ERC-4361, whole, but for resources: one may hand on rights (
     r"Chain ID: ([0-9]{1,15})\nNonce: ([A-Za-z0-9]{8,40})\nIssued At: [^\n]+"
     r"(?:\nExpiration Time: [^\n]+)?(?:\nNot Before: [^\n]+)?(?:\nRequest ID: [^\n]*)?"
 )
+# of a text of 32 bytes: who looks for a digest that is a text finds one of so few letters in 2^58
+OF_TEXTS = LETTERS | DIGITS | set(" .,:-_/!?'")
+DIGEST_BYTES = 32
 SIGN_IN_WORDS = "wants you to sign in with your"
 
 
@@ -13960,6 +14009,9 @@ def decode_message(data: bytes, own: bytes) -> dict[str, Any]:
     text = data.decode()
     if not text.strip() or not all(each.isprintable() or each in "\n\t" for each in text):
         raise ValueError("a message that is no text, so nobody could say what it is")
+    is_digest = len(data) == DIGEST_BYTES and not {*text} <= OF_TEXTS
+    if is_digest:  # as a Safe has its owners sign (eth_sign)
+        raise ValueError("a message that could be the digest of something else")
     digest = keccak256(b"\x19Ethereum Signed Message:\n%d" % len(data) + data)
     about: dict[str, Any] = {
         "chain": None,
@@ -14085,8 +14137,7 @@ def quote_words(text: bytes, most: int) -> str:
 
 
 UNLIMITED = 1 << 95  # of a token's smallest unit: no amount is as much, but in permission for all
-OP_STACK = frozenset({10, 8453, 84532})  # chains that take a fee for Ethereum, too, in no field
-LONGEST_SHOWN = 120  # characters of a message
+LONGEST_SHOWN = 600  # characters of a message
 
 
 def render_units(amount: int, decimals: int) -> str:
@@ -14147,7 +14198,7 @@ def describe_fee(use: dict[str, Any], rules: list[WalletRule]) -> str:
         return ""
     coins = {each.symbol for each in rules if (each.chain, each.token) == (chain, b"")}
     symbol = coins.pop() if len(coins) == 1 else "of the chain's own coin"
-    more = f" and {name_chain(chain)}'s fee for Ethereum" if chain in OP_STACK else ""
+    more = "" if chain in WHOLE_FEES else f", more if Ethereum is above {DEAREST} gwei"
     return f", fee up to {render_units(use['fee'], NATIVE_DECIMALS)} {symbol}{more}"
 
 
@@ -24046,6 +24097,26 @@ def look_at_keys(keyholder: Keyholder, vault: Vault, grant: Grant | None) -> dic
     }
 
 
+# ---------------------------------------------------- daemon/phone_share ----
+# Those for whom the keyholder itself asks the phone: counted with the processes that ask it.
+
+
+@context
+def share_phone(keyholder: Keyholder, session: Session) -> Iterator[None]:
+    """Be one of those who have the phone asked, for the length of a `with`.
+
+    They are counted with the processes that ask it; raises Unavailable where there are too many.
+    """
+    openers, through = keyholder.openers, session.grant.name if session.grant else None
+    if openers.is_full(through=through):
+        raise Unavailable("too many wait for the phone", "try again in a while")
+    openers.starting.append((True, through))
+    try:
+        yield
+    finally:
+        openers.starting.remove((True, through))
+
+
 # ------------------------------------------------------- daemon/spending ----
 # What keys that pay may still spend: reserved on the disk before anybody is asked, or signs.
 #
@@ -24147,6 +24218,19 @@ def refuse_over(vault: Vault, costs: list[Cost], now: float) -> None:
             )
 
 
+def refuse_many(vault: Vault, costs: list[Cost], now: float) -> None:
+    """Raise Denied where more accounts are spent from in a day than are remembered beside the key.
+
+    Anybody makes a key, and spends from it: those must not push out what is known of another.
+    """
+    there = find_spending(vault.facts, now)
+    if len(there | {each.account for each in costs}) > max(MOST_ACCOUNTS, len(there)):
+        raise Denied(
+            f"too many kinds of money are spent in a day: at most {MOST_ACCOUNTS}",
+            "see which: avault wallet limits",
+        )
+
+
 async def reserve(keyholder: Keyholder, costs: Iterable[Cost]) -> Reservation:
     """Take costs from their limits, all or none, and have it on the disk; raises Denied.
 
@@ -24158,6 +24242,7 @@ async def reserve(keyholder: Keyholder, costs: Iterable[Cost]) -> Reservation:
     def change(vault: Vault) -> None:
         now = time.time()
         refuse_over(vault, wanted, now)
+        refuse_many(vault, wanted, now)
         for cost in wanted:
             own = read_spent(vault.fact(f"{SPENT}/{cost.account}/{machine}") or "{}")
             hour = max([int(now) // HOUR, *(each for each, _ in own)])
@@ -24227,13 +24312,13 @@ class Verdict:
     def weigh(self, rules: list[WalletRule]) -> None:
         """Hold the use against the rules of one guard."""
         use, does = self.use, self.use["does"]
-        if does in ("message", "sign-in", "typed"):
+        if does in ("message", "sign-in"):
             if not any(each.about() == (None, "messages") for each in rules):
                 raise Denied("no rule lets it sign messages")
-            if does == "typed" and use["to"] in {each.token for each in self.rules}:
-                raise Denied("typed data for a token that a rule names is signed only as a payment")
             self.asks = True
             return
+        if does == "typed":
+            self.weigh_typed([each for each in rules if each.about() == (use["chain"], "typed")])
         if does == "call":
             self.weigh_call([each for each in rules if each.about() == (use["chain"], "calls")])
         for token, to, amount in use["moves"]:
@@ -24266,6 +24351,21 @@ class Verdict:
         tokens = {(each.chain, each.token) for each in self.rules}
         if (self.use["chain"], self.use["to"]) in tokens:
             raise Denied("it makes no unknown calls of a token that a rule names")
+
+    def weigh_typed(self, rules: list[WalletRule]) -> None:
+        """Hold typed data that is not understood against what rules say of such: it is asked for.
+
+        What names no chain is let by none: it would be good on each.
+        """
+        if not rules:
+            chain = self.use["chain"]
+            where = f"on {name_chain(chain)}" if chain else "that is for any chain"
+            raise Denied(f"no rule lets it sign typed data {where}")
+        if any(each.contracts and self.use["to"] not in each.contracts for each in rules):
+            raise Denied("no rule lets it sign typed data for that contract")
+        if self.use["to"] in {each.token for each in self.rules}:
+            raise Denied("typed data for a token that a rule names is signed only as a payment")
+        self.asks = True
 
     def weigh_move(self, rule: WalletRule, to: bytes, amount: int) -> None:
         """Hold what is moved, or allowed, against a rule; an allowance counts as if it were paid.
@@ -24307,10 +24407,10 @@ class Verdict:
         return self.asks, costs
 
     def say_spent(self, keyholder: Keyholder) -> str:
-        """What of the day's limit is spent before this, in words."""
+        """What of the day's limit is spent besides this, which is reserved, in words."""
         said = []
         for cost in self.costs[:1]:
-            spent = spent_today(keyholder, cost.account)
+            spent = spent_today(keyholder, cost.account) - cost.amount
             if cost.most is not None:
                 most = render_units(cost.most, cost.decimals)
                 said.append(f", {render_units(spent, cost.decimals)} of {most} spent today")
@@ -24387,13 +24487,12 @@ class Payment:
         passage, verdict = self.admit()
         if self.session.grant:
             self.session.grant.use("sign")
-        spent = verdict.say_spent(keyholder)
         reservation = await reserve(keyholder, verdict.costs)
         try:
             if passage.is_counted:
                 await keyholder.change(passage.count(keyholder.open_store().machine))
             if verdict.asks:
-                await self.ask(spent)
+                await self.ask(verdict)
             if confirms:
                 await self.confirm()
             self.admit_again(passage, verdict)
@@ -24434,40 +24533,56 @@ class Payment:
         payload = encode_base64(json.dumps(fields).encode())
         self.said["payload"] = check_base64(payload, "payload", LONGEST_EVM)
 
-    async def ask(self, spent: str) -> None:
+    async def ask(self, verdict: Verdict) -> None:
         """Have the operator agree: one at a time for each key; raises Denied, TimedOut, Locked.
 
-        After a question in vain the phone is left alone, ever longer.
+        After a question in vain the phone is left alone, ever longer. Raises Unavailable where too
+        many have it asked.
         """
         keyholder, caller = self.keyholder, self.session.caller or {}
         if not caller:
             caller = keyholder.identify(self.session)
-        who, restraint = who_asks(caller), keyholder.askings.restraint
-        holding = keyholder.holding
-        sentence = f"{self.noted['signed']}{spent}; {describe_who(caller)} on {holding.host}"
+        who, askings = who_asks(caller), keyholder.askings
+        askings.restraint.check(who, [self.name])
+        async with askings.alone(who, [self.name]):
+            askings.restraint.check(who, [self.name])
+            with share_phone(keyholder, self.session):
+                try:
+                    await self.ask_phone(verdict, caller)
+                finally:
+                    askings.questions.pop(self, None)
+                    keyholder.reporter.report()
+            askings.restraint.forgive(who, [self.name])
+
+    async def ask_phone(self, verdict: Verdict, caller: dict[str, Any]) -> None:
+        """Have the phone asked now, as all can see; raises Denied, TimedOut, Locked."""
+        keyholder, holding = self.keyholder, self.keyholder.holding
+        said, who = f"{self.noted['signed']}{verdict.say_spent(keyholder)}", describe_who(caller)
+        sentence = f"avault: {said}; {who} on {holding.host}"
         if len(sentence) > SENTENCE:
             raise Denied("that is more than a phone shows", "pay in several transactions")
-        restraint.check(who, [self.name])
-        async with keyholder.askings.alone(who, [self.name]):
-            restraint.check(who, [self.name])
-            store = holding.store
-            if not store or not holding.contact.find(store):
-                raise Locked("the phone cannot be asked", "pair it with: avault pair")
-            restraint.note(who, [self.name])
+        store = holding.store
+        if not store or not holding.contact.find(store):
+            raise Locked("the phone cannot be asked", "pair it with: avault pair")
 
-            def tell(code: str) -> None:
-                self.session.send({"progress": "asking", "code": code})
+        def tell(code: str) -> None:
+            self.session.send({"progress": "asking", "code": code})
+            question = {"names": [self.name], "by": who, "code": code}
+            question["since"] = render_time(time.time())
+            keyholder.askings.questions[self] = question
+            keyholder.reporter.report()
 
-            title = f"a use of {self.name}"
-            begun = time.monotonic()
-            try:
-                await ask_operator(holding, store, {}, title, f"avault: {sentence}", tell)
-            except TimeoutError:
-                waited = time.monotonic() - begun
-                raise TimedOut(
-                    f"nobody approved in {waited:.0f} s", "is the signer app open?"
-                ) from None
-            restraint.forgive(who, [self.name])
+        begun = time.monotonic()
+        try:
+            await ask_operator(holding, store, {}, f"a use of {self.name}", sentence, tell)
+        except BaseException as error:  # also where the caller has left
+            keyholder.askings.restraint.note(who_asks(caller), [self.name])
+            if not isinstance(error, TimeoutError):
+                raise
+            waited = time.monotonic() - begun
+            raise TimedOut(
+                f"nobody approved in {waited:.0f} s", "is the signer app open?"
+            ) from None
 
 
 # ------------------------------------------------- daemon/solana_signing ----
@@ -27979,22 +28094,6 @@ class PairEnd:
         return self.sock
 
 
-@context
-def share_phone(keyholder: Keyholder, session: Session) -> Iterator[None]:
-    """Be one of those who have the phone asked, for the length of a `with`.
-
-    They are counted with the processes that ask it; raises Unavailable where there are too many.
-    """
-    openers, through = keyholder.openers, session.grant.name if session.grant else None
-    if openers.is_full(through=through):
-        raise Unavailable("too many wait for the phone", "try again in a while")
-    openers.starting.append((True, through))
-    try:
-        yield
-    finally:
-        openers.starting.remove((True, through))
-
-
 class ProxyCaller(Session):
     """Who uses secrets by the proxy, as a connection of its own would be; it is told nothing.
 
@@ -30665,18 +30764,19 @@ def main_ssh_agent(argv: list[str]) -> NoReturn:
 
 WALLET_GRACE = 60.0  # seconds that a question stays open for who asks again
 UNDELIVERED_TIME = 600.0  # seconds that an answer is kept for whom it did not reach
-MOST_UNDELIVERED = 64
+MOST_DEALS = 1_000  # that are under way, or whose answer reached nobody
 
 
 class Deal:
     """One thing to be signed, in words of `what`; `callers` is how many wait for it now.
 
-    `raw` is a transaction that was signed for it, and that a node may have taken or not.
+    `raw` is a transaction that was signed for it, with its `nonce`, and that a node may have taken
+    or not.
     """
 
     def __init__(self, what: str) -> None:
         self.what, self.callers, self.left_at = what, 0, 0.0
-        self.is_delivered, self.raw = False, ""
+        self.is_delivered, self.raw, self.nonce = False, "", 0
         self.task: asyncio.Task[Any] | None = None
 
     def is_open(self) -> bool:
@@ -30708,12 +30808,17 @@ class Deals:
     async def take_part(self, what: str, make: Make) -> tuple[Any, Deal]:
         """The answer to what a caller wants, made or found; raises what making it does.
 
+        Raises Unavailable where there are too many: of one that is forgotten nobody would know that
+        it was asked for, and who asks again would pay twice.
+
         Who gets it says what became of it: see `end`. A caller that leaves meanwhile, which is a
         cancelled task, leaves it open for a while.
         """
         self.tidy()
         found = [each for each in self.deals if each.what == what and each.is_open()]
         deal = found[0] if found else Deal(what)
+        if not found and len(self.deals) >= MOST_DEALS:
+            raise Unavailable("too much is asked for at once", "try again in a while")
         if not found:
             self.deals.append(deal)
         if not found or deal.is_vain():
@@ -30745,8 +30850,7 @@ class Deals:
 
     def tidy(self) -> None:
         """Forget those of which nobody can get anything."""
-        kept = [each for each in self.deals if each.callers or each.is_open() or is_busy(each)]
-        self.deals = kept[-MOST_UNDELIVERED:] if len(kept) > MOST_UNDELIVERED else kept
+        self.deals = [e for e in self.deals if e.callers or e.is_open() or is_busy(e)]
 
 
 def is_busy(deal: Deal) -> bool:
@@ -30789,7 +30893,9 @@ class WalletDoor:
 
     def __init__(self, handle: Handle, token: str) -> None:
         self.handle, self.token, self.port = handle, token, 0
-        self.connections = 0
+        # all connections; those that have not shown the token, the oldest first
+        self.connections: set[asyncio.StreamWriter] = set()
+        self.strangers: dict[asyncio.StreamWriter, None] = {}
         self.server: asyncio.Server | None = None
 
     async def open(self, port: int) -> None:
@@ -30803,13 +30909,20 @@ class WalletDoor:
         return f"http://127.0.0.1:{self.port}/{self.token}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the requests of a connection, one after the other."""
-        self.connections += 1
+        """Answer the requests of a connection, one after the other.
+
+        Of too many, the oldest ends that has not shown the token: any user here can connect.
+        """
+        self.connections.add(writer)
+        self.strangers[writer] = None
+        if len(self.connections) > MOST_DOORS:
+            next(iter(self.strangers)).transport.abort()
         try:
             ahead = b""
-            while self.connections <= MOST_DOORS:
+            while True:
                 async with asyncio.timeout(SLOW_TIME):
                     body, is_last = await self.read_request(reader, ahead)
+                self.strangers.pop(writer, None)
                 ahead = await self.answer_body(body, reader, writer, is_last)
                 if is_last:
                     break
@@ -30820,7 +30933,8 @@ class WalletDoor:
         except (ValueError, asyncio.LimitOverrunError):
             self.write(writer, 400, b"", True)
         finally:
-            self.connections -= 1
+            self.connections.discard(writer)
+            self.strangers.pop(writer, None)
             with contextlib.suppress(OSError):
                 writer.close()
 
@@ -31091,7 +31205,8 @@ class WalletRpc:
         """A transaction that is signed and sent: its hash. The nonce is that of after the approval.
 
         A caller's own is not asked for: it would leave a gap that keeps all later ones waiting.
-        What a node did not answer to may have been taken: who asks again has the same one sent.
+        What a node did not answer to may have been taken, and so may what one of several nodes says
+        no to: who asks again has the same one sent.
         """
         if deal.raw:
             return await self.send_raw(deal)
@@ -31107,35 +31222,40 @@ class WalletRpc:
 
         try:
             deal.raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal, nonce)
-            sent = await self.send_raw(deal)
-            self.next_nonce = max(self.next_nonce, holder[0] + 1)
+            deal.nonce = holder[0]
+            return await self.send_raw(deal)
         finally:
             if holder:
                 self.sending.release()
-        return sent
 
     async def send_raw(self, deal: Deal) -> str:
-        """Send what is signed: its hash, of ours. Raises NodeFault where the node has it not.
+        """Send what is signed: its hash, of ours. Raises NodeFault, Unavailable.
 
-        Where the node may have it, Unavailable; then it stays with the deal.
+        It stays with the deal, unless another one was mined in its place: then it can be no more.
         """
         own = hash_raw(deal.raw)
         try:
             await self.node.ask("eth_sendRawTransaction", deal.raw)
         except NodeFault:  # "already known" among them
-            try:
-                known = await self.node.ask("eth_getTransactionByHash", own)
-            except NodeFault:
-                known = None
-            if not known:
-                deal.raw = ""
+            mined = await self.ask_or_none("eth_getTransactionCount", self.address, "latest")
+            if not await self.ask_or_none("eth_getTransactionByHash", own):
+                if int(str(mined or "0x0"), 16) > deal.nonce:
+                    deal.raw = ""
                 raise
         except Unavailable as error:
             raise Unavailable(
                 f"{error.message}; it may have taken {own}, and who asks for the same again"
                 " has the same one sent"
             ) from None
+        self.next_nonce = max(self.next_nonce, deal.nonce + 1)
         return own
+
+    async def ask_or_none(self, method: str, *params: object) -> Any:
+        """What the node answers; None where it says that it cannot."""
+        try:
+            return await self.node.ask(method, *params)
+        except NodeFault:
+            return None
 
     async def sign_transaction(self, fields: dict[str, Any], deal: Deal) -> dict[str, Any]:
         """A transaction that is signed, and not sent: as geth has it, `raw` and `tx`."""

@@ -188,6 +188,30 @@ def test_what_was_spent_is_known_beside_the_key() -> None:
     assert not avault.lacks_known(vault.facts, known), "nor is what is long over"
 
 
+def test_accounts_of_long_ago_keep_none_from_being_known(clock: SimpleNamespace) -> None:
+    vault = avault.Vault("v", "a", "o", "n")
+    for number in range(avault.MOST_ACCOUNTS):
+        avault.note_spent(vault, avault.identify_account(str(number)), "m", (NOON // 3600 - 900, "r"), 5, 0)
+    clock.now += 1
+    old = vault.copy()
+    avault.note_spent(vault, ACCOUNT, "m", (NOON // 3600, "r"), 20, 0)
+    assert avault.lacks_known(old.facts, avault.list_known(avault.Guards(vault.facts)))
+
+
+async def test_nothing_is_spent_that_could_not_be_known_beside_the_key(desk: Desk, clock: SimpleNamespace) -> None:
+    """Anybody makes keys, and pays from them: a hundred accounts of such push out none of the operator's."""
+    for number in range(avault.MOST_ACCOUNTS):
+        await avault.reserve(desk.keyholder, [avault.Cost(avault.identify_account(str(number)), 1, 9, "ETH", 18)])
+    with pytest.raises(avault.Denied, match="too many kinds of money"):
+        await avault.reserve(desk.keyholder, [usdc(1)])
+    known = avault.identify_account("0")
+    await avault.reserve(desk.keyholder, [avault.Cost(known, 1, 9, "ETH", 18)])
+    clock.now += 26 * 3600
+    await avault.reserve(desk.keyholder, [usdc(1)])
+    listed = avault.list_known(avault.Guards(desk.keyholder.open_store().vault.facts))
+    assert f"spent/{ACCOUNT}/{clock.now // 3600}" in listed
+
+
 async def test_all_that_has_the_limits_put_back_is_seen(desk: Desk) -> None:
     files = [desk.example.path("avault.enc"), Path(desk.places.own("guards.enc")), Path(desk.places.own("pin.json"))]
     await avault.reserve(desk.keyholder, [usdc(1)])

@@ -159,23 +159,74 @@ async def test_a_node_whose_answer_is_lost_is_sent_the_same_again(bank: SimpleNa
     assert answer["result"] == avault.hash_raw("0x01")
     assert bank.bank.sent == ["0x01", "0x01"] and bank.bank.signed == ["0x0"]
     tell(True)
+    bank.bank.pending = 0  # of another node
     await bank.rpc.handle(wish())
     assert bank.bank.signed == ["0x0", "0x1"], "and two are two"
 
 
-async def test_what_a_node_refuses_is_signed_anew(bank: SimpleNamespace) -> None:
+async def test_what_a_node_refuses_is_sent_again_until_another_has_its_place(bank: SimpleNamespace) -> None:
+    """One of several nodes behind an address says no, while another has it: a second one would pay twice."""
     bank.bank.phone.set()
     ask = bank.bank.ask
 
     async def refuse(method: str, *params: Any) -> Any:
+        if method == "eth_getTransactionByHash":
+            return None
+        found = await ask(method, *params)
         if method == "eth_sendRawTransaction":
-            raise avault.NodeFault(-32000, "nonce too low")
-        return None if method == "eth_getTransactionByHash" else await ask(method, *params)
+            raise avault.NodeFault(-32000, "request timed out")
+        return found
 
     bank.bank.ask = refuse
-    assert "nonce too low" in (await bank.rpc.handle(wish()))[0]["error"]["message"]
+    for _ in range(2):
+        assert "request timed out" in (await bank.rpc.handle(wish()))[0]["error"]["message"]
+    assert bank.bank.sent == ["0x01", "0x01"] and bank.bank.signed == ["0x0"]
+    bank.bank.pending = 1  # another one has been mined with that nonce
+    assert "request timed out" in (await bank.rpc.handle(wish()))[0]["error"]["message"]
     bank.bank.ask = ask
     assert (await bank.rpc.handle(wish()))[0]["result"] == avault.hash_raw("0x02")
+    assert bank.bank.signed == ["0x0", "0x1"]
+
+
+async def test_many_that_hung_up_push_none_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a deal that is forgotten nobody knows that it was asked for: who asks again pays twice."""
+    deals, made, phone = avault.Deals(), list[str](), asyncio.Event()
+
+    async def make(deal: avault.Deal) -> str:
+        made.append(deal.what)
+        await phone.wait()
+        return deal.what
+
+    for number in range(100):
+        task = asyncio.ensure_future(deals.take_part(str(number), make))
+        await until(lambda number=number: len(made) > number)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    again = asyncio.ensure_future(deals.take_part("0", make))
+    await asyncio.sleep(0)
+    phone.set()
+    assert (await again)[0] == "0" and made.count("0") == 1
+    monkeypatch.setattr(avault, "MOST_DEALS", 100)
+    with pytest.raises(avault.Unavailable, match="too much"):
+        await deals.take_part("one more", make)
+    assert (await deals.take_part("1", make))[0] == "1" and made.count("1") == 1
+
+
+async def test_idle_connections_of_others_keep_nobody_out(bank: SimpleNamespace) -> None:
+    bank.bank.phone.set()
+    own_reader, own = await post(bank.door, wish("eth_chainId"))
+    assert (await hear(own_reader))["result"] == "0x7a69"
+    idle = [await asyncio.open_connection("127.0.0.1", bank.door.port) for _ in range(avault.MOST_DOORS + 10)]
+    async with asyncio.timeout(5):
+        reader, writer = await post(bank.door, wish("eth_chainId"))
+        assert (await hear(reader))["result"] == "0x7a69"
+        body = json.dumps(wish("eth_blockNumber")).encode()  # and who has shown the token is not put out for them
+        head = f"POST /token HTTP/1.1\r\nHost: 127.0.0.1:{bank.door.port}\r\nContent-Length: {len(body)}\r\n\r\n"
+        own.write(head.encode() + body)
+        assert (await hear(own_reader))["result"] == "0x7"
+    for each in (writer, own, *(end for _, end in idle)):
+        each.close()
 
 
 async def test_a_byte_that_comes_ahead_hides_nobody_who_hangs_up(bank: SimpleNamespace) -> None:

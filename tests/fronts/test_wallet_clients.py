@@ -127,7 +127,7 @@ def test_clients_of_javascript(vault: Machine, url: str, library: str) -> None:
     refused = by_node(library, url, "message")
     assert "no rule lets it sign messages" in refused["text"]
     refused = by_node(library, url, "typed", to=TOKEN)
-    assert "no rule lets it sign messages" in refused["text"]
+    assert "no rule lets it sign typed data" in refused["text"]
 
 
 def test_web3_py(vault: Machine, url: str) -> None:

@@ -159,9 +159,9 @@ def test_a_call_inside_typed_data_is_refused(name: str, kind: str) -> None:
 def test_typed_data_for_a_token_of_a_rule_is_refused(rule: str) -> None:
     use = decode(typed("Order", {"price": 1}, USDC, Order="uint256 price"))
     with pytest.raises(avault.Denied, match="typed data for a token that a rule names"):
-        weigh(use, rule, "messages ask")
+        weigh(use, rule, "chain 8453 typed ask")
     other = decode(typed("Order", {"price": 1}, WETH, Order="uint256 price"))
-    assert weigh(other, rule, "messages ask").asks
+    assert weigh(other, rule, "chain 8453 typed ask").asks
     said = avault.describe_evm(other, "shop/PAY", [])
     assert said.endswith(" on Base, which MAY MOVE MONEY, with shop/PAY")
 
@@ -232,32 +232,71 @@ def test_a_call_that_is_known_to_move_tokens_cannot_be_named(call: str) -> None:
 
 def test_no_rule_lets_it_make_unknown_calls_of_a_token_of_a_rule() -> None:
     tx = {"to": USDC, "data": "0x12345678", "gas": "0x1", "gasPrice": "0x0", "chainId": hex(8453), "nonce": "0x0"}
-    token = f"chain 8453 token {USDC}:USDC:6 day 20"
+    token, coin = f"chain 8453 token {USDC}:USDC:6 day 20", "chain 8453 token ETH day 1 fee 1"
     for calls in ("ask", f"{USDC}:0x12345678"):
         with pytest.raises(avault.Denied, match="calls of a token that a rule names"):
             weigh(decode(tx, "evm-tx"), token, f"chain 8453 calls {calls}")
-        weigh(decode({**tx, "to": WETH}, "evm-tx"), token, "chain 8453 calls ask")
+        weigh(decode({**tx, "to": WETH}, "evm-tx"), token, coin, "chain 8453 calls ask")
         weigh(decode({**tx, "chainId": "0x1"}, "evm-tx"), token, f"chain 1 calls {calls}")
 
 
 # fees
 
 
+MORE = ", more if Ethereum is above 150 gwei"
+
+
 @pytest.mark.parametrize(
-    ("chain", "more"), [(1, ""), (42161, ""), (10, " and Optimism's fee for Ethereum"), (8453, " and Base's fee for Ethereum")]
+    ("chain", "coin", "fee", "more"),
+    [
+        (1, "ETH", "0.000021", ""),
+        (42161, "ETH", "0.000021", ""),
+        (10, "ETH", "0.000054", MORE),
+        (8453, "ETH", "0.000054", MORE),
+        (480, "COIN", "0.000054", MORE),
+    ],
 )
-def test_the_fee_is_said(chain: int, more: str) -> None:
-    """On a chain of the OP stack there is another, which no transaction bounds."""
+def test_the_fee_is_said(chain: int, coin: str, fee: str, more: str) -> None:
+    """Chains of the OP stack take another one, which no transaction bounds; of a chain that nobody knows, each may."""
     tx = {"to": WETH, "value": "0x1", "gas": hex(21_000), "gasPrice": hex(10**9), "chainId": hex(chain), "nonce": "0x0"}
-    rule = avault.WalletRule(f"chain {chain} token ETH to any tx 1 day 2 fee 1")
+    rule = avault.WalletRule(f"chain {chain} token {coin} to any tx 1 day 2 fee 1")
     said = avault.describe_evm(decode(tx, "evm-tx"), "shop/PAY", [rule])
-    assert said.endswith(f" with shop/PAY, fee up to 0.000021 ETH{more}")
+    assert said.endswith(f" with shop/PAY, fee up to {fee} {coin}{more}")
     said = avault.describe_evm(decode({**tx, "data": "0x12345678"}, "evm-tx"), "shop/PAY", [])
-    assert said.endswith(f" with shop/PAY, fee up to 0.000021 of the chain's own coin{more}")
+    dearer = {"": fee, MORE: "0.0000546"}[more]
+    assert said.endswith(f" with shop/PAY, fee up to {dearer} of the chain's own coin{more}")
     assert "fee" not in avault.describe_evm(decode("hello", "evm-message"), "shop/PAY", [rule])
 
 
-# sign-ins
+def test_what_a_chain_takes_for_ethereum_counts_by_each_byte() -> None:
+    """Else a call with much data, at a fee of nothing, spends what no limit knows of."""
+    tx = {"to": WETH, "data": "0x12345678" + "ab" * 15_000, "gas": hex(21_000), "gasPrice": "0x1", "nonce": "0x0"}
+    rules = "chain {0} calls ask", "chain {0} token ETH day 0.002 fee 0.0001"
+    with pytest.raises(avault.Denied, match=r"a fee of up to 0\.002283600000021 ETH is more than the rule's 0\.0001"):
+        weigh(decode({**tx, "chainId": hex(8453)}, "evm-tx"), *(each.format(8453) for each in rules))
+    [cost] = weigh(decode({**tx, "chainId": "0x1"}, "evm-tx"), *(each.format(1) for each in rules)).costs
+    assert cost.amount == 21_000
+    for nonce in (None, "0x0", "0xffffffff"):  # the phone is asked before there is one
+        tx |= {"chainId": hex(8453), "nonce": nonce}
+        assert decode(tx, "evm-tx")["fee"] == 2_283_600_000_021_000
+
+
+# messages, sign-ins
+
+
+@pytest.mark.parametrize("text", ['q8#V(z"kT~s2%>Wm[d0*Yp&Lx!c9+Ju{', "{" * 32, "é" * 16])
+def test_a_message_that_could_be_a_digest_is_refused(text: str) -> None:
+    """A Safe takes an owner's signature of a digest as a message: one of 2^45 of them is a text that can be shown."""
+    assert len(text.encode()) == 32
+    with pytest.raises(avault.Usage, match="the digest of something else"):
+        decode(text, "evm-message")
+    for plain in (text + " ", text[:-1], "0123456789abcdef" * 2, "Sign in to the shop. Nonce: 1234"):
+        assert decode(plain, "evm-message")["does"] == "message"
+
+
+def test_what_is_signed_of_a_message_is_shown_as_far_as_a_phone_shows_it() -> None:
+    text = "a text of some length, " * 25 + "and then: all is yours"
+    assert 'and then: all is yours" with shop/PAY' in avault.describe_evm(decode(text, "evm-message"), "shop/PAY", [])
 
 
 SIGN_IN = (

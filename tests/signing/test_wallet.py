@@ -29,7 +29,8 @@ RULES = [
 ]
 GAS = {"gas": "0x5208", "maxFeePerGas": hex(10**9), "maxPriorityFeePerGas": "0x1", "chainId": hex(8453), "nonce": "0x0"}
 UNLIMITED = 2**256 - 1
-FEE = "fee up to 0.000021 ETH and Base's fee for Ethereum"
+COST, COST_WITH_DATA = 54_000 * 10**9, (54_000 + 68 * 150) * 10**9  # gas, and for Ethereum 220 bytes and the data
+FEE = "fee up to 0.0000642 ETH, more if Ethereum is above 150 gwei"
 TO_BOB, TO_EVE, THAT_USDC = (avault.show_address(bytes.fromhex(each[2:])) for each in (BOB, EVE, USDC))
 OF_USDC = f"USDC ({THAT_USDC}, 6 decimals)"
 
@@ -74,6 +75,7 @@ class Purse(Desk):
 
     async def phone_asked(self, *words: Any) -> None:
         self.asked.append(words[4])
+        words[5]("7K3F")
         await self.gate.wait()
         if self.says:
             raise self.says
@@ -120,9 +122,9 @@ async def test_a_payment_within_its_rule_is_signed_and_counted(purse: Purse) -> 
     answer = await purse.sign(transfer(BOB, 5 * 10**6))
     assert answer["signature"].startswith("0x02f8") and answer["asked"] is False
     assert purse.last() == f"pay 5 {OF_USDC} to {TO_BOB} on Base with shop/PAY, {FEE}"
-    assert (purse.spent("USDC"), purse.spent("ETH")) == (5 * 10**6, 21_000 * 10**9)
+    assert (purse.spent("USDC"), purse.spent("ETH")) == (5 * 10**6, COST_WITH_DATA)
     await purse.sign(pay(BOB, 0.01))
-    assert purse.spent("ETH") == 10**16 + 2 * 21_000 * 10**9, "fees are money"
+    assert purse.spent("ETH") == 10**16 + COST + COST_WITH_DATA, "fees are money"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ async def test_a_payment_within_its_rule_is_signed_and_counted(purse: Purse) -> 
         (transfer(BOB, 1, FAKE), "no rule lets it spend that token on Base"),
         (transfer(BOB, 1, chainId="0x1"), "no rule lets it spend that token on Ethereum"),
         (transfer(BOB, 1, value="0x1"), "no rule lets it make calls on Base"),
-        (transfer(BOB, 1, maxFeePerGas=hex(10**12)), "a fee of up to 0.021 ETH is more than the rule's 0.001"),
+        (transfer(BOB, 1, maxFeePerGas=hex(10**12)), "a fee of up to 0.0210432 ETH is more than the rule's 0.001"),
         (pay(BOB, 0.010001), "0.010001 ETH is more than the 0.01"),
         (pay(EVE, 0.001), "no rule lets it pay that address ETH"),
         ({**GAS, "to": USDC, "data": call("a9059cbb", BOB, 1) + "00"}, "longer, or shorter"),
@@ -232,18 +234,38 @@ async def test_an_allowance_is_asked_counted_and_never_unlimited(purse: Purse) -
 
 
 async def test_messages_calls_and_typed_data_are_asked_in_words(purse: Purse) -> None:
-    await purse.fill(*RULES, "messages ask", "chain 8453 calls ask")
+    await purse.fill(*RULES, "messages ask", "chain 8453 calls ask", "chain 8453 typed ask")
     await purse.sign('hello "there"; avault', "evm-message")
     await purse.sign(typed("Order", {"price": "uint256"}, {"price": 1}, FAKE), "evm-typed")
     await purse.sign({**GAS, "to": FAKE, "data": "0x12345678" + word(1)})
-    await purse.sign("x" * 300, "evm-message")
-    contract = avault.show_address(bytes.fromhex(FAKE[2:]))
+    await purse.sign("x" * 700, "evm-message")
+    contract, shorter = avault.show_address(bytes.fromhex(FAKE[2:])), FEE.replace("642", "594")
     assert [each.partition("; ")[0].removeprefix("avault: ") for each in purse.asked] == [
         "sign the message \"hello 'there', avault\" with shop/PAY",
         f'sign UNKNOWN typed data "Order" of "USD Coin" for {contract} on Base, which MAY MOVE MONEY, with shop/PAY',
-        f"make an UNKNOWN call 0x12345678 (36 bytes) of {contract} on Base with shop/PAY, {FEE}, 0 of 0.05 spent today",
-        f'sign the message "{"x" * 119}…" (the first 120 of 300 characters) with shop/PAY',
+        f"make an UNKNOWN call 0x12345678 (36 bytes) of {contract} on Base with shop/PAY, {shorter}, 0 of 0.05 spent today",
+        f'sign the message "{"x" * 599}…" (the first 600 of 700 characters) with shop/PAY',
     ]
+
+
+async def test_typed_data_is_let_on_its_chain_and_for_its_contracts(purse: Purse) -> None:
+    """A rule for messages lets none of it: it would be for each chain and contract, and may move money."""
+
+    def order(contract: str, **domain: Any) -> dict[str, Any]:
+        return typed("Order", {"price": "uint256"}, {"price": 1}, contract, **domain)
+
+    nowhere = order(FAKE)
+    del nowhere["domain"]["chainId"]
+    await purse.fill(*RULES, "messages ask")
+    await purse.refuse(order(FAKE), "no rule lets it sign typed data on Base", "evm-typed")
+    await purse.serve("key", action="generate", kind="evm", group="ex", key="PAY", wallet=[f"chain 8453 typed {FAKE}", RULES[0]])
+    named = {"group": "ex", "key": "PAY"}
+    await purse.sign(order(FAKE), "evm-typed", **named)
+    assert len(purse.asked) == 1, "each is asked"
+    await purse.refuse(order(EVE), "no rule lets it sign typed data for that contract", "evm-typed", **named)
+    await purse.refuse(order(FAKE, chainId=1), "no rule lets it sign typed data on Ethereum", "evm-typed", **named)
+    await purse.refuse(nowhere, "no rule lets it sign typed data that is for any chain", "evm-typed", **named)
+    await purse.refuse("hello", "no rule lets it sign messages", "evm-message", **named)
 
 
 async def test_no_sentence_has_a_name_or_a_short_address(purse: Purse) -> None:
@@ -271,9 +293,9 @@ async def test_two_guards_on_one_asset_count_a_payment_once_by_the_lower_limit(p
     await purse.fill(f"chain 8453 token {USDC}:USDC:6 to {BOB} tx 5 day 20", coin)
     await purse.serve("guard", group="shop", wallet=[f"chain 8453 token {USDC}:USDC:6 to any tx 5 day 11", coin])
     await purse.sign(transfer(BOB, 5 * 10**6))
-    assert (purse.spent("USDC"), purse.spent("ETH")) == (5 * 10**6, 21_000 * 10**9)
+    assert (purse.spent("USDC"), purse.spent("ETH")) == (5 * 10**6, COST_WITH_DATA)
     await purse.sign(pay(BOB, 0.01))
-    assert purse.spent("ETH") == 10**16 + 2 * 21_000 * 10**9
+    assert purse.spent("ETH") == 10**16 + COST + COST_WITH_DATA
     await purse.sign(transfer(BOB, 5 * 10**6))
     await purse.refuse(transfer(BOB, 2 * 10**6), "over the day's limit: 2 USDC of 11, with 1 left")
 
@@ -303,6 +325,40 @@ async def test_a_refusal_gives_back_and_stays_a_refusal(purse: Purse) -> None:
     await purse.refuse(transfer(BOB, 10**6), "the operator said no")
     await purse.refuse(transfer(BOB, 10**6), "the phone was asked in vain")
     assert len(purse.asked) == 1
+
+
+async def test_two_payments_are_asked_one_after_the_other_each_with_what_is_spent_then(purse: Purse) -> None:
+    """Who waits for a turn was not refused; what is spent meanwhile is said, and not itself."""
+    await purse.fill(f"{RULES[0]} ask always", RULES[1])
+    purse.gate.clear()
+    async with asyncio.timeout(10):
+        first = asyncio.get_running_loop().create_task(purse.sign(transfer(BOB, 2 * 10**6)))
+        while not purse.asked:
+            await asyncio.sleep(0.01)
+        second = asyncio.get_running_loop().create_task(purse.sign(transfer(BOB, 3 * 10**6)))
+        while purse.spent("USDC") < 5 * 10**6 and not second.done():
+            await asyncio.sleep(0.01)
+        purse.gate.set()
+        await asyncio.gather(first, second)
+    assert [each.partition(" spent today")[0].rpartition(", ")[2] for each in purse.asked] == ["0 of 20", "2 of 20"]
+
+
+async def test_a_question_about_a_payment_is_shown_and_counts_among_all(purse: Purse) -> None:
+    await purse.fill(f"{RULES[0]} ask always", RULES[1])
+    openers, questions = purse.keyholder.openers, purse.keyholder.askings.questions
+    openers.starting = [(True, None)] * openers.MOST
+    await purse.refuse(transfer(BOB, 1), "too many wait for the phone")
+    openers.starting = []
+    purse.gate.clear()
+    task = asyncio.get_running_loop().create_task(purse.sign(transfer(BOB, 10**6)))
+    while not purse.asked:
+        await asyncio.sleep(0.01)
+    [question] = questions.values()
+    assert (question["names"], question["code"]) == (["shop/PAY"], "7K3F") and question["by"] and question["since"]
+    assert openers.starting == [(True, None)]
+    purse.gate.set()
+    await task
+    assert not questions and not openers.starting
 
 
 async def test_a_caller_that_leaves_while_the_phone_is_asked_pays_nothing(purse: Purse) -> None:
@@ -404,6 +460,8 @@ GOOD = [
     "chain 1 calls ask",
     f"chain 1 calls {FAKE}:0x12345678",
     "messages ask",
+    "chain 1 typed ask",
+    f"chain 1 typed {EVE},{FAKE}",
     "chain 137 token POL day 1",
     "chain 100 token xDAI day 1",
     "chain 31337 token COIN day 1",
@@ -443,6 +501,11 @@ BAD = [
     f"chain 1 calls {USDC}:0xa9059cbb",
     f"chain 1 calls {USDC}:0x1234",
     "calls ask",
+    "typed ask",
+    "chain 1 typed any",
+    f"chain 1 typed {FAKE},{EVE}",
+    f"chain 1 typed {FAKE}:0x12345678",
+    "chain 1 calls ask typed ask",
     f"chain 8453 token {USDC}:US DC:6 day 20",
     f"chain 8453 token {EVE}:{USDC}:USDC:6 day 20",
     f"chain 8453 token x{USDC}:USDC:6 day 20",
@@ -510,6 +573,10 @@ WIDER = [
     ("chain 1 calls ask", f"chain 1 calls {FAKE}:0x12345678"),
     (f"chain 1 calls {FAKE}:0x12345678", f"chain 1 calls {FAKE}:0x12345678,{FAKE}:0x12345679"),
     (RULES[0], "messages ask"),
+    ("messages ask", "chain 1 typed ask"),
+    ("chain 8453 typed ask", "chain 1 typed ask"),
+    (f"chain 1 typed {FAKE}", "chain 1 typed ask"),
+    (f"chain 1 typed {FAKE}", f"chain 1 typed {EVE},{FAKE}"),
 ]
 
 
@@ -519,6 +586,11 @@ async def test_a_rule_that_lets_more_needs_the_phone(purse: Purse, before: str, 
     await purse.fill(before)
     told = await purse.serve("guard", group="shop", key="PAY", wallet=[after])
     assert told["weakens"], "nothing is changed without the phone"
+
+
+def test_typed_data_for_fewer_contracts_is_no_more() -> None:
+    assert avault.are_pay_rules_within([f"chain 1 typed {FAKE}"], ["chain 1 typed ask"])
+    assert avault.are_pay_rules_within([f"chain 1 typed {FAKE}"], [f"chain 1 typed {EVE},{FAKE}"])
 
 
 def test_to_take_a_name_away_or_to_name_an_address_alone_is_no_more() -> None:

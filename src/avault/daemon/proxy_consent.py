@@ -15,16 +15,16 @@ from avault.daemon.approving import approve_grant
 from avault.daemon.asked import obtain
 from avault.daemon.entrusting import ask_operator
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.phone_share import share_phone
 from avault.daemon.restraint import describe_who, who_asks
 from avault.daemon.wire import Session
 from avault.daemon.wishing import describe_call
-from avault.errors import Denied, TimedOut, Unavailable
-from avault.late import context
+from avault.errors import Denied, TimedOut
 from avault.process import uptime
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from avault.daemon.gate import Passage
@@ -46,22 +46,6 @@ class PairEnd:
     def get_extra_info(self, name: str) -> socket.socket | None:
         """The socket."""
         return self.sock
-
-
-@context
-def share_phone(keyholder: Keyholder, session: Session) -> Iterator[None]:
-    """Be one of those who have the phone asked, for the length of a `with`.
-
-    They are counted with the processes that ask it; raises Unavailable where there are too many.
-    """
-    openers, through = keyholder.openers, session.grant.name if session.grant else None
-    if openers.is_full(through=through):
-        raise Unavailable("too many wait for the phone", "try again in a while")
-    openers.starting.append((True, through))
-    try:
-        yield
-    finally:
-        openers.starting.remove((True, through))
 
 
 class ProxyCaller(Session):

@@ -27,8 +27,10 @@ from avault.signing.evm_words import render_units
 from avault.vault.records import Vault
 from avault.vault.spent import (
     HOUR,
+    MOST_ACCOUNTS,
     SPENT,
     find_release,
+    find_spending,
     read_spent,
     render_spent,
     sum_spent,
@@ -124,6 +126,19 @@ def refuse_over(vault: Vault, costs: list[Cost], now: float) -> None:
             )
 
 
+def refuse_many(vault: Vault, costs: list[Cost], now: float) -> None:
+    """Raise Denied where more accounts are spent from in a day than are remembered beside the key.
+
+    Anybody makes a key, and spends from it: those must not push out what is known of another.
+    """
+    there = find_spending(vault.facts, now)
+    if len(there | {each.account for each in costs}) > max(MOST_ACCOUNTS, len(there)):
+        raise Denied(
+            f"too many kinds of money are spent in a day: at most {MOST_ACCOUNTS}",
+            "see which: avault wallet limits",
+        )
+
+
 async def reserve(keyholder: Keyholder, costs: Iterable[Cost]) -> Reservation:
     """Take costs from their limits, all or none, and have it on the disk; raises Denied.
 
@@ -135,6 +150,7 @@ async def reserve(keyholder: Keyholder, costs: Iterable[Cost]) -> Reservation:
     def change(vault: Vault) -> None:
         now = time.time()
         refuse_over(vault, wanted, now)
+        refuse_many(vault, wanted, now)
         for cost in wanted:
             own = read_spent(vault.fact(f"{SPENT}/{cost.account}/{machine}") or "{}")
             hour = max([int(now) // HOUR, *(each for each, _ in own)])

@@ -16,6 +16,7 @@ from avault.daemon.agreeing import SENTENCE
 from avault.daemon.entrusting import ask_operator
 from avault.daemon.gate import Passage
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.phone_share import share_phone
 from avault.daemon.restraint import describe_who, who_asks
 from avault.daemon.signing import admit_key, check_base64, choose_to_sign, note_failure
 from avault.daemon.spending import Cost, reserve, spent_today
@@ -27,6 +28,7 @@ from avault.signing.evm_words import describe_evm, render_units
 from avault.ssh_wire import decode_base64, encode_base64
 from avault.vault.pay_rules import is_for_solana
 from avault.vault.spent import identify_account
+from avault.vault.times import render_time
 from avault.vault.wallet_rules import WalletRule, name_chain
 
 if TYPE_CHECKING:
@@ -68,13 +70,13 @@ class Verdict:
     def weigh(self, rules: list[WalletRule]) -> None:
         """Hold the use against the rules of one guard."""
         use, does = self.use, self.use["does"]
-        if does in ("message", "sign-in", "typed"):
+        if does in ("message", "sign-in"):
             if not any(each.about() == (None, "messages") for each in rules):
                 raise Denied("no rule lets it sign messages")
-            if does == "typed" and use["to"] in {each.token for each in self.rules}:
-                raise Denied("typed data for a token that a rule names is signed only as a payment")
             self.asks = True
             return
+        if does == "typed":
+            self.weigh_typed([each for each in rules if each.about() == (use["chain"], "typed")])
         if does == "call":
             self.weigh_call([each for each in rules if each.about() == (use["chain"], "calls")])
         for token, to, amount in use["moves"]:
@@ -107,6 +109,21 @@ class Verdict:
         tokens = {(each.chain, each.token) for each in self.rules}
         if (self.use["chain"], self.use["to"]) in tokens:
             raise Denied("it makes no unknown calls of a token that a rule names")
+
+    def weigh_typed(self, rules: list[WalletRule]) -> None:
+        """Hold typed data that is not understood against what rules say of such: it is asked for.
+
+        What names no chain is let by none: it would be good on each.
+        """
+        if not rules:
+            chain = self.use["chain"]
+            where = f"on {name_chain(chain)}" if chain else "that is for any chain"
+            raise Denied(f"no rule lets it sign typed data {where}")
+        if any(each.contracts and self.use["to"] not in each.contracts for each in rules):
+            raise Denied("no rule lets it sign typed data for that contract")
+        if self.use["to"] in {each.token for each in self.rules}:
+            raise Denied("typed data for a token that a rule names is signed only as a payment")
+        self.asks = True
 
     def weigh_move(self, rule: WalletRule, to: bytes, amount: int) -> None:
         """Hold what is moved, or allowed, against a rule; an allowance counts as if it were paid.
@@ -148,10 +165,10 @@ class Verdict:
         return self.asks, costs
 
     def say_spent(self, keyholder: Keyholder) -> str:
-        """What of the day's limit is spent before this, in words."""
+        """What of the day's limit is spent besides this, which is reserved, in words."""
         said = []
         for cost in self.costs[:1]:
-            spent = spent_today(keyholder, cost.account)
+            spent = spent_today(keyholder, cost.account) - cost.amount
             if cost.most is not None:
                 most = render_units(cost.most, cost.decimals)
                 said.append(f", {render_units(spent, cost.decimals)} of {most} spent today")
@@ -228,13 +245,12 @@ class Payment:
         passage, verdict = self.admit()
         if self.session.grant:
             self.session.grant.use("sign")
-        spent = verdict.say_spent(keyholder)
         reservation = await reserve(keyholder, verdict.costs)
         try:
             if passage.is_counted:
                 await keyholder.change(passage.count(keyholder.open_store().machine))
             if verdict.asks:
-                await self.ask(spent)
+                await self.ask(verdict)
             if confirms:
                 await self.confirm()
             self.admit_again(passage, verdict)
@@ -275,37 +291,53 @@ class Payment:
         payload = encode_base64(json.dumps(fields).encode())
         self.said["payload"] = check_base64(payload, "payload", LONGEST_EVM)
 
-    async def ask(self, spent: str) -> None:
+    async def ask(self, verdict: Verdict) -> None:
         """Have the operator agree: one at a time for each key; raises Denied, TimedOut, Locked.
 
-        After a question in vain the phone is left alone, ever longer.
+        After a question in vain the phone is left alone, ever longer. Raises Unavailable where too
+        many have it asked.
         """
         keyholder, caller = self.keyholder, self.session.caller or {}
         if not caller:
             caller = keyholder.identify(self.session)
-        who, restraint = who_asks(caller), keyholder.askings.restraint
-        holding = keyholder.holding
-        sentence = f"{self.noted['signed']}{spent}; {describe_who(caller)} on {holding.host}"
+        who, askings = who_asks(caller), keyholder.askings
+        askings.restraint.check(who, [self.name])
+        async with askings.alone(who, [self.name]):
+            askings.restraint.check(who, [self.name])
+            with share_phone(keyholder, self.session):
+                try:
+                    await self.ask_phone(verdict, caller)
+                finally:
+                    askings.questions.pop(self, None)
+                    keyholder.reporter.report()
+            askings.restraint.forgive(who, [self.name])
+
+    async def ask_phone(self, verdict: Verdict, caller: dict[str, Any]) -> None:
+        """Have the phone asked now, as all can see; raises Denied, TimedOut, Locked."""
+        keyholder, holding = self.keyholder, self.keyholder.holding
+        said, who = f"{self.noted['signed']}{verdict.say_spent(keyholder)}", describe_who(caller)
+        sentence = f"avault: {said}; {who} on {holding.host}"
         if len(sentence) > SENTENCE:
             raise Denied("that is more than a phone shows", "pay in several transactions")
-        restraint.check(who, [self.name])
-        async with keyholder.askings.alone(who, [self.name]):
-            restraint.check(who, [self.name])
-            store = holding.store
-            if not store or not holding.contact.find(store):
-                raise Locked("the phone cannot be asked", "pair it with: avault pair")
-            restraint.note(who, [self.name])
+        store = holding.store
+        if not store or not holding.contact.find(store):
+            raise Locked("the phone cannot be asked", "pair it with: avault pair")
 
-            def tell(code: str) -> None:
-                self.session.send({"progress": "asking", "code": code})
+        def tell(code: str) -> None:
+            self.session.send({"progress": "asking", "code": code})
+            question = {"names": [self.name], "by": who, "code": code}
+            question["since"] = render_time(time.time())
+            keyholder.askings.questions[self] = question
+            keyholder.reporter.report()
 
-            title = f"a use of {self.name}"
-            begun = time.monotonic()
-            try:
-                await ask_operator(holding, store, {}, title, f"avault: {sentence}", tell)
-            except TimeoutError:
-                waited = time.monotonic() - begun
-                raise TimedOut(
-                    f"nobody approved in {waited:.0f} s", "is the signer app open?"
-                ) from None
-            restraint.forgive(who, [self.name])
+        begun = time.monotonic()
+        try:
+            await ask_operator(holding, store, {}, f"a use of {self.name}", sentence, tell)
+        except BaseException as error:  # also where the caller has left
+            keyholder.askings.restraint.note(who_asks(caller), [self.name])
+            if not isinstance(error, TimeoutError):
+                raise
+            waited = time.monotonic() - begun
+            raise TimedOut(
+                f"nobody approved in {waited:.0f} s", "is the signer app open?"
+            ) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from avault.errors import Unavailable
 from avault.process import uptime
 
 if TYPE_CHECKING:
@@ -20,18 +21,19 @@ if TYPE_CHECKING:
 
 WALLET_GRACE = 60.0  # seconds that a question stays open for who asks again
 UNDELIVERED_TIME = 600.0  # seconds that an answer is kept for whom it did not reach
-MOST_UNDELIVERED = 64
+MOST_DEALS = 1_000  # that are under way, or whose answer reached nobody
 
 
 class Deal:
     """One thing to be signed, in words of `what`; `callers` is how many wait for it now.
 
-    `raw` is a transaction that was signed for it, and that a node may have taken or not.
+    `raw` is a transaction that was signed for it, with its `nonce`, and that a node may have taken
+    or not.
     """
 
     def __init__(self, what: str) -> None:
         self.what, self.callers, self.left_at = what, 0, 0.0
-        self.is_delivered, self.raw = False, ""
+        self.is_delivered, self.raw, self.nonce = False, "", 0
         self.task: asyncio.Task[Any] | None = None
 
     def is_open(self) -> bool:
@@ -63,12 +65,17 @@ class Deals:
     async def take_part(self, what: str, make: Make) -> tuple[Any, Deal]:
         """The answer to what a caller wants, made or found; raises what making it does.
 
+        Raises Unavailable where there are too many: of one that is forgotten nobody would know that
+        it was asked for, and who asks again would pay twice.
+
         Who gets it says what became of it: see `end`. A caller that leaves meanwhile, which is a
         cancelled task, leaves it open for a while.
         """
         self.tidy()
         found = [each for each in self.deals if each.what == what and each.is_open()]
         deal = found[0] if found else Deal(what)
+        if not found and len(self.deals) >= MOST_DEALS:
+            raise Unavailable("too much is asked for at once", "try again in a while")
         if not found:
             self.deals.append(deal)
         if not found or deal.is_vain():
@@ -100,8 +107,7 @@ class Deals:
 
     def tidy(self) -> None:
         """Forget those of which nobody can get anything."""
-        kept = [each for each in self.deals if each.callers or each.is_open() or is_busy(each)]
-        self.deals = kept[-MOST_UNDELIVERED:] if len(kept) > MOST_UNDELIVERED else kept
+        self.deals = [e for e in self.deals if e.callers or e.is_open() or is_busy(e)]
 
 
 def is_busy(deal: Deal) -> bool:

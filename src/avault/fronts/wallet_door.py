@@ -49,7 +49,9 @@ class WalletDoor:
 
     def __init__(self, handle: Handle, token: str) -> None:
         self.handle, self.token, self.port = handle, token, 0
-        self.connections = 0
+        # all connections; those that have not shown the token, the oldest first
+        self.connections: set[asyncio.StreamWriter] = set()
+        self.strangers: dict[asyncio.StreamWriter, None] = {}
         self.server: asyncio.Server | None = None
 
     async def open(self, port: int) -> None:
@@ -63,13 +65,20 @@ class WalletDoor:
         return f"http://127.0.0.1:{self.port}/{self.token}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the requests of a connection, one after the other."""
-        self.connections += 1
+        """Answer the requests of a connection, one after the other.
+
+        Of too many, the oldest ends that has not shown the token: any user here can connect.
+        """
+        self.connections.add(writer)
+        self.strangers[writer] = None
+        if len(self.connections) > MOST_DOORS:
+            next(iter(self.strangers)).transport.abort()
         try:
             ahead = b""
-            while self.connections <= MOST_DOORS:
+            while True:
                 async with asyncio.timeout(SLOW_TIME):
                     body, is_last = await self.read_request(reader, ahead)
+                self.strangers.pop(writer, None)
                 ahead = await self.answer_body(body, reader, writer, is_last)
                 if is_last:
                     break
@@ -80,7 +89,8 @@ class WalletDoor:
         except (ValueError, asyncio.LimitOverrunError):
             self.write(writer, 400, b"", True)
         finally:
-            self.connections -= 1
+            self.connections.discard(writer)
+            self.strangers.pop(writer, None)
             with contextlib.suppress(OSError):
                 writer.close()
 

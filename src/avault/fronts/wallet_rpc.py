@@ -193,7 +193,8 @@ class WalletRpc:
         """A transaction that is signed and sent: its hash. The nonce is that of after the approval.
 
         A caller's own is not asked for: it would leave a gap that keeps all later ones waiting.
-        What a node did not answer to may have been taken: who asks again has the same one sent.
+        What a node did not answer to may have been taken, and so may what one of several nodes says
+        no to: who asks again has the same one sent.
         """
         if deal.raw:
             return await self.send_raw(deal)
@@ -209,35 +210,40 @@ class WalletRpc:
 
         try:
             deal.raw = await self.sign_payload("evm-tx", json.dumps(made).encode(), deal, nonce)
-            sent = await self.send_raw(deal)
-            self.next_nonce = max(self.next_nonce, holder[0] + 1)
+            deal.nonce = holder[0]
+            return await self.send_raw(deal)
         finally:
             if holder:
                 self.sending.release()
-        return sent
 
     async def send_raw(self, deal: Deal) -> str:
-        """Send what is signed: its hash, of ours. Raises NodeFault where the node has it not.
+        """Send what is signed: its hash, of ours. Raises NodeFault, Unavailable.
 
-        Where the node may have it, Unavailable; then it stays with the deal.
+        It stays with the deal, unless another one was mined in its place: then it can be no more.
         """
         own = hash_raw(deal.raw)
         try:
             await self.node.ask("eth_sendRawTransaction", deal.raw)
         except NodeFault:  # "already known" among them
-            try:
-                known = await self.node.ask("eth_getTransactionByHash", own)
-            except NodeFault:
-                known = None
-            if not known:
-                deal.raw = ""
+            mined = await self.ask_or_none("eth_getTransactionCount", self.address, "latest")
+            if not await self.ask_or_none("eth_getTransactionByHash", own):
+                if int(str(mined or "0x0"), 16) > deal.nonce:
+                    deal.raw = ""
                 raise
         except Unavailable as error:
             raise Unavailable(
                 f"{error.message}; it may have taken {own}, and who asks for the same again"
                 " has the same one sent"
             ) from None
+        self.next_nonce = max(self.next_nonce, deal.nonce + 1)
         return own
+
+    async def ask_or_none(self, method: str, *params: object) -> Any:
+        """What the node answers; None where it says that it cannot."""
+        try:
+            return await self.node.ask(method, *params)
+        except NodeFault:
+            return None
 
     async def sign_transaction(self, fields: dict[str, Any], deal: Deal) -> dict[str, Any]:
         """A transaction that is signed, and not sent: as geth has it, `raw` and `tx`."""

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 
 UINT256 = 1 << 256
+# chains on which a transaction costs no more than its own fee says. Those of the OP stack take
+# another one for its bytes on Ethereum, in no field of it; so may any that is not known here
+WHOLE_FEES = frozenset({1, 56, 100, 137, 31337, 42161, 43114, 11155111})
+DEAREST = 150  # gwei: Ethereum's fees for gas and for blobs, up to which that other fee is counted
+BESIDES_DATA = 220  # bytes of a transaction besides its data, with the signature: never more
 MOST_GAS, MOST_NONCE = 1 << 40, 1 << 64  # the last by EIP-2681
 TX_FIELDS = frozenset(
     {
@@ -129,8 +134,13 @@ class Transaction:
             raise ValueError("maxPriorityFeePerGas is more than maxFeePerGas")
 
     def fee(self) -> int:
-        """The most that it can cost besides its value."""
-        return self.gas * self.price
+        """The most that it can cost besides its value, where Ethereum costs up to `DEAREST`.
+
+        A byte comes to less than either of Ethereum's prices there (OP stack, Fjord's formula, with
+        the scalars of Optimism and Base). The nonce makes no difference: it is known later.
+        """
+        others = 0 if self.chain in WHOLE_FEES else BESIDES_DATA + len(self.data)
+        return self.gas * self.price + others * DEAREST * 10**9
 
     def items(self) -> list[Item]:
         """Its fields in the order in which they are signed, without the signature."""

@@ -17,6 +17,7 @@ from avault.signing.evm_transactions import Transaction, describe_transaction
 from avault.signing.evm_typed import TypedData, understand_typed
 from avault.ssh_wire import decode_base64
 from avault.vault.evm_address import keccak256, parse_address
+from avault.vault.names import DIGITS, LETTERS
 
 if TYPE_CHECKING:
     from typing import Any
@@ -31,6 +32,9 @@ SIGN_IN = regex(  # ERC-4361, whole, but for resources: one may hand on rights (
     r"Chain ID: ([0-9]{1,15})\nNonce: ([A-Za-z0-9]{8,40})\nIssued At: [^\n]+"
     r"(?:\nExpiration Time: [^\n]+)?(?:\nNot Before: [^\n]+)?(?:\nRequest ID: [^\n]*)?"
 )
+# of a text of 32 bytes: who looks for a digest that is a text finds one of so few letters in 2^58
+OF_TEXTS = LETTERS | DIGITS | set(" .,:-_/!?'")
+DIGEST_BYTES = 32
 SIGN_IN_WORDS = "wants you to sign in with your"
 
 
@@ -68,6 +72,9 @@ def decode_message(data: bytes, own: bytes) -> dict[str, Any]:
     text = data.decode()
     if not text.strip() or not all(each.isprintable() or each in "\n\t" for each in text):
         raise ValueError("a message that is no text, so nobody could say what it is")
+    is_digest = len(data) == DIGEST_BYTES and not {*text} <= OF_TEXTS
+    if is_digest:  # as a Safe has its owners sign (eth_sign)
+        raise ValueError("a message that could be the digest of something else")
     digest = keccak256(b"\x19Ethereum Signed Message:\n%d" % len(data) + data)
     about: dict[str, Any] = {
         "chain": None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.errors import printable
+from avault.signing.evm_transactions import DEAREST, WHOLE_FEES
 from avault.signing.ssh_words import quote_words
 from avault.vault.evm_address import show_address
 from avault.vault.wallet_rules import (
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 
 
 UNLIMITED = 1 << 95  # of a token's smallest unit: no amount is as much, but in permission for all
-OP_STACK = frozenset({10, 8453, 84532})  # chains that take a fee for Ethereum, too, in no field
-LONGEST_SHOWN = 120  # characters of a message
+LONGEST_SHOWN = 600  # characters of a message
 
 
 def render_units(amount: int, decimals: int) -> str:
@@ -86,7 +86,7 @@ def describe_fee(use: dict[str, Any], rules: list[WalletRule]) -> str:
         return ""
     coins = {each.symbol for each in rules if (each.chain, each.token) == (chain, b"")}
     symbol = coins.pop() if len(coins) == 1 else "of the chain's own coin"
-    more = f" and {name_chain(chain)}'s fee for Ethereum" if chain in OP_STACK else ""
+    more = "" if chain in WHOLE_FEES else f", more if Ethereum is above {DEAREST} gwei"
     return f", fee up to {render_units(use['fee'], NATIVE_DECIMALS)} {symbol}{more}"
 
 

@@ -28,7 +28,7 @@ DAY_HOURS = 24  # that count, and the one under way
 KEPT_HOURS = 72  # before a machine's latest
 MOST_SPENT = 1 << 300  # of an account in an hour, in its smallest unit: more than any chain has
 LATEST_HOUR = 1 << 25
-MOST_ACCOUNTS = 100  # that are remembered beside the key
+MOST_ACCOUNTS = 100  # that are remembered beside the key, and of which something is spent in a day
 MOST_COUNTED = 4_096  # hours and runs of one machine's
 LONGEST_RUN = 16  # characters
 
@@ -85,19 +85,30 @@ def without_returns(fact: Any) -> Any:
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
-    """What is remembered beside the key, of facts by account, those that are there longest first.
+    """What is remembered beside the key, of facts by account: of those that were spent from last.
 
     By `spent/ACCOUNT/HOUR` what was reserved in that last hour and the day before: later copies
     have no less.
     """
-    accounts = sorted(found, key=lambda each: (min(fact.created for fact in found[each]), each))
+    counted = {account: list_reserved(facts) for account, facts in found.items()}
+    lasts = {each: max((hour for hour, _ in hours), default=0) for each, hours in counted.items()}
     known: dict[str, int] = {}
-    for account in accounts[:MOST_ACCOUNTS]:
-        counted = list_reserved(found[account])
-        last = max((hour for hour, _ in counted), default=0)
-        total = sum(reserved for hour, reserved in counted if hour >= last - DAY_HOURS)
-        known[f"{SPENT}/{account}/{last}"] = total
+    for account in sorted(lasts, key=lambda each: (-lasts[each], each))[:MOST_ACCOUNTS]:
+        first = lasts[account] - DAY_HOURS
+        total = sum(reserved for hour, reserved in counted[account] if hour >= first)
+        known[f"{SPENT}/{account}/{lasts[account]}"] = total
     return known
+
+
+def find_spending(facts: dict[str, list[Any]], now: float) -> set[str]:
+    """The accounts from which something was reserved in the 24 hours to a time, or later."""
+    first = int(now) // HOUR - DAY_HOURS
+    return {
+        name.split("/")[1]
+        for name, found in facts.items()
+        if name.startswith(f"{SPENT}/")
+        and any(hour >= first for hour, _ in read_spent(found[0].value))
+    }
 
 
 def lacks_spent(found: dict[str, list[Any]], name: str, total: int) -> bool:

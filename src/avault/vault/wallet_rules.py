@@ -6,7 +6,8 @@ A rule is a text of words and their values, in one order. It is about an asset:
     chain 8453 token ETH to any tx 0.01 day 0.05 fee 0.001 ask always
 
 or about what else a key signs: `chain 8453 calls ask`, `chain 8453 calls 0xADDRESS:0xSELECTOR`,
-`messages ask`. What no rule names is not signed. Of several that are about the same, all count.
+`chain 8453 typed ask`, `chain 8453 typed 0xADDRESS`, `messages ask`. What no rule names is not
+signed. Of several that are about the same, all count.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ COINS = {  # a chain's own, by its id
     43114: "AVAX",
 }
 COIN = "COIN"  # of any other chain
-ORDER = ("chain", "token", "to", "tx", "day", "fee", "approve", "ask", "calls", "messages")
+ORDER = ("chain", "token", "to", "tx", "day", "fee", "approve", "ask", "calls", "typed", "messages")
 OF_ASSET = frozenset({"chain", "token", "to", "tx", "day", "fee", "approve", "ask"})
 HIGHEST_CHAIN = 1 << 53
 NATIVE_DECIMALS = 18
@@ -95,8 +96,10 @@ class WalletRule:
             self.read_asset()
         elif {*found} == {"chain", "calls"} and self.chain:
             self.calls = read_calls(found["calls"])
+        elif {*found} == {"chain", "typed"} and self.chain:
+            read_contracts(found["typed"])
         elif found != {"messages": "ask"}:
-            raise ValueError("about no asset, no calls, no messages")
+            raise ValueError("about no asset, no calls, no typed data, no messages")
         self.asks = not self.calls if not self.is_asset else "ask" in found
 
     def read_asset(self) -> None:
@@ -127,11 +130,17 @@ class WalletRule:
         if ("to" in found) != ("tx" in found):
             raise ValueError("who is paid, and how much at once, go together")
 
+    @property
+    def contracts(self) -> frozenset[bytes]:
+        """For which contracts typed data is let, each asked for; none where it is for any."""
+        return read_contracts(self.found.get("typed", "ask"))
+
     def about(self) -> tuple[object, ...]:
         """What it is about: of rules about the same, all count."""
         if self.is_asset:
             return self.chain, "asset", self.token
-        return (self.chain, "calls") if self.chain else (None, "messages")
+        what = next(each for each in ("calls", "typed", "messages") if each in self.found)
+        return self.chain, what
 
     def lets_no_more_than(self, other: WalletRule) -> bool:
         """Whether all that it lets another lets, which is about the same.
@@ -139,6 +148,8 @@ class WalletRule:
         To give somebody a name, or another one, is more: whoever reads it may believe it.
         """
         if not self.is_asset:
+            if other.contracts:
+                return bool(self.contracts) and self.contracts <= other.contracts
             if self.chain and not other.asks:
                 return self.calls <= other.calls and not self.asks
             return self.asks or not other.asks
@@ -159,6 +170,9 @@ class WalletRule:
         if not self.is_asset:
             if not self.chain:
                 return "messages, each asked by phone"
+            if "typed" in self.found:
+                of = " or ".join(map(show_address, sorted(self.contracts))) or "any contract"
+                return f"typed data for {of} on {where}, each asked by phone"
             shown = [f"{show_address(each)}:0x{selector}" for each, selector in sorted(self.calls)]
             return f"calls on {where}" + (f" of {' and '.join(shown)}" if shown else ", asked")
         asset = self.symbol
@@ -243,6 +257,16 @@ def read_calls(text: str) -> frozenset[tuple[bytes, str]]:
     return frozenset(found)
 
 
+def read_contracts(text: str) -> frozenset[bytes]:
+    """Addresses; none for `ask`. Raises ValueError."""
+    if text == "ask":
+        return frozenset()
+    found = [read_address(each) for each in text.split(",")]
+    if found != sorted({*found}):
+        raise ValueError("contracts stand in order, each once")
+    return frozenset(found)
+
+
 def arrange_wallet_rule(text: str) -> str:
     """A rule as it is kept, of one in any order of its words; raises ValueError for what is none.
 
@@ -252,7 +276,7 @@ def arrange_wallet_rule(text: str) -> str:
     pairs = dict(zip(words[::2], words[1::2], strict=False))
     if len(words) % 2 or len(pairs) * 2 != len(words):
         raise ValueError("not words and their values, each once")
-    for word, split in (("token", 1), ("to", None), ("calls", None)):
+    for word, split in (("token", 1), ("to", None), ("calls", None), ("typed", None)):
         if word in pairs:
             parts = pairs[word].split(",") if split is None else [pairs[word]]
             pairs[word] = ",".join(sorted(map(lower_address, parts)))
