@@ -640,7 +640,8 @@ async def test_the_key_leaves_in_no_other_way(purse: Purse) -> None:
 async def test_a_grant_signs_with_what_it_has_and_no_more(purse: Purse) -> None:
     await purse.fill()
     nothing = {"check_way": lambda way: None, "check_request": lambda *_: None, "use": lambda _: None}
-    seen = {"has": lambda group, key: group == "own", "asks": False, "name": "x", "seen": None, "groups": set()}
+    share = SimpleNamespace(has=lambda group, key: group == "own", groups=set())
+    seen = {"share": share, "asks": False, "name": "x", "seen": None}
     purse.session.grant = SimpleNamespace(**nothing, **seen)
     with pytest.raises(avault.NotFound):
         await purse.sign(transfer(BOB, 1))
