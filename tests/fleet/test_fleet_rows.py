@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -201,3 +202,14 @@ def test_a_group_is_of_twenty_machines_at_most(hosts: Path, capfd: pytest.Captur
     assert avault.run_command(["fleet", "enroll", "--yes", "--hosts", str(hosts), "--json"]) == 2
     assert "21 machines; a group has at most 20" in capfd.readouterr().err
     assert avault.DeskFile.need().members("fleet") == {"web1"}
+
+
+def test_figures_of_the_document() -> None:
+    """What ssh is called with, word by word; and how many events an agent costs a relay that waits."""
+    text = documents.read("references/fleet.md")
+    options = " ".join(f"-o {name}={value}" for name, value in avault.SSH_OPTIONS.items())
+    assert f"`-T -a -x {options}`" in text
+    sent = [0.0, *(at for at, _ in itertools.takewhile(lambda step: step[0] <= 3600, avault.plan_requests(patient=True)))]
+    first, later = len([at for at in sent if at < 600]) / 600, 1 / (sent[-1] - sent[-2])
+    assert f"{len(sent)} events in the first hour" in text and "some 22 events a second at first, and 3 to 4 after" in text
+    assert round(1000 * first) == 22 and 3 < 1000 * later < 4
