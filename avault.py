@@ -34399,7 +34399,7 @@ class Delivery:
         except TimeoutError:
             self.fail(f"did not take it all in {BUDGET:.0f} s", before)
         except AvaultError as error:
-            self.fail(error.message, before)
+            self.fail(error.message.removeprefix(f"{self.url} "), before)
         self.note()
 
     def fail(self, said: str, before: int) -> None:
@@ -47078,6 +47078,11 @@ class DeskFile:
             for label, each in key["hosts"].items()
         }
 
+    def is_let_in(self, group: str, label: str, agent: str, key: object) -> bool:
+        """Whether a host says of itself that a key (hex) of its group opens this agent (hex)."""
+        known = [each["hosts"].get(label, {}) for each in self.groups.get(group, [])]
+        return any((mine.get("agent"), mine.get("key")) == (agent, key) for mine in known)
+
     def group_of(self, label: str) -> str | None:
         """The group that a host is in."""
         return next((name for name in self.groups if label in self.members(name)), None)
@@ -47738,8 +47743,9 @@ class Together:
             else:
                 waiting.setdefault(number, []).append(host)
         kept = [*self.desk.keys_of(self.group)]
-        for number in sorted(waiting):
-            if not await self.open_with(crew, kept[number], waiting[number]):
+        for place, number in enumerate(sorted(waiting), 1):
+            which = f"{place} of {len(waiting)}: " if len(waiting) > 1 else ""
+            if not await self.open_with(crew, kept[number], waiting[number], which):
                 for later in [each for each in sorted(waiting) if each > number]:
                     for host in waiting[later]:
                         self.board.show(host, Outcome("locked", 3, "not asked after that"))
@@ -47755,11 +47761,16 @@ class Together:
                 return number
         return None
 
-    async def open_with(self, crew: Crew, kept: dict[str, Any], hosts: list[Host]) -> bool:
-        """Ask the phone for a key, and open hosts with it; False where it was not given."""
+    async def open_with(
+        self, crew: Crew, kept: dict[str, Any], hosts: list[Host], which: str
+    ) -> bool:
+        """Ask the phone for a key, and open hosts with it; False where it was not given.
+
+        `which` of several askings it is, as it is said.
+        """
         self.board.clear()
         code = request_code(kept["peer"])
-        say(f"approve {len(hosts)} of {self.group} on the phone, ONE approval, code {code}")
+        say(f"{which}approve {len(hosts)} of {self.group} on the phone, ONE approval, code {code}")
         try:
             async with DeskSigner(self.desk, self.limit) as signer:
                 fleet = await signer.open_key(kept)
@@ -51322,14 +51333,22 @@ def find_operators(board: Board) -> set[str]:
 async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, name: str) -> None:
     """Have each host let the desk in; what is not done stays as it was."""
     crew, first = chosen.crew(), Board(chosen.hosts, is_shown=False)
-    await ask_all(crew, chosen.hosts, first, see_state)
+
+    async def look(crew: Crew, host: Host) -> Outcome:
+        return await look_at_host(crew, host, name)
+
+    await ask_all(crew, chosen.hosts, first, look)
     ready: dict[Host, str] = {}
     for host in chosen.hosts:
         state = first.outcomes[host.label()]
         if problem := refuse_member(desk, host, state, group):
             board.show(host, problem)
+            continue
+        agent = parse_npub(str(state.fields["agent_npub"]))
+        if desk.is_let_in(group, host.label(), agent, state.fields.get("key")):
+            board.show(host, Outcome("enrolled", 0, "it was already: its phone is not asked"))
         else:
-            ready[host] = parse_npub(str(state.fields["agent_npub"]))
+            ready[host] = agent
     for host, problem in refuse_twice(desk, ready).items():
         board.show(host, problem)
         del ready[host]
@@ -51972,7 +51991,7 @@ def cmd_fleet_run(
         line = command_line(host, "run", *options, "--", *words)
         ended = await crew.reach(host, line, most=MOST_OUTPUT, is_once=True)
         outcome = judge_run(ended)
-        if not terminal.want_json:
+        if not terminal.want_json and ended.begun:  # else it is ssh's word, which comes last
             print_output(board, host, ended.out, ended.err)
         fields = {"stdout": ended.out, "stderr": ended.err, "exit": ended.code}
         return Outcome(outcome.word, outcome.code, outcome.note, fields)

@@ -425,15 +425,13 @@ class Desk:
     """A supervisor's part of a vault that no keyholder has open, and custodians that its agent has signed."""
 
     def __init__(self, example: Example) -> None:
-        self.places, self.agent, self.state, self.writes = example.places, example.agent, "locked", 0
+        self.places, self.agent, self.writes = example.places, example.agent, 0
         self.custody = avault.Custody(self.places, None)  # type: ignore[arg-type]
+        self.condition = avault.Condition(self.places, self.custody, lambda line: None)
         self.shared = avault.Shared(self.places)
 
     def wrote(self) -> None:
         self.writes += 1
-
-    def locked(self) -> avault.AvaultError:
-        return avault.Locked("the vault is locked")
 
     def sign(self, keys: nostr_sdk.Keys | None = None, **fields: Any) -> dict[str, Any]:
         keys = keys or self.agent

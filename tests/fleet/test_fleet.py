@@ -266,6 +266,24 @@ def test_unlock_asks_one_after_another(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
+def test_who_stops_the_asking_has_no_more_asked(fleet: Fleet) -> None:
+    """The host that asks goes on until its time is over; the others never begin."""
+    fleet("lock")
+    asked = len(fleet.phone.requests("nip44_decrypt"))
+    fleet.phone.behave("nip44_decrypt", [{"wait": True, "honest": True}])
+    running = fleet.desk.start("fleet", "unlock")
+    running.line("avault: the phone shows the code")
+    wait_until(lambda: len(fleet.phone.requests("nip44_decrypt")) > asked, what="the question on the phone")
+    running.process.send_signal(signal.SIGINT)
+    done = running.wait()
+    assert done.returncode == 130 and "1 of 2: approve web1" in done.stderr and "2 of 2" not in done.stderr
+    assert fleet.words("status") == {"web1": ("waiting", 3), "web2": ("locked", 3)}
+    fleet.phone.behave("nip44_decrypt", [{"honest": True}])
+    fleet.phone.go()
+    fleet.machines["one"].wait_state("unlocked")
+
+
+@pytest.mark.slow
 def test_who_waits_for_the_phone_is_not_shown_as_open(fleet: Fleet) -> None:
     fleet.machines["two"]("lock")
     fleet.phone.behave("nip44_decrypt", [{"wait": True, "honest": True}])
@@ -626,6 +644,16 @@ def test_watch_shows_it_again_when_it_changes(fleet: Fleet) -> None:
     first, second = (json.loads(line)["hosts"] for line in running.stdout[:2])
     assert [row["word"] for row in first] == ["unlocked", "unlocked"]
     assert [row["word"] for row in second] == ["unlocked", "locked"]
+
+
+@pytest.mark.slow
+def test_watch_on_a_terminal_ends_with_ctrl_c(fleet: Fleet) -> None:
+    with Screen(fleet.desk, "avault", "fleet", "status", "--watch", columns=100) as screen:
+        screen.expect(r"web1  unlocked.*web2  unlocked")
+        fleet.machines["two"]("lock")
+        screen.expect(r"web1  unlocked.*web2  locked", timeout=30)
+        screen.type("\x03")
+        assert b"Traceback" not in screen.wait(130)
 
 
 # Fifty

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -201,3 +202,41 @@ def test_a_group_is_of_twenty_machines_at_most(hosts: Path, capfd: pytest.Captur
     assert avault.run_command(["fleet", "enroll", "--yes", "--hosts", str(hosts), "--json"]) == 2
     assert "21 machines; a group has at most 20" in capfd.readouterr().err
     assert avault.DeskFile.need().members("fleet") == {"web1"}
+
+
+def test_figures_of_the_document() -> None:
+    """What ssh is called with, word by word; and how many events an agent costs a relay that waits."""
+    text = documents.read("references/fleet.md")
+    options = " ".join(f"-o {name}={value}" for name, value in avault.SSH_OPTIONS.items())
+    assert f"`-T -a -x {options}`" in text
+    sent = [0.0, *(at for at, _ in itertools.takewhile(lambda step: step[0] <= 3600, avault.plan_requests(patient=True)))]
+    first, later = len([at for at in sent if at < 600]) / 600, 1 / (sent[-1] - sent[-2])
+    assert f"{len(sent)} events in the first hour" in text and "some 22 events a second at first, and 3 to 4 after" in text
+    assert round(1000 * first) == 22 and 3 < 1000 * later < 4
+
+
+def test_who_is_let_in_already_is_not_asked_again(
+    hosts: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A fleet grows: whoever enrolls all of it again has the phones of the new ones asked alone."""
+    hosts.write_text("web1\n")
+    key = avault.DeskFile.need().groups["fleet"][0]["hosts"]["web1"]["key"]
+    before = Path(avault.DeskFile.path()).read_bytes()
+    for shown, replies in ((key, []), (AGENT, [key_of])):
+        script = Script([said({"desk": "desk-fleet", "key": shown}, OPEN), *replies])
+        monkeypatch.setattr(avault.Crew, "reach", lambda _, *given, script=script, **named: script.reach(*given, **named))
+        assert avault.run_command(["fleet", "enroll", "--yes", "--hosts", str(hosts), "--json"]) == 0
+        row = json.loads(capfd.readouterr().out)["hosts"][0]
+        assert row["word"] == "enrolled" and ("already" in row["note"]) == (not replies) and not script.replies
+        assert (Path(avault.DeskFile.path()).read_bytes() == before) == (not replies)
+
+
+def test_what_ssh_says_of_a_host_is_said_once(
+    hosts: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`run` prints what a command printed; where none was begun there is nothing."""
+    hosts.write_text("web2\n")
+    monkeypatch.setattr(avault.Crew, "reach", lambda _, *given, **named: Script([]).reach(*given, **named))
+    assert avault.run_command(["fleet", *RUN[:1], "--hosts", str(hosts), *RUN[1:]]) == 6
+    shown = capfd.readouterr()
+    assert shown.err.count("Connection refused") == 1 and not shown.out

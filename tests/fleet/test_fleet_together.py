@@ -144,8 +144,10 @@ def test_a_machine_that_was_away_keeps_the_key_before(together: Fleet) -> None:
     together.doors.add("web2", two)
     one("lock")
     count = asked(together)
-    assert together("unlock", "--together").stdout.count("unlocked") == 2
+    done = together("unlock", "--together")
+    assert done.stdout.count("unlocked") == 2
     assert asked(together) == count + 2, "one for each key"
+    assert "1 of 2: approve 1 of fleet" in done.stderr and "2 of 2: approve 1 of fleet" in done.stderr
     assert len(keys_of(together)) == 1
 
 

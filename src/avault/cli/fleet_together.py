@@ -23,7 +23,7 @@ from avault.fleet.rounds import (
     run_shown,
     try_host,
 )
-from avault.fleet.together import derive_key, let_in, make_fleet_key
+from avault.fleet.together import derive_key, let_in, look_at_host, make_fleet_key
 from avault.hardening import harden
 from avault.nostr import parse_npub
 from avault.terminal.commands import command, option
@@ -123,14 +123,22 @@ def find_operators(board: Board) -> set[str]:
 async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, name: str) -> None:
     """Have each host let the desk in; what is not done stays as it was."""
     crew, first = chosen.crew(), Board(chosen.hosts, is_shown=False)
-    await ask_all(crew, chosen.hosts, first, see_state)
+
+    async def look(crew: Crew, host: Host) -> Outcome:
+        return await look_at_host(crew, host, name)
+
+    await ask_all(crew, chosen.hosts, first, look)
     ready: dict[Host, str] = {}
     for host in chosen.hosts:
         state = first.outcomes[host.label()]
         if problem := refuse_member(desk, host, state, group):
             board.show(host, problem)
+            continue
+        agent = parse_npub(str(state.fields["agent_npub"]))
+        if desk.is_let_in(group, host.label(), agent, state.fields.get("key")):
+            board.show(host, Outcome("enrolled", 0, "it was already: its phone is not asked"))
         else:
-            ready[host] = parse_npub(str(state.fields["agent_npub"]))
+            ready[host] = agent
     for host, problem in refuse_twice(desk, ready).items():
         board.show(host, problem)
         del ready[host]

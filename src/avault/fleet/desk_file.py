@@ -106,6 +106,11 @@ class DeskFile:
             for label, each in key["hosts"].items()
         }
 
+    def is_let_in(self, group: str, label: str, agent: str, key: object) -> bool:
+        """Whether a host says of itself that a key (hex) of its group opens this agent (hex)."""
+        known = [each["hosts"].get(label, {}) for each in self.groups.get(group, [])]
+        return any((mine.get("agent"), mine.get("key")) == (agent, key) for mine in known)
+
     def group_of(self, label: str) -> str | None:
         """The group that a host is in."""
         return next((name for name in self.groups if label in self.members(name)), None)

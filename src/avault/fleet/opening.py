@@ -70,8 +70,9 @@ class Together:
             else:
                 waiting.setdefault(number, []).append(host)
         kept = [*self.desk.keys_of(self.group)]
-        for number in sorted(waiting):
-            if not await self.open_with(crew, kept[number], waiting[number]):
+        for place, number in enumerate(sorted(waiting), 1):
+            which = f"{place} of {len(waiting)}: " if len(waiting) > 1 else ""
+            if not await self.open_with(crew, kept[number], waiting[number], which):
                 for later in [each for each in sorted(waiting) if each > number]:
                     for host in waiting[later]:
                         self.board.show(host, Outcome("locked", 3, "not asked after that"))
@@ -87,11 +88,16 @@ class Together:
                 return number
         return None
 
-    async def open_with(self, crew: Crew, kept: dict[str, Any], hosts: list[Host]) -> bool:
-        """Ask the phone for a key, and open hosts with it; False where it was not given."""
+    async def open_with(
+        self, crew: Crew, kept: dict[str, Any], hosts: list[Host], which: str
+    ) -> bool:
+        """Ask the phone for a key, and open hosts with it; False where it was not given.
+
+        `which` of several askings it is, as it is said.
+        """
         self.board.clear()
         code = request_code(kept["peer"])
-        say(f"approve {len(hosts)} of {self.group} on the phone, ONE approval, code {code}")
+        say(f"{which}approve {len(hosts)} of {self.group} on the phone, ONE approval, code {code}")
         try:
             async with DeskSigner(self.desk, self.limit) as signer:
                 fleet = await signer.open_key(kept)

@@ -117,7 +117,7 @@ class Delivery:
         except TimeoutError:
             self.fail(f"did not take it all in {BUDGET:.0f} s", before)
         except AvaultError as error:
-            self.fail(error.message, before)
+            self.fail(error.message.removeprefix(f"{self.url} "), before)
         self.note()
 
     def fail(self, said: str, before: int) -> None:
