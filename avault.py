@@ -181,11 +181,12 @@ The rooms, in order; each calls only what stands above it:
     daemon/guests             What is known of who was invited while the vault is open: what was asked, when, how often
     daemon/opener_link        A process that opens secrets, or seals them, as the keyholder hears it
     daemon/openers            The processes that open secrets, as the keyholder has them; the supervisor starts them
+    daemon/guarding           What becomes of guards where other ones are asked for
+    daemon/unguarding         Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees
+    daemon/desks              A desk that opens many machines together, as one of these has it: let in, used, its key turned
     daemon/retiring           Shared custodians that are used no more: the vault knows, so no copy brings one back
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
     daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
-    daemon/guarding           What becomes of guards where other ones are asked for
-    daemon/unguarding         Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees
     daemon/orders             What the supervisor has the keyholder do: each order has a row
     daemon/signing_link       The process that signs, as the keyholder has it: what it is asked, and which keys it has
     daemon/keyholder          The process that holds the agent's key and the secrets
@@ -212,7 +213,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/recorder           Having git told of what was written
     daemon/replicator         Having relays given what was written, and other machines' work fetched from them
     daemon/companions         The programs that run beside the daemon, as the supervisor has them. None is given a secret
-    daemon/desks              A desk that opens many machines together, as one of these has it: let in, used, its key turned
+    daemon/desk_changes       Desks that open this machine with others, as the supervisor has them let in, and turned
     daemon/listing            The custodians as `custody list` shows them
     daemon/loosening          Guards that are taken away or weakened, as the supervisor has it done
     daemon/removing           Custodians that are taken away, as the supervisor does it: never the last that works
@@ -517,6 +518,7 @@ if TYPE_CHECKING:
     Act = Callable[["Keyholder", "Session", "Message"], Awaitable["Message"]]
     Admit = Callable[[], "Passage"]
     AdmitUse = Callable[["Passage | None"], "Passage"]
+    AgreedWork = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
     Answered = tuple[dict[str, Any], Callable[[bool], None]]
     AnyVault = Any  # of vault/records, which needs this room
@@ -1680,6 +1682,7 @@ DOOR = {
     "wait",
     "stop",
     "custody",
+    "desk",
     "rotate",
     "unguard",
     "record",
@@ -1692,7 +1695,7 @@ VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
     "guard", "guards", "key", "keys", "sign", "bunker", "word", "grant", "grants", "revoke",
-    "proxy", "proxy_start", "proxies", "proxy_stop", "desk",
+    "proxy", "proxy_start", "proxies", "proxy_stop",
 }  # fmt: skip
 GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
     "get", "has", "list", "export", "reveal", "provide", "keys", "sign", "proxy",
@@ -2596,15 +2599,19 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def python_flags() -> list[str]:
+def python_flags(home: str | None = None) -> list[str]:
     """The interpreter's flags: no directory is looked into besides, and no packages of this user.
 
     In these a `usercustomize.py`, which anything may write, would run before all else, in a process
     that gets keys (the `site` module). They are left in where packages that we import lie there. A
-    daemon that began without them goes on without them, whatever comes to lie there later.
+    daemon that began without them goes on without them, whatever comes to lie there later. Of
+    another user it is the `home` that tells where theirs are.
     """
+    place, own = site.getusersitepackages(), os.path.expanduser("~") + os.sep
+    if home and place.startswith(own):
+        place = os.path.join(home, place.removeprefix(own))
     is_left_out = sys.flags.no_user_site or not any(
-        os.path.lexists(os.path.join(site.getusersitepackages(), each)) for each in PACKAGES
+        os.path.lexists(os.path.join(place, each)) for each in PACKAGES
     )
     return ["-s", "-P"] if is_left_out else ["-P"]
 
@@ -4948,9 +4955,11 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
 
     Who got that key says anything under each name, of any count and time. So what ours do not say
     in the same words is named by its own, as said once and just now: it takes the place of nothing.
-    What the operator took away stays so; of uses, the higher number counts.
+    What the operator took away stays so; of uses, the higher number counts. What lets nothing
+    through until it is named is named by none of them.
     """
     added: Facts = {}
+    here = Guards(ours)
     said = now or int(time.time())
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
@@ -4966,11 +4975,12 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
                 added["/".join([kind, names[identity], *machine])] = [fact]
             continue
         is_ours = name in ours and ours[name][0].value == fact.value
-        own = identity if is_ours else sha256(f"{name} {fact.value}".encode()).hex()[:16]
+        text = fact.value if is_ours or kind != "guard" else here.name_no_more(fact.value)
+        own = identity if is_ours else sha256(f"{name} {text}".encode()).hex()[:16]
         if kind == "guard":
             names[identity] = own
         if f"{kind}/{own}" not in ours:
-            added[f"{kind}/{own}"] = [Secret(fact.value, said, said, fact.machine, 1)]
+            added[f"{kind}/{own}"] = [Secret(text, said, said, fact.machine, 1)]
     return added
 
 
@@ -5089,6 +5099,15 @@ class Guards:
         for each in self.of(name):
             places.setdefault(each.on, []).append(each)
         return [on for on, found in places.items() if NONE in self.rules_of(found).sets(way, field)]
+
+    def name_no_more(self, text: str) -> str:
+        """A guard's fact, without what it names where these let nothing until it is named."""
+        on, fields = read_rules(text)[0], json.loads(text)
+        own = self.rules_of(self.guards.get(on, []))
+        named = [(way, name) for way, names in SETS_OF.items() for name in names if name in fields]
+        if not (gone := [name for way, name in named if NONE in own.sets(way, name)]):
+            return text
+        return json.dumps({**fields, **{name: [] for name in gone}}, sort_keys=True)
 
     def places(self) -> list[str]:
         """Where a guard is on, or comes to by another name."""
@@ -6178,7 +6197,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {
         "agent": str, "operator": str, "generation": dict, "hash": str,
-        "since": int, "served": dict, "retired": list,
+        "since": int, "served": dict, "retired": list, "given": dict,
     },
     "forget": {"custodians": list},
     "custody": {
@@ -6210,7 +6229,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 OPTIONAL = {
     "nsec": {"others", "rotated"},
     "unlock": {"rotated"},
-    "pin": {"agent", "operator", "since", "served", "retired"},
+    "pin": {"agent", "operator", "since", "served", "retired", "given"},
     "custody": {"signed"},
     "replica": {"latest", "put", "judged", "late", "rotated"},
 }
@@ -6396,6 +6415,7 @@ def complete_attributes(path: str) -> bytes:
 SHORT = 16  # characters of a hash that tell it from others
 MOST_SERVED = 200  # states of the vault that a machine knows as served by itself
 RETIRED = "retired"  # facts: "retired/DIGEST", of shared custodians that are used no more
+GIVEN = "given"  # facts: "given/DIGEST", of shared custodians: what they are
 # this machine's unlock.json, while `recover` goes over to the key that another has rotated to
 SET_ASIDE = "unlock-before.json"
 
@@ -6506,6 +6526,8 @@ class Machine:
             told["operator"] = self.seen
         if retired := sorted(vault.facts_of(RETIRED)):
             told["retired"] = retired
+        if given := vault.facts_of(GIVEN):
+            told["given"] = dict(sorted(given.items()))
         if self.overtaken:
             told["generation"] = {**told["generation"], self.name: self.overtaken}
             told["since"] = self.since
@@ -6556,8 +6578,21 @@ def read_retired(places: Places) -> dict[str, str]:
     return {str(digest): "" for digest in found}
 
 
+def read_given(pin: dict[str, Any]) -> dict[str, str]:
+    """What the pinned vault knew of shared custodians, as it states it; raises Tampered."""
+    found: dict[str, str] = pin.get(GIVEN, {})
+    try:
+        if all(len(bytes.fromhex(each)) == 32 for each in found) and all(
+            isinstance(json.loads(text), dict) for text in found.values()
+        ):
+            return found
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise Tampered("pin.json is damaged", "move it away, then: avault unlock")
+
+
 def keep_retired(draft: Vault, pin: dict[str, Any], machine: str) -> None:
-    """State what the pin knows to be used no more, where a vault older than that is taken.
+    """State what the pin knows to be given, or used no more, where an older vault is taken.
 
     What became of each the pin does not say; a merge with who knows brings that back, as what is
     said here is older than any time.
@@ -6565,6 +6600,9 @@ def keep_retired(draft: Vault, pin: dict[str, Any], machine: str) -> None:
     for digest in pin.get(RETIRED, []):
         if f"{RETIRED}/{digest}" not in draft.facts:
             draft.state(f"{RETIRED}/{digest}", "", 0, machine)
+    for digest, text in read_given(pin).items():
+        if f"{GIVEN}/{digest}" not in draft.facts:
+            draft.state(f"{GIVEN}/{digest}", text, 0, machine)
 
 
 def machine_id(places: Places) -> str:
@@ -12248,6 +12286,9 @@ class Custodians:
 # `avault.daemon.desks`). So this kind only says what it is, and what to type.
 
 
+DESK = "desk"  # the kind of custodian
+
+
 class DeskCustodian:
     """A machine from which the operator opens this one and others: `avault fleet enroll`."""
 
@@ -12275,6 +12316,21 @@ class DeskCustodian:
 
     def delete(self) -> None:
         """Nothing: it goes with the vault's own file."""
+
+
+def find_desk(places: Places, name: str) -> dict[str, Any]:
+    """The file of a desk; raises NotFound, Usage, Tampered.
+
+    One that is not in the order is none, whatever lies there: what opens is what is listed.
+    """
+    custodians = Custodians(places)
+    if name not in custodians.order():
+        said = f"no desk {printable(name)} opens this vault"
+        raise NotFound(said, "see: avault custody list")
+    content = custodians.load(name)
+    if content["kind"] != DESK:
+        raise Usage(f"{name} is no desk", "see: avault custody list")
+    return content
 
 
 # ------------------------------------------------------ custody/keychain ----
@@ -13079,7 +13135,6 @@ STATED = (
     "sealed", "agreed", "kept",
 )  # fmt: skip
 REMOVED, REPLACED = "removed", "replaced"  # what became of one that is used no more
-GIVEN = "given"  # facts: "given/DIGEST", of shared custodians: what they are
 DESCRIBED = ("custodian", "kind", "settings", "agent")
 LOCAL_KINDS = {
     "phone": "each machine pairs with a phone itself",
@@ -13109,8 +13164,13 @@ def list_given(vault: Vault) -> dict[str, dict[str, Any]]:
 
     Those that are used no more are among them; those that an avault before has shared are not.
     """
-    found = vault.facts_of(GIVEN).items()
-    return {digest: {**dict.fromkeys(DESCRIBED, ""), **json.loads(text)} for digest, text in found}
+    return read_described(vault.facts_of(GIVEN))
+
+
+def read_described(found: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What is stated of shared custodians, by their digests, as `list_given` has it."""
+    none = dict.fromkeys(DESCRIBED, "")
+    return {digest: {**none, **json.loads(text)} for digest, text in found.items()}
 
 
 def describe_given(content: dict[str, Any]) -> dict[str, Any]:
@@ -13161,6 +13221,21 @@ def refuse_retired(
         raise Tampered(
             f"the shared custodian {name} is another than the one that this vault knows",
             f"get the latest vault: avault sync; if it is that already, {who}",
+        )
+
+
+def refuse_removed(content: dict[str, Any], vault: Vault) -> None:
+    """Raise Tampered for a machine's own copy of what was taken away for all, where it has a phone.
+
+    What was replaced goes on until the new one is taken in; a vault without a phone has nothing
+    besides.
+    """
+    became = list_retired(vault).get(digest_shared(content)) if content.get("signed") else None
+    if became == REMOVED and knows_phone(vault):
+        name = content["custodian"]
+        raise Tampered(
+            f"the shared custodian {name} was taken away, for all machines",
+            f"avault custody remove {name} --here",
         )
 
 
@@ -13346,8 +13421,25 @@ class Phone:
         return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
 
 
-def check_desk(content: dict[str, Any], vault: Vault) -> None:
-    """Raise Denied for a desk on whose phone approves who is no operator of the vault now."""
+AGREED = ("custodian", "kind", "asks", "settings", "shared")
+
+
+def mark_agreed(keys: Keys, message: dict[str, Any]) -> str:
+    """That the operator has agreed to a custodian as it is: its settings can be no others then."""
+    agreed = [each for each in AGREED if each != "shared" or message["shared"]]
+    what = json.dumps([message[each] for each in agreed], sort_keys=True)
+    secret = bytes.fromhex(keys.secret_key().to_hex())
+    return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
+
+
+def check_desk(content: dict[str, Any], vault: Vault, keys: Keys | None = None) -> None:
+    """Raise Denied for a desk on whose phone approves who is no operator of the vault now.
+
+    By the agent's `keys`, raise Tampered for one that is not as it was agreed to.
+    """
+    if keys and content["agreed"] != mark_agreed(keys, {**content, "shared": False}):
+        said = f"the desk {content['custodian']} is not as it was agreed to"
+        raise Tampered(said, "enroll it anew at the desk")
     if content["settings"].get("operator") not in map(to_npub, vault.operators()):
         name = content["custodian"]
         raise Denied(
@@ -13366,12 +13458,13 @@ class KeptKey:
         self.custodian, self.kept, self.answer, self.offered = custodian, kept, answer, offered
         self.phoneless = False  # whether it was entrusted in a vault that has no phone
 
-    def check(self, vault: Vault) -> None:
+    def check(self, vault: Vault, keys: Keys) -> None:
         """Raise Denied for a phone or desk of no operator of now, Tampered for what is retired."""
         if self.offered:
             refuse_retired(self.kept, list_retired(vault), list_given(vault))
+        refuse_removed(self.kept, vault)
         if self.kept["kind"] == "desk":
-            check_desk(self.kept, vault)
+            check_desk(self.kept, vault, keys)
         known = vault.other_operators().get(self.custodian)
         whose = str(self.kept["settings"].get("operator"))
         if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
@@ -13464,7 +13557,7 @@ def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None
     custodian = KeptKey(name, kept, answer, which == "taken")
     keys = asyncio.run(custodian.obtain(content))
     vault = open_vault(read_vault(places), keys)
-    custodian.check(vault)
+    custodian.check(vault, keys)
     if not is_of(vault, {**content, "operator": None}):
         raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
 
@@ -16965,8 +17058,12 @@ class Custody:
 
     def is_phone(self, name: str) -> bool:
         """Whether a custodian is an operator's phone."""
+        return self.is_of_kind(name, PHONE)
+
+    def is_of_kind(self, name: str, kind: str) -> bool:
+        """Whether a custodian is of that kind; one that cannot be read is of none."""
         try:
-            return bool(self.custodians.load(name)["kind"] == PHONE)
+            return bool(self.custodians.load(name)["kind"] == kind)
         except AvaultError:
             return False
 
@@ -17008,9 +17105,27 @@ class Custody:
         return read_retired(self.places) if known is None else known
 
     def given(self) -> dict[str, dict[str, Any]]:
-        """What an open vault knows of shared custodians, by digest: see `list_given`."""
+        """What an open vault knows of shared custodians, by digest; of another, what pin.json did.
+
+        See `list_given`. Raises Tampered.
+        """
         known: dict[str, dict[str, Any]] | None = self.report().get(GIVEN)
-        return known or {}
+        return read_described(read_given(read_pin(self.places) or {})) if known is None else known
+
+    def complete_shared(self) -> None:
+        """Give to all what the open vault knows as given, where that was cut off.
+
+        It has been tried, and the operator has agreed: see `add_custodian`.
+        """
+        for name in self.custodians.names(candidate=True):
+            with contextlib.suppress(AvaultError):
+                content = self.custodians.load(name, candidate=True)
+                is_known = digest_shared(content) in self.given().keys() - self.retired().keys()
+                if content.get("signed") and is_known:
+                    if name in self.order():
+                        self.custodians.save(content)
+                    Shared(self.places).save(content)
+                    self.custodians.drop_candidate(name)
 
     def leave_retired(self) -> list[str]:
         """Use no more what another machine has taken away for all, but for the last way in."""
@@ -17635,6 +17750,7 @@ class Warden:
             if has_opened:
                 # the key that counts has opened it: what is left of another one goes
                 spawn(self.tasks, forget_left(self.places))
+                self.custody.complete_shared()
                 self.wrote()  # what git could not merge while it was locked can be merged now
                 self.question.succeed()
             is_waited_for = self.question.callers or self.condition.report["talking"]
@@ -17668,7 +17784,7 @@ class Warden:
         opened = self.condition.report.get("custodian")
         self.phones.end()
         try:
-            if opened in self.phones.asked:
+            if opened in self.phones.asked or (opened and self.custody.is_of_kind(opened, "desk")):
                 self.custody.note_opened(opened)
             for name in self.custody.strangers(self.condition.report):
                 self.custody.custodians.forget(name)
@@ -19647,7 +19763,7 @@ class Opening:
             if not (custodian.operator or is_of(store.vault, content)):  # another is in that place
                 content = {**content, "operator": to_npub(store.vault.operator)}
             if isinstance(custodian, KeptKey):
-                custodian.check(store.vault)
+                custodian.check(store.vault, keys)
             leave_logs(holding.places)
             holding.begin(store, content, way, is_new=not own)
             if custodian.proves:
@@ -19826,17 +19942,6 @@ async def ask_operator(
     async with asyncio.timeout(300), connected as signer:
         await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
     holding.need(store)
-
-
-AGREED = ("custodian", "kind", "asks", "settings", "shared")
-
-
-def mark_agreed(keys: Keys, message: Message) -> str:
-    """That the operator has agreed to a custodian as it is: its settings can be no others then."""
-    agreed = [each for each in AGREED if each != "shared" or message["shared"]]
-    what = json.dumps([message[each] for each in agreed], sort_keys=True)
-    secret = bytes.fromhex(keys.secret_key().to_hex())
-    return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
 
 
 async def entrust(holding: Holding, fd: int, message: Message) -> None:
@@ -20378,7 +20483,6 @@ class Askings:
         self.staying: dict[Who, Any] = {}
         self.signing: dict[Any, Any] = {}  # questions about keys, by what they are about
         self.takes: list[Who | None] = []  # who sets a value that is to be sealed
-        self.is_joining = False  # whether the phone is asked to let a desk in
 
     def alone(self, who: Who, names: list[str]) -> Turn:
         """Be the only one who asks for these, for the length of a `with`."""
@@ -21735,6 +21839,393 @@ def bind_locks(vault: Vault, host: str) -> dict[str, Any]:
     return {"vault": said, "host": host, "operators": vault.operators()}
 
 
+# ------------------------------------------------------- daemon/guarding ----
+# What becomes of guards where other ones are asked for.
+
+
+def read_place(request: Message) -> str:
+    """The group or key that a request is about, as GROUP or GROUP/KEY; raises Usage."""
+    group, key = check_group(request.get("group")), request.get("key")
+    return group if key is None else f"{group}/{check_key(key)}"
+
+
+def check_given(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a guard that a request names; raises Usage, also for none."""
+    if given := check_rules(fields, int(time.time())):
+        return given
+    raise Usage("no rule is named", "as in: avault guard openai/API_KEY --only run")
+
+
+def changed_meanwhile() -> Denied:
+    """What is said where something came between the words and what they are about."""
+    return Denied("the guards have changed meanwhile; nothing was changed", "ask again")
+
+
+def describe_guard(guards: Guards, place: str) -> dict[str, Any]:
+    """What counts for a place: in words, as fields, and where it comes from."""
+    found = guards.of(place)
+    rules = guards.rules_of(found)
+    by = sorted({each.on for each in found})
+    return {"name": place, "words": str(rules), **rules.to_dict(), "by": by}
+
+
+class GuardChange:
+    """What becomes of the guard on a place where fields of it are given, or all is taken away.
+
+    `marks` are those that are to go, `added` the fields of those that come, which are as old as
+    those; and `weakens` says whether the operator has to agree to that. With `is_all` it is taken
+    away from a group and from all that has one in it: `places`.
+    """
+
+    def __init__(
+        self, vault: Vault, place: str, given: dict[str, Any] | None, is_all: bool = False
+    ) -> None:
+        guards = Guards(vault.facts)
+        own, self.place, self.given = guards.guards.get(place, []), place, given
+        inside = [each for each in guards.guards if is_all and each.startswith(f"{place}/")]
+        self.places = [place, *sorted(inside)]
+        self.marks: dict[str, int] = {}
+        self.added: list[dict[str, Any]] = []
+        self.since: int | None = None
+        if given is None:
+            for each in self.places:
+                self.marks |= guards.marks_of(each)
+            self.weakens = True
+            return
+        ways, sets = given.get("only", [*SETS_OF]), SETS_OF.items()
+        gone = {*given, *(name for way, names in sets if way not in ways for name in names)}
+        touched = [each for each in own if each.rules.is_known and names_any(each.rules, gone)]
+        rest = [keep_fields(guards.left(each), gone) for each in touched]
+        stays = guards.rules_of([each for each in own if each not in touched])
+        wanted = gather_rules([stays, *(Rules(**fields) for fields in (given, *rest))])
+        unnamed = [name for way, names in sets for name in names if wanted.names_none(way, name)]
+        self.weakens = not wanted.asks_at_least(guards.rules_of(own))
+        # said, so that a guard that was set elsewhere meanwhile does not name them either
+        self.added = [{**given, **{name: [] for name in unnamed}}]
+        if self.weakens:
+            self.marks = {each.identity: guards.counts[each.identity] for each in touched}
+            self.added = [fields for fields in (*rest, *self.added) if fields]
+            self.since = min((each.since for each in touched), default=None)
+
+    def make(self, machine: str) -> Callable[[Vault], None]:
+        """The change of the vault. What came meanwhile stays."""
+
+        def change(vault: Vault) -> None:
+            now = int(time.time())
+            if self.given is None:
+                for each in self.places:
+                    take_off(vault, each, now, machine)
+            else:
+                remove_marks(vault, self.marks, now, machine)
+            for fields in self.added:
+                add_guard(vault, self.place, fields, now, machine, self.since)
+
+        return change
+
+
+def names_any(rules: Rules, fields: set[str]) -> bool:
+    """Whether rules ask something in one of these fields."""
+    if any(rules.named[name] for name in fields & {*SETS}):
+        return True
+    return any(getattr(rules, name) is not None for name in fields & {*NUMBERS})
+
+
+def keep_fields(rules: Rules, gone: set[str]) -> dict[str, Any]:
+    """The fields of a guard, as they are kept, but for some."""
+    fields: dict[str, Any] = {name: getattr(rules, name) for name in NUMBERS}
+    for name in SETS:
+        fields[name] = next((sorted(each) for each in rules.named[name]), None)
+    return {name: value for name, value in fields.items() if value is not None and name not in gone}
+
+
+class Plan:
+    """A change of a guard on the vault as it is: what is written, and the words to agree to.
+
+    `said` is "" where nobody has to agree. Raises NotFound, AvaultError where there is nothing to
+    take away, or where more guards would come together than may; and Usage where it is more than a
+    phone shows.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        machine: str,
+        place: str,
+        given: dict[str, Any] | None,
+        is_all: bool = False,
+    ) -> None:
+        self.change = GuardChange(vault, place, given, is_all)
+        guards = Guards(vault.facts)
+        if given is None and not any(map(guards.guards.get, self.change.places)):
+            refuse_without(guards, place)
+        after = vault.copy()
+        self.write = self.change.make(machine)
+        self.write(after)
+        self.said, self.steps = "", list[list[str]]()
+        if not self.change.weakens:
+            refuse_more(guards, after, [place])
+            return
+        if not any(map(guards.of, self.change.places)):
+            return  # it is parted from other names, and nothing counts for it
+        less = Loosening(vault, after, place)
+        if not less.steps:
+            refuse_parting(guards, place)
+        self.said, self.steps = less.describe(), less.to_list()
+
+    def check(self, agreed: Plan) -> None:
+        """Raise Denied where that is not what was agreed to: something came in between."""
+        ours, theirs = [(each.said, each.steps, each.change.marks) for each in (self, agreed)]
+        if ours != theirs:
+            raise changed_meanwhile()
+
+
+def refuse_without(guards: Guards, place: str) -> None:
+    """Raise why nothing can be taken off a place that has no guard of its own.
+
+    What is guarded by a name that it had can be parted from that.
+    """
+    if not guards.of(place) and not guards.neighbours(place):
+        raise NotFound(f"there is no guard on {place}", "see which there are: avault guard")
+    if guards.of(place) and not guards.neighbours(place):
+        refuse_parting(guards, place)
+
+
+def refuse_parting(guards: Guards, place: str) -> None:
+    """Raise AvaultError where nothing would be guarded less by what is asked: nobody is asked."""
+    others = sorted({each.on for each in guards.of(place)})
+    raise AvaultError(
+        f"{place} is guarded as {' and '.join(others)} is",
+        f"take that away: avault unguard {others[0]}",
+    )
+
+
+# ----------------------------------------------------- daemon/unguarding ----
+# Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees.
+
+
+class Unguarding:
+    """The one that is under way, which ends when nobody waits for it any more; or another wish."""
+
+    def __init__(self, holding: Holding, openers: Openers) -> None:
+        self.holding, self.openers, self.ticket = holding, openers, ""
+        self.task: asyncio.Task[None] | None = None
+
+    def weigh(self, message: Message) -> None:
+        """Tell what a person has to agree to, where the operator's phone does not ask it."""
+        said, failed = None, None
+        try:
+            said = {"said": plan(self.need_store(), message).said}
+        except Exception as error:
+            failed = explain_change(error)
+        tell_of_change(self.holding, message, said, failed)
+
+    def begin(self, message: Message, work: AgreedWork | None = None) -> None:
+        """Take a guard away, or weaken it, if the operator agrees, and tell what came of it.
+
+        Or do another `work`, which is given the message.
+        """
+        if self.task and not (self.task.done() or self.task.cancelling()):
+            busy = Denied("another change waits for the operator", "let that end first")
+            tell_of_change(self.holding, message, None, busy)
+            return
+        self.ticket = str(message["ticket"])
+        self.task = asyncio.get_running_loop().create_task(self.run(message, work or self.loosen))
+
+    def drop(self, ticket: str) -> None:
+        """Nobody waits for what has this ticket: an approval that comes now is for nothing."""
+        if self.task and ticket == self.ticket:
+            self.task.cancel()
+
+    async def run(self, message: Message, work: AgreedWork) -> None:
+        """Do it, and tell."""
+        row, failed = None, None
+        try:
+            row = await work(message)
+        except Exception as error:
+            failed = explain_change(error)
+        tell_of_change(self.holding, message, row, failed)
+
+    def need_store(self) -> Store:
+        """The open store; raises Denied."""
+        if not self.holding.store or not self.holding.log:
+            raise Denied("only an open vault can be changed", "open it: avault unlock")
+        return self.holding.store
+
+    async def loosen(self, message: Message) -> dict[str, Any]:
+        """Ask, write, and give what is left of the guard; raises what came in between."""
+        store, holding = self.need_store(), self.holding
+        verb = "unguard" if message.get("rules") is None else "weaken"
+        noted = {"op": verb, "group": message["group"], "key": message.get("key")}
+        if message.get("all"):
+            noted["for"] = "all in it"
+        try:
+            agreed = plan(store, message)
+            if (agreed.change.given or {}).get("ask") is not None:
+                self.openers.need_pairing(store)
+            if agreed.said:
+                if message.get("said") not in (None, agreed.said):
+                    raise changed_meanwhile()
+                title = f"less guard on {agreed.change.place}"
+                await ask_operator(holding, store, message, title, f"avault: {agreed.said}")
+            self.note(noted, message, "ok")
+
+            def change(vault: Vault) -> None:
+                planned = plan(store, message, vault)
+                planned.check(agreed)
+                planned.write(vault)
+
+            await self.openers.change(store, change)
+        except asyncio.CancelledError:
+            self.note(noted, message, TimedOut.code)
+            raise
+        except Exception as error:
+            self.note(noted, message, explain_change(error).code)
+            raise
+        return describe_guard(Guards(store.vault.facts), read_place(message))
+
+    def note(self, what: dict[str, Any], message: Message, outcome: str) -> None:
+        """Put a line into the access log; raises AvaultError where what was agreed to cannot be."""
+        if log := self.holding.log:
+            log.write(what, message["caller"], outcome)
+
+
+def plan(store: Store, message: Message, vault: Vault | None = None) -> Plan:
+    """What a message asks for, on the vault as it is, or on the draft that is written."""
+    place, given, is_all = read_place(message), message.get("rules"), bool(message.get("all"))
+    if is_all and (given is not None or "/" in place):
+        raise Usage("all is what is in a group, to be taken off", "avault unguard GROUP --all")
+    if given is not None:
+        given = check_given(given if isinstance(given, dict) else {})
+    return Plan(vault or store.vault, store.machine, place, given, is_all)
+
+
+# ---------------------------------------------------------- daemon/desks ----
+# A desk that opens many machines together, as one of these has it: let in, used, its key turned.
+#
+# The desk has a key for each machine, of one that its operator's phone opens. Here is the public
+# half of this machine's, and an unlock key that is encrypted to it: that opens one sealed copy of the
+# agent's key and nothing else, as with every custodian. So the machine can seal anew for the next key
+# without ever knowing one.
+
+
+def wrap_for_desk(public: str, unlock: str) -> str:
+    """An unlock key, as only who has the secret key of `public` (hex) reads it."""
+    once = make_keys()
+    return json.dumps({"from": public_hex(once), "sealed": encrypt(once, public, unlock)})
+
+
+def open_with_desk(places: Places, name: str, secret: str) -> KeptKey:
+    """The way in by a desk's secret key for this machine; raises Denied where that is another."""
+    content, keys = find_desk(places, name), parse_keys(secret)
+    try:
+        kept = json.loads(content["kept"])
+        unlock = decrypt(keys, kept["from"], kept["sealed"])
+    except (ValueError, TypeError, KeyError):
+        said = f"the desk {name} has another key than the one that opens this machine"
+        raise Denied(said, "at the desk: avault fleet doctor") from None
+    return KeptKey(name, content, render_answer("ok", unlock), False)
+
+
+def seal_for_desk(
+    holding: Holding, store: Store, name: str, settings: dict[str, str]
+) -> dict[str, Any]:
+    """What a desk's file is to be, with a fresh unlock key for the key in `settings`."""
+    vault = store.vault
+    names = vault.identity, vault.operator, vault.name, name
+    unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
+    about = {"custodian": name, "kind": DESK, "account": name, "asks": True, "settings": settings}
+    agreed = mark_agreed(store.keys, {**about, "shared": False})
+    return {**about, **sealed, "kept": wrap_for_desk(settings["key"], unlock), "agreed": agreed}
+
+
+def need_open_store(holding: Holding) -> Store:
+    """The store of an open vault; raises Denied."""
+    if not holding.store or not holding.log:
+        raise Denied("only an open vault can be entrusted", "open it: avault unlock")
+    return holding.store
+
+
+def read_statement(text: object, agent: str, name: str) -> tuple[str, dict[str, Any]]:
+    """Who has signed a statement (hex) about an agent's desk, and what it says; raises Denied."""
+    try:
+        author, said = read_signed(str(text))
+        told = json.loads(said)
+        if (told["agent"], told["desk"]) == (agent, name):
+            return author, dict(told)
+    except (ValueError, TypeError, KeyError, Usage, RecursionError):
+        pass
+    raise unsigned()
+
+
+def unsigned() -> Denied:
+    """Why nothing comes of a statement."""
+    return Denied("the desk's key has not signed that", "at the desk: avault fleet doctor")
+
+
+async def let_desk_in(holding: Holding, message: Message) -> dict[str, Any]:
+    """What a desk's file is to be that opens this vault from now on, if the operator agrees.
+
+    The desk's key for this machine has signed what is asked; its secret half is not here.
+    """
+    store, name = need_open_store(holding), str(message["name"])
+    key, said = read_statement(message["statement"], store.vault.agent, name)
+    label, operator = check_name(str(said.get("label"))), parse_npub(str(said.get("operator")))
+    settings = {"key": key, "label": label, "operator": to_npub(operator)}
+    check_desk({"custodian": name, "settings": settings}, store.vault)
+    note_desk(holding, message, "add")
+    sentence = (
+        f"avault: let the desk {label} open {store.vault.name} on {holding.host} TOGETHER with"
+        f" other machines, by ONE approval there, of {settings['operator']}"
+    )
+    await ask_operator(
+        holding, store, message, f"the desk {label} for {store.vault.name}", sentence
+    )
+    check_desk({"custodian": name, "settings": settings}, store.vault)  # as it is by now
+    return seal_for_desk(holding, store, name, settings)
+
+
+def turn_desk_key(holding: Holding, message: Message) -> dict[str, Any]:
+    """What a desk's file is to be for its next key, which its present one has signed.
+
+    No phone is asked. Raises Denied for what that key has not signed, and where it is nobody's who
+    is an operator now; Tampered for a file that was not agreed to.
+    """
+    store, content, name = need_open_store(holding), message["content"], str(message["name"])
+    check_desk(content, store.vault, store.keys)
+    author, said = read_statement(message["statement"], store.vault.agent, name)
+    try:
+        following, salt = parse_npub(said["next"]), bytes.fromhex(said["salt"])
+    except (ValueError, TypeError, KeyError, Usage):
+        raise unsigned() from None
+    if len(salt) != 32 or author != content["settings"]["key"]:
+        raise unsigned()
+    note_desk(holding, message, "turn")
+    return seal_for_desk(holding, store, name, {**content["settings"], "key": following})
+
+
+def note_desk(holding: Holding, message: Message, verb: str) -> None:
+    """Have the access log say it, before it is done; raises AvaultError where it cannot."""
+    if holding.log:
+        said = {"op": "custody", "for": f"{verb} {message['name']}, {DESK}"}
+        holding.log.write(said, message["caller"], "ok")
+
+
+def take_desk(holding: Holding, unguarding: Unguarding, message: Message) -> None:
+    """Do what the supervisor wants for a desk: tell it what its file is to be, or why not.
+
+    To be let in ends when nobody waits for it any more.
+    """
+    if message["action"] == "join":
+        unguarding.begin(message, lambda wish: let_desk_in(holding, wish))
+        return
+    content, failed = None, None
+    try:
+        content = turn_desk_key(holding, message)
+    except Exception as error:
+        failed = explain_change(error)
+    tell_of_change(holding, message, content, failed)
+
+
 # ------------------------------------------------------- daemon/retiring ----
 # Shared custodians that are used no more: the vault knows, so no copy brings one back.
 
@@ -22118,263 +22609,6 @@ def stage_phones(stage: Stage, store: Store) -> None:
                 write_file(Custodians(stage).path_of(name), data)
 
 
-# ------------------------------------------------------- daemon/guarding ----
-# What becomes of guards where other ones are asked for.
-
-
-def read_place(request: Message) -> str:
-    """The group or key that a request is about, as GROUP or GROUP/KEY; raises Usage."""
-    group, key = check_group(request.get("group")), request.get("key")
-    return group if key is None else f"{group}/{check_key(key)}"
-
-
-def check_given(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a guard that a request names; raises Usage, also for none."""
-    if given := check_rules(fields, int(time.time())):
-        return given
-    raise Usage("no rule is named", "as in: avault guard openai/API_KEY --only run")
-
-
-def changed_meanwhile() -> Denied:
-    """What is said where something came between the words and what they are about."""
-    return Denied("the guards have changed meanwhile; nothing was changed", "ask again")
-
-
-def describe_guard(guards: Guards, place: str) -> dict[str, Any]:
-    """What counts for a place: in words, as fields, and where it comes from."""
-    found = guards.of(place)
-    rules = guards.rules_of(found)
-    by = sorted({each.on for each in found})
-    return {"name": place, "words": str(rules), **rules.to_dict(), "by": by}
-
-
-class GuardChange:
-    """What becomes of the guard on a place where fields of it are given, or all is taken away.
-
-    `marks` are those that are to go, `added` the fields of those that come, which are as old as
-    those; and `weakens` says whether the operator has to agree to that. With `is_all` it is taken
-    away from a group and from all that has one in it: `places`.
-    """
-
-    def __init__(
-        self, vault: Vault, place: str, given: dict[str, Any] | None, is_all: bool = False
-    ) -> None:
-        guards = Guards(vault.facts)
-        own, self.place, self.given = guards.guards.get(place, []), place, given
-        inside = [each for each in guards.guards if is_all and each.startswith(f"{place}/")]
-        self.places = [place, *sorted(inside)]
-        self.marks: dict[str, int] = {}
-        self.added: list[dict[str, Any]] = []
-        self.since: int | None = None
-        if given is None:
-            for each in self.places:
-                self.marks |= guards.marks_of(each)
-            self.weakens = True
-            return
-        ways, sets = given.get("only", [*SETS_OF]), SETS_OF.items()
-        gone = {*given, *(name for way, names in sets if way not in ways for name in names)}
-        touched = [each for each in own if each.rules.is_known and names_any(each.rules, gone)]
-        rest = [keep_fields(guards.left(each), gone) for each in touched]
-        stays = guards.rules_of([each for each in own if each not in touched])
-        wanted = gather_rules([stays, *(Rules(**fields) for fields in (given, *rest))])
-        unnamed = [name for way, names in sets for name in names if wanted.names_none(way, name)]
-        self.weakens = not wanted.asks_at_least(guards.rules_of(own))
-        # said, so that a guard that was set elsewhere meanwhile does not name them either
-        self.added = [{**given, **{name: [] for name in unnamed}}]
-        if self.weakens:
-            self.marks = {each.identity: guards.counts[each.identity] for each in touched}
-            self.added = [fields for fields in (*rest, *self.added) if fields]
-            self.since = min((each.since for each in touched), default=None)
-
-    def make(self, machine: str) -> Callable[[Vault], None]:
-        """The change of the vault. What came meanwhile stays."""
-
-        def change(vault: Vault) -> None:
-            now = int(time.time())
-            if self.given is None:
-                for each in self.places:
-                    take_off(vault, each, now, machine)
-            else:
-                remove_marks(vault, self.marks, now, machine)
-            for fields in self.added:
-                add_guard(vault, self.place, fields, now, machine, self.since)
-
-        return change
-
-
-def names_any(rules: Rules, fields: set[str]) -> bool:
-    """Whether rules ask something in one of these fields."""
-    if any(rules.named[name] for name in fields & {*SETS}):
-        return True
-    return any(getattr(rules, name) is not None for name in fields & {*NUMBERS})
-
-
-def keep_fields(rules: Rules, gone: set[str]) -> dict[str, Any]:
-    """The fields of a guard, as they are kept, but for some."""
-    fields: dict[str, Any] = {name: getattr(rules, name) for name in NUMBERS}
-    for name in SETS:
-        fields[name] = next((sorted(each) for each in rules.named[name]), None)
-    return {name: value for name, value in fields.items() if value is not None and name not in gone}
-
-
-class Plan:
-    """A change of a guard on the vault as it is: what is written, and the words to agree to.
-
-    `said` is "" where nobody has to agree. Raises NotFound, AvaultError where there is nothing to
-    take away, or where more guards would come together than may; and Usage where it is more than a
-    phone shows.
-    """
-
-    def __init__(
-        self,
-        vault: Vault,
-        machine: str,
-        place: str,
-        given: dict[str, Any] | None,
-        is_all: bool = False,
-    ) -> None:
-        self.change = GuardChange(vault, place, given, is_all)
-        guards = Guards(vault.facts)
-        if given is None and not any(map(guards.guards.get, self.change.places)):
-            refuse_without(guards, place)
-        after = vault.copy()
-        self.write = self.change.make(machine)
-        self.write(after)
-        self.said, self.steps = "", list[list[str]]()
-        if not self.change.weakens:
-            refuse_more(guards, after, [place])
-            return
-        if not any(map(guards.of, self.change.places)):
-            return  # it is parted from other names, and nothing counts for it
-        less = Loosening(vault, after, place)
-        if not less.steps:
-            refuse_parting(guards, place)
-        self.said, self.steps = less.describe(), less.to_list()
-
-    def check(self, agreed: Plan) -> None:
-        """Raise Denied where that is not what was agreed to: something came in between."""
-        ours, theirs = [(each.said, each.steps, each.change.marks) for each in (self, agreed)]
-        if ours != theirs:
-            raise changed_meanwhile()
-
-
-def refuse_without(guards: Guards, place: str) -> None:
-    """Raise why nothing can be taken off a place that has no guard of its own.
-
-    What is guarded by a name that it had can be parted from that.
-    """
-    if not guards.of(place) and not guards.neighbours(place):
-        raise NotFound(f"there is no guard on {place}", "see which there are: avault guard")
-    if guards.of(place) and not guards.neighbours(place):
-        refuse_parting(guards, place)
-
-
-def refuse_parting(guards: Guards, place: str) -> None:
-    """Raise AvaultError where nothing would be guarded less by what is asked: nobody is asked."""
-    others = sorted({each.on for each in guards.of(place)})
-    raise AvaultError(
-        f"{place} is guarded as {' and '.join(others)} is",
-        f"take that away: avault unguard {others[0]}",
-    )
-
-
-# ----------------------------------------------------- daemon/unguarding ----
-# Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees.
-
-
-class Unguarding:
-    """The one that is under way, which ends when nobody waits for it any more."""
-
-    def __init__(self, holding: Holding, openers: Openers) -> None:
-        self.holding, self.openers, self.ticket = holding, openers, ""
-        self.task: asyncio.Task[None] | None = None
-
-    def weigh(self, message: Message) -> None:
-        """Tell what a person has to agree to, where the operator's phone does not ask it."""
-        said, failed = None, None
-        try:
-            said = {"said": plan(self.need_store(), message).said}
-        except Exception as error:
-            failed = explain_change(error)
-        tell_of_change(self.holding, message, said, failed)
-
-    def begin(self, message: Message) -> None:
-        """Take a guard away, or weaken it, if the operator agrees, and tell what came of it."""
-        if self.task and not self.task.done():
-            busy = Denied("another guard waits for the operator", "let that end first")
-            tell_of_change(self.holding, message, None, busy)
-            return
-        self.ticket = str(message["ticket"])
-        self.task = asyncio.get_running_loop().create_task(self.run(message))
-
-    def drop(self, ticket: str) -> None:
-        """Nobody waits for what has this ticket: an approval that comes now is for nothing."""
-        if self.task and ticket == self.ticket:
-            self.task.cancel()
-
-    async def run(self, message: Message) -> None:
-        """Do it, and tell."""
-        row, failed = None, None
-        try:
-            row = await self.loosen(message)
-        except Exception as error:
-            failed = explain_change(error)
-        tell_of_change(self.holding, message, row, failed)
-
-    def need_store(self) -> Store:
-        """The open store; raises Denied."""
-        if not self.holding.store or not self.holding.log:
-            raise Denied("only an open vault can be changed", "open it: avault unlock")
-        return self.holding.store
-
-    async def loosen(self, message: Message) -> dict[str, Any]:
-        """Ask, write, and give what is left of the guard; raises what came in between."""
-        store, holding = self.need_store(), self.holding
-        verb = "unguard" if message.get("rules") is None else "weaken"
-        noted = {"op": verb, "group": message["group"], "key": message.get("key")}
-        if message.get("all"):
-            noted["for"] = "all in it"
-        try:
-            agreed = plan(store, message)
-            if (agreed.change.given or {}).get("ask") is not None:
-                self.openers.need_pairing(store)
-            if agreed.said:
-                if message.get("said") not in (None, agreed.said):
-                    raise changed_meanwhile()
-                title = f"less guard on {agreed.change.place}"
-                await ask_operator(holding, store, message, title, f"avault: {agreed.said}")
-            self.note(noted, message, "ok")
-
-            def change(vault: Vault) -> None:
-                planned = plan(store, message, vault)
-                planned.check(agreed)
-                planned.write(vault)
-
-            await self.openers.change(store, change)
-        except asyncio.CancelledError:
-            self.note(noted, message, TimedOut.code)
-            raise
-        except Exception as error:
-            self.note(noted, message, explain_change(error).code)
-            raise
-        return describe_guard(Guards(store.vault.facts), read_place(message))
-
-    def note(self, what: dict[str, Any], message: Message, outcome: str) -> None:
-        """Put a line into the access log; raises AvaultError where what was agreed to cannot be."""
-        if log := self.holding.log:
-            log.write(what, message["caller"], outcome)
-
-
-def plan(store: Store, message: Message, vault: Vault | None = None) -> Plan:
-    """What a message asks for, on the vault as it is, or on the draft that is written."""
-    place, given, is_all = read_place(message), message.get("rules"), bool(message.get("all"))
-    if is_all and (given is not None or "/" in place):
-        raise Usage("all is what is in a group, to be taken off", "avault unguard GROUP --all")
-    if given is not None:
-        given = check_given(given if isinstance(given, dict) else {})
-    return Plan(vault or store.vault, store.machine, place, given, is_all)
-
-
 # --------------------------------------------------------- daemon/orders ----
 # What the supervisor has the keyholder do: each order has a row.
 
@@ -22422,6 +22656,7 @@ class Orders:
             "remove machine": lambda message, fd: remove_machine(holding, message),
             "rotate": self.rotating.step,
             "loosen": lambda message, fd: unguarding.begin(message),
+            "desk": lambda message, fd: take_desk(holding, unguarding, message),
             "weigh": lambda message, fd: unguarding.weigh(message),
             "drop": lambda message, fd: unguarding.drop(message["ticket"]),
         }
@@ -25968,151 +26203,59 @@ class Companions:
         self.fronts.end_carrier()
 
 
-# ---------------------------------------------------------- daemon/desks ----
-# A desk that opens many machines together, as one of these has it: let in, used, its key turned.
+# --------------------------------------------------- daemon/desk_changes ----
+# Desks that open this machine with others, as the supervisor has them let in, and turned.
 #
-# The desk has a key for each machine, of one that its operator's phone opens. Here is the public
-# half of this machine's, and an unlock key that is encrypted to it: that opens one sealed copy of the
-# agent's key and nothing else, as with every custodian. So the machine can seal anew for the next key
-# without ever knowing one.
+# The keyholder says what a desk's file is to be; it is written here, by who writes all of them.
 
 
-DESK = "desk"  # the kind of custodian
+DESK_FIELDS = frozenset({"action", "name", "statement"})
 
 
-def wrap_for_desk(public: str, unlock: str) -> str:
-    """An unlock key, as only who has the secret key of `public` (hex) reads it."""
-    once = make_keys()
-    return json.dumps({"from": public_hex(once), "sealed": encrypt(once, public, unlock)})
+async def have_desk(
+    warden: Warden, request: Message, caller: dict[str, Any], **more: Any
+) -> dict[str, Any]:
+    """What a desk's file is to be, as the keyholder says it; raises why it is to be none."""
+    about = {"name": str(request["name"]), "statement": str(request.get("statement"))}
+    wish = {"do": "desk", "action": request["action"], **about, **more, "caller": caller}
+    if content := await warden.custody.change(secrets.token_hex(16), wish):
+        return content
+    raise AvaultError("the keyholder gave nothing for the desk", "try again")
 
 
-def find_desk(places: Places, name: str) -> dict[str, Any]:
-    """The file of a desk; raises NotFound, Usage, Tampered."""
-    content = Custodians(places).load(name)
-    if content["kind"] != DESK:
-        raise Usage(f"{name} is no desk", "see: avault custody list")
-    return content
+async def join_desk(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
+    """Have a desk open this vault from now on, if the operator agrees on this machine's phone."""
+    need_open(warden)
+    refuse_unknown(request, DESK_FIELDS)
+    custodians, name = warden.custody.custodians, check_custodian(str(request.get("name")))
+    if name in custodians.order():
+        find_desk(warden.places, name)  # what it replaces is one, too
+    content = await have_desk(warden, {**request, "name": name}, caller)
+    is_new = name not in custodians.order()
+    custodians.save(content)
+    if is_new:
+        write_order(warden, name, asks=True)
+    return {"name": name, "key": content["settings"]["key"]}
 
 
-def open_with_desk(places: Places, name: str, secret: str) -> KeptKey:
-    """The way in by a desk's secret key for this machine; raises Denied where that is another."""
-    content, keys = find_desk(places, name), parse_keys(secret)
-    try:
-        kept = json.loads(content["kept"])
-        unlock = decrypt(keys, kept["from"], kept["sealed"])
-    except (ValueError, TypeError, KeyError):
-        said = f"the desk {name} has another key than the one that opens this machine"
-        raise Denied(said, "at the desk: avault fleet doctor") from None
-    return KeptKey(name, content, render_answer("ok", unlock), False)
+async def turn_desk(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
+    """Seal anew for a desk's next key, which its present one has signed; no phone is asked.
 
-
-def seal_for_desk(
-    holding: Holding, name: str, settings: dict[str, str], replaces: dict[str, Any] | None
-) -> None:
-    """Write a desk's file, with a fresh unlock key for the key in `settings`; raises AvaultError.
-
-    Until then what the one before opens stays, and after that it opens nothing on this disk.
+    Raises Denied where the desk was taken away meanwhile, or turned.
     """
-    store = holding.store
-    if not store:
-        raise Denied("only an open vault can be entrusted", "open it: avault unlock")
-    vault, phoneless = store.vault, holding.consent.phoneless
-    names = vault.identity, vault.operator, vault.name, name
-    unlock, sealed = seal_keys(store.keys, *names, phoneless)
-    about = {"custodian": name, "kind": DESK, "account": name, "asks": True, "settings": settings}
-    agreed = mark_agreed(store.keys, {**about, "shared": False})
-    kept = wrap_for_desk(settings["key"], unlock)
-    custodians = Custodians(holding.places)
-    custodians.save({**about, **sealed, "kept": kept, "agreed": agreed})
-    if not replaces:
-        custodians.write([*(each for each in custodians.order() if each != name), name])
+    if warden.condition.state != "unlocked":
+        raise warden.condition.locked()
+    refuse_unknown(request, DESK_FIELDS)
+    name = check_custodian(str(request.get("name")))
+    before = find_desk(warden.places, name)
+    content = await have_desk(warden, {**request, "name": name}, caller, content=before)
+    if find_desk(warden.places, name) != before:
+        raise Denied(f"the desk {name} is another meanwhile", "at the desk: avault fleet doctor")
+    warden.custody.custodians.save(content)
+    return {"name": name, "key": content["settings"]["key"]}
 
 
-async def let_desk_in(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Have a desk open this vault from now on, if the operator agrees on this machine's phone.
-
-    Its secret key comes too, once, and is not kept: it shows that the desk has it. The phone has
-    one such question at a time, for as long as its client is there.
-    """
-    holding, store = keyholder.holding, keyholder.open_store()
-    name, label = check_custodian(str(request.get("name"))), check_name(str(request.get("label")))
-    is_there = Custodians(keyholder.places).is_there(name)
-    replaces = find_desk(keyholder.places, name) if is_there else None
-    keys = parse_keys(str((await session.frame()).get("key")))
-    operator = to_npub(parse_npub(str(request.get("operator"))))
-    settings = {"key": public_hex(keys), "label": label, "operator": operator}
-    check_desk({"custodian": name, "settings": settings}, store.vault)
-    keyholder.release(session, {"op": "custody", "for": f"add {name}, {DESK}"})
-    sentence = (
-        f"avault: let the desk {label} open {store.vault.name} on {holding.host} TOGETHER with"
-        f" other machines, by ONE approval there, of {operator}"
-    )
-    title = f"the desk {label} for {store.vault.name}"
-
-    def tell(code: str) -> None:
-        session.send({"progress": "asking", "code": code})
-
-    if keyholder.askings.is_joining:
-        raise Denied("another desk is just being let in", "let that end first")
-    ask = ask_operator(holding, store, {"ticket": ""}, title, sentence, tell)
-    asking = asyncio.ensure_future(ask)
-
-    def give_up() -> None:
-        asking.cancel()
-
-    keyholder.askings.is_joining, session.ended = True, give_up
-    try:
-        await asking
-    except TimeoutError as error:
-        raise explain_change(error) from None
-    finally:
-        keyholder.askings.is_joining, session.ended = False, None
-    seal_for_desk(holding, name, settings, replaces)
-    await open_with_desk(keyholder.places, name, keys.secret_key().to_hex()).obtain(
-        holding.ratchet.content  # what was written opens, with that key
-    )
-    keyholder.reporter.report()
-    return {"ok": True, "name": name, "key": settings["key"]}
-
-
-async def turn_desk(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Seal anew for the desk's next key, which its present one has signed; no phone is asked.
-
-    Raises Denied for what that key has not signed, and where it is nobody's who is an operator
-    now; Tampered for a file that was not agreed to.
-    """
-    store, name = keyholder.open_store(), check_custodian(str(request.get("name")))
-    content = find_desk(keyholder.places, name)
-    if not hmac.compare_digest(
-        content["agreed"], mark_agreed(store.keys, {**content, "shared": False})
-    ):
-        raise Tampered(f"the desk {name} is not as it was agreed to", "enroll it anew at the desk")
-    check_desk(content, store.vault)
-    try:
-        author, text = read_signed(str((await session.frame()).get("statement")))
-        said = json.loads(text)
-        following = parse_npub(said["next"])
-        is_right = (said["agent"], said["desk"]) == (store.vault.agent, name)
-        is_right = is_right and len(bytes.fromhex(said["salt"])) == 32
-    except (ValueError, TypeError, KeyError, Usage, RecursionError):
-        author, following, is_right = "", "", False
-    if not is_right or author != content["settings"]["key"]:
-        raise Denied(
-            "the desk's present key has not signed that", "at the desk: avault fleet doctor"
-        )
-    keyholder.release(session, {"op": "custody", "for": f"turn {name}, {DESK}"})
-    seal_for_desk(keyholder.holding, name, {**content["settings"], "key": following}, content)
-    return {"ok": True, "name": name, "key": following}
-
-
-async def serve_desk(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """What a desk has an open vault do; raises Usage."""
-    refuse_unknown(request, frozenset({"action", "name", "label", "operator"}))
-    if request.get("action") == "join":
-        return await let_desk_in(keyholder, session, request)
-    if request.get("action") == "turn":
-        return await turn_desk(keyholder, session, request)
-    raise Usage("no such action", "join, or turn")
+DESKS: dict[str, Manage] = {"join": join_desk, "turn": turn_desk}
 
 
 # -------------------------------------------------------- daemon/listing ----
@@ -26730,10 +26873,10 @@ class Precedence:
         async with self.lock:
             return await work()
 
-    async def loosen(self, work: Work, person: bool) -> Message:
-        """Ask for less guard; raises Denied, TimedOut where a program is to wait."""
+    async def loosen(self, work: Work, person: bool, hint: str) -> Message:
+        """Ask for less guard; raises Denied, TimedOut where a program is to wait, with a hint."""
         if not person:
-            return await self.loosen_for_program(work)
+            return await self.loosen_for_program(work, hint)
         self.persons += 1
         self.pauses.clear()
         if self.program:
@@ -26743,11 +26886,11 @@ class Precedence:
         finally:
             self.persons -= 1
 
-    async def loosen_for_program(self, work: Work) -> Message:
+    async def loosen_for_program(self, work: Work, hint: str) -> Message:
         """`loosen`, if no person waits, also when its turn has come."""
-        self.check()
+        self.check(hint)
         async with self.lock:
-            self.check()
+            self.check(hint)
             refused, self.is_asked = False, False
             self.program = wish = asyncio.ensure_future(work())
             try:
@@ -26756,7 +26899,7 @@ class Precedence:
                 return answer
             except asyncio.CancelledError:
                 if wish.cancelled() and self.persons:
-                    self.check()
+                    self.check(hint)
                 raise
             except Denied:
                 refused = True
@@ -26766,11 +26909,11 @@ class Precedence:
                 if self.is_asked and not self.persons:  # also where nobody waited for the answer
                     self.pauses.note(refused)
 
-    def check(self) -> None:
+    def check(self, hint: str) -> None:
         """Raise Denied, TimedOut where a program is to leave the phone alone."""
         if self.persons:
             raise Denied("a person asks for less guard in a terminal", "let that end first")
-        self.pauses.check("in a terminal, at once: avault unguard")
+        self.pauses.check(hint)
 
 
 # ----------------------------------------------------- daemon/supervisor ----
@@ -27053,6 +27196,12 @@ SHARE: dict[str, Manage] = {"take": take_custodian}
 # What the supervisor itself answers, locked or not: status, unlock, lock and the like.
 
 
+RESTRAINED = {  # what makes programs pause, and what is said then
+    "unguard": "in a terminal, at once: avault unguard",
+    "desk": "then, at the desk: avault fleet enroll",
+}
+
+
 async def while_connected(
     sock: socket.socket, work: Coroutine[Any, Any, None], caller: Caller | None = None
 ) -> None:
@@ -27188,6 +27337,7 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
         "custody": {**MANAGE, **REMOVE, **LIST, **SHARE, **ADMIT},
         "rotate": ROTATE,
         "unguard": LOOSEN,
+        "desk": DESKS,
     }
     manage = tables[request["op"]].get(str(request.get("action", request["op"])))
     if not manage:
@@ -27204,12 +27354,21 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
         return await manage(supervisor.warden, request, describe_caller(sock))
 
     async def take_turn() -> None:
-        turns, is_less = supervisor.precedence, request["op"] == "unguard"
-        person = Reach(request).is_there()
-        answer.update(await (turns.loosen(work, person) if is_less else turns.take(work)))
+        turns, person = supervisor.precedence, Reach(request).is_there()
+        if hint := RESTRAINED.get(request["op"]):
+            answer.update(await turns.loosen(work, person, hint))
+        else:
+            answer.update(await turns.take(work))
 
     await while_connected(sock, take_turn())
     return {"ok": True, **answer}
+
+
+async def answer_desk(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Let a desk in, as a change; or turn its key, for which nobody is asked, nor waited for."""
+    if request.get("action") != "turn":
+        return await answer_custody(supervisor, sock, request)
+    return {"ok": True, **await turn_desk(supervisor.warden, request, describe_caller(sock))}
 
 
 async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
@@ -27247,6 +27406,7 @@ ANSWERS: dict[str, Respond] = {
     "wait": answer_wait,
     "stop": answer_stop,
     "custody": answer_custody,
+    "desk": answer_desk,
     "rotate": answer_custody,
     "unguard": answer_custody,
     "record": answer_record,
@@ -29507,7 +29667,6 @@ REQUESTS: dict[str, Serve] = {
     "exposed": shown(show_exposed),
     "set": serve_set,
     "delete": serve_delete,
-    "desk": serve_desk,
     "move": serve_move,
     "import": serve_import,
     "merge": serve_merge,
@@ -29869,7 +30028,6 @@ async def talk_open(
         name = str(private["desk"])
         desk = open_with_desk(keyholder.places, name, str(private.get("key")))
         await keyholder.unlocking.open(desk)
-        Custodians(keyholder.places).note_opened(name)
         said = "opened this vault together with others, by one approval there"
         keyholder.reporter.warnings["custody"] = f"the desk {name} {said}"
         keyholder.reporter.report()
@@ -42388,9 +42546,9 @@ class Service(Unit):
     def text(self, options: list[str]) -> str:
         """The unit, for a daemon with these options of `daemon start`; raises AvaultError."""
         # for a person to read: the interpreter that has the packages, and this file
-        # -P: what lies beside it is not imported
-        file = os.path.realpath(__file__)
-        start = [sys.executable, "-P", file, "daemon", "start", "--dir", self.places.dir, *options]
+        # -P: what lies beside it is not imported; -s: nor what its user has put into Python
+        start = [sys.executable, *python_flags(home_of(self.user)), os.path.realpath(__file__)]
+        start += ["daemon", "start", "--dir", self.places.dir, *options]
         return UNIT.format(
             edit=f"{self.systemctl} edit {self.name}",
             description=printable(self.places.dir, 4096).replace("%", "%%").replace("\\", "\\\\"),
@@ -47650,18 +47808,27 @@ async def look_at_host(crew: Crew, host: Host, desk: str) -> Outcome:
     show = command_line(host, "desk", "show", desk)
     ended = await crew.reach(host, f"{show}; {command_line(host, 'status', '--json')}")
     state = read_state(ended)
-    objects = find_objects(ended.out)
-    shown = next((each for each in objects if each.get("desk") == desk), {})
-    return Outcome(state.word, state.code, state.note, {**state.fields, "key": shown.get("key")})
+    key = read_shown(ended, desk).get("key")
+    return Outcome(state.word, state.code, state.note, {**state.fields, "key": key})
+
+
+def read_shown(ended: Ended, desk: str) -> dict[str, Any]:
+    """What a host's `desk show` has said of a desk; nothing where it has not."""
+    return next((each for each in find_objects(ended.out) if each.get("desk") == desk), {})
+
+
+def sign_join(keys: Keys, agent: str, name: str, desk: DeskFile) -> str:
+    """That this desk is to open a host by a key: what the host's phone is asked, signed by it."""
+    told = {"agent": agent, "desk": name, "label": desk.label, "operator": to_npub(desk.operator)}
+    return sign_text(keys, json.dumps(told))
 
 
 async def let_in(
-    crew: Crew, host: Host, name: str, desk: DeskFile, keys: Keys, hear: Any
+    crew: Crew, host: Host, name: str, desk: DeskFile, keys: Keys, agent: str, hear: Any
 ) -> Outcome:
-    """Have a host let the desk in, if the phone agrees: it is given its key on stdin."""
-    who = ("--label", desk.label, "--operator", to_npub(desk.operator))
-    line = command_line(host, "desk", "join", name, *who, "--json")
-    data = f"{keys.secret_key().to_hex()}\n".encode()
+    """Have a host let the desk in, if the phone agrees: it is told by its key, and not given it."""
+    line = command_line(host, "desk", "join", name, "--json")
+    data = f"{sign_join(keys, agent, name, desk)}\n".encode()
     ended = await crew.reach(host, line, data, None, hear, is_once=True)
     if failed := judge_answer(ended, has_written=True):
         error = failed.fields.get("error")
@@ -47694,6 +47861,19 @@ async def turn_host(crew: Crew, host: Host, desk: str, statement: str, following
         return failed
     is_turned = any(each.get("key") == following for each in find_objects(ended.out))
     return Outcome("turned") if is_turned else strange(ended)
+
+
+async def leave_host(crew: Crew, host: Host, desk: str) -> Outcome:
+    """Have a host not be opened by a desk any more: it has left where it says that no key does.
+
+    Without that word, as where there is no vault in this place now, the desk is to keep its key.
+    """
+    line = command_line(host, "custody", "remove", desk, "--yes", "--json")
+    ended = await crew.reach(host, f"{line}; {command_line(host, 'desk', 'show', desk)}")
+    shown = read_shown(ended, desk)
+    if shown.get("ok") is True and "key" in shown and shown["key"] is None:
+        return Outcome("left")
+    return judge_answer(ended, has_written=True) or strange(ended)
 
 
 # --------------------------------------------------------- fleet/opening ----
@@ -50109,7 +50289,7 @@ def read_for_desk() -> str:
     return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
 
 
-def answer_desk(found: dict[str, Any]) -> int:
+def say_desk(found: dict[str, Any]) -> int:
     """Say as JSON what the desk is to know; the exit code of success."""
     put(json.dumps(found) + "\n")
     return 0
@@ -50122,26 +50302,22 @@ def cmd_desk_show(terminal: Terminal, name: str) -> int:
     Which key of a desk opens this machine, as JSON: the public half.
     """
     need_vault(terminal.places)
-    if not Custodians(terminal.places).is_there(name):
-        return answer_desk({"ok": True, "desk": name, "key": None})
+    if name not in Custodians(terminal.places).order():
+        return say_desk({"ok": True, "desk": name, "key": None})
     content = find_desk(terminal.places, name)
-    return answer_desk({"ok": True, "desk": name, "key": content["settings"].get("key")})
+    return say_desk({"ok": True, "desk": name, "key": content["settings"].get("key")})
 
 
-@command(
-    "desk join", argument("name"), option("--label", required=True),
-    option("--operator", required=True),
-)  # fmt: skip
-def cmd_desk_join(terminal: Terminal, name: str, label: str, operator: str) -> int:
-    """usage: avault desk join NAME --label DESK --operator NPUB < KEY
+@command("desk join", argument("name"))
+def cmd_desk_join(terminal: Terminal, name: str) -> int:
+    """usage: avault desk join NAME < STATEMENT
 
     Lets a desk open this vault together with others, if the phone agrees. `avault
-    fleet enroll` runs this, with the desk's key for this machine on stdin, and says
-    which operator of this vault approves on the desk's phone.
+    fleet enroll` runs this, with what the desk's key for this machine has signed on
+    stdin: how the desk is called, and which operator approves on its phone.
     """
-    fields = {"name": name, "label": label, "operator": operator}
-    value = {"key": read_for_desk()}
-    return answer_desk(terminal.ask("desk", action="join", **fields, value=value))
+    statement = read_for_desk()
+    return say_desk(terminal.ask("desk", action="join", name=name, statement=statement))
 
 
 @command("desk open", argument("name"))
@@ -50155,7 +50331,7 @@ def cmd_desk_open(terminal: Terminal, name: str) -> int:
     need_vault(terminal.places)
     terminal.need_daemon()
     terminal.ask("open", value=value, private=True)
-    return answer_desk({"ok": True, "desk": name})
+    return say_desk({"ok": True, "desk": name})
 
 
 @command("desk turn", argument("name"))
@@ -50166,8 +50342,8 @@ def cmd_desk_turn(terminal: Terminal, name: str) -> int:
     signed: what the phone answered last opens nothing here any more. A desk runs
     this, after it has opened a group together.
     """
-    value = {"statement": read_for_desk()}
-    return answer_desk(terminal.ask("desk", action="turn", name=name, value=value))
+    statement = read_for_desk()
+    return say_desk(terminal.ask("desk", action="turn", name=name, statement=statement))
 
 
 # -------------------------------------------------------------- cli/edit ----
@@ -51362,8 +51538,8 @@ async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, na
         say(f"{number} of {len(ready)}: approve {printable(host.label())} on the phone")
         keys = derive_key(fleet, kept["hosts"][host.label()]["salt"], agent)
 
-        async def join(crew: Crew, host: Host, keys: Any = keys) -> Outcome:
-            return await let_in(crew, host, name, desk, keys, hear_code)
+        async def join(crew: Crew, host: Host, keys: Any = keys, agent: str = agent) -> Outcome:
+            return await let_in(crew, host, name, desk, keys, agent, hear_code)
 
         outcome = await try_host(crew, host, join)
         if not outcome.code:
@@ -51446,14 +51622,10 @@ def cmd_fleet_leave(terminal: Terminal, group: str, yes: bool, **which: Any) -> 
         board = Board(chosen.hosts, is_shown=not terminal.want_json)
 
         async def leave(crew: Crew, host: Host) -> Outcome:
-            line = command_line(host, "custody", "remove", name_desk(group), "--yes", "--json")
-            failed = judge_answer(await crew.reach(host, line), has_written=True)
-            is_gone = (
-                failed is None or (failed.fields.get("error") or {}).get("code") == "not_found"
-            )
-            if is_gone:
+            outcome = await leave_host(crew, host, name_desk(group))
+            if not outcome.code:
                 desk.forget(host.label())
-            return Outcome("left") if is_gone or not failed else failed
+            return outcome
 
         run_shown(board, ask_all(chosen.crew(), chosen.hosts, board, leave))
         desk.save()

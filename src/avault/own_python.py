@@ -13,14 +13,18 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def python_flags() -> list[str]:
+def python_flags(home: str | None = None) -> list[str]:
     """The interpreter's flags: no directory is looked into besides, and no packages of this user.
 
     In these a `usercustomize.py`, which anything may write, would run before all else, in a process
     that gets keys (the `site` module). They are left in where packages that we import lie there. A
-    daemon that began without them goes on without them, whatever comes to lie there later.
+    daemon that began without them goes on without them, whatever comes to lie there later. Of
+    another user it is the `home` that tells where theirs are.
     """
+    place, own = site.getusersitepackages(), os.path.expanduser("~") + os.sep
+    if home and place.startswith(own):
+        place = os.path.join(home, place.removeprefix(own))
     is_left_out = sys.flags.no_user_site or not any(
-        os.path.lexists(os.path.join(site.getusersitepackages(), each)) for each in PACKAGES
+        os.path.lexists(os.path.join(place, each)) for each in PACKAGES
     )
     return ["-s", "-P"] if is_left_out else ["-P"]

@@ -29,6 +29,7 @@ DOOR = {
     "wait",
     "stop",
     "custody",
+    "desk",
     "rotate",
     "unguard",
     "record",
@@ -41,7 +42,7 @@ VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
     "guard", "guards", "key", "keys", "sign", "bunker", "word", "grant", "grants", "revoke",
-    "proxy", "proxy_start", "proxies", "proxy_stop", "desk",
+    "proxy", "proxy_start", "proxies", "proxy_stop",
 }  # fmt: skip
 GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
     "get", "has", "list", "export", "reveal", "provide", "keys", "sign", "proxy",

@@ -559,6 +559,51 @@ def test_it_is_taken_away_for_all_if_the_operator_agrees(fleet: Fleet) -> None:
     assert second.status()["custodians"] == ["phone"] and not fleet.own(second).exists()
 
 
+@pytest.mark.parametrize("became", [avault.REMOVED, avault.REPLACED])
+@pytest.mark.parametrize("has_phone", [True, False])
+def test_what_was_taken_away_opens_nothing_from_the_state_directory_either(alone: Desk, became: str, has_phone: bool) -> None:
+    """Whoever writes the disk puts it there, and in the order. What was replaced goes on; and so does what no phone is beside."""
+    vault, content = avault.Vault("v", avault.public_hex(alone.agent), avault.public_hex(alone.agent), "n"), alone.sign()
+    vault.state(f"retired/{avault.digest_shared(content)}", became, 1, "m")
+    vault.state("machine/m", avault.render_machine("db1", "ab" * 32 if has_phone else ""), 1, "m")
+    kept = avault.KeptKey("box", content, b"", False)
+    if became == avault.REMOVED and has_phone:
+        with pytest.raises(avault.Tampered, match="was taken away"):
+            kept.check(vault, alone.agent)
+    else:
+        kept.check(vault, alone.agent)
+    avault.KeptKey("box", {**content, "signed": ""}, b"", False).check(vault, alone.agent)
+
+
+def test_what_is_locked_knows_what_was_given_to_all(alone: Desk) -> None:
+    """By its pin: a file of that name that the agent has signed, and nobody was given, is not even tried."""
+    mine, other = alone.sign(kept="first"), alone.sign(kept="second")
+    given = {avault.digest_shared(mine): json.dumps(avault.describe_given(mine))}
+    pin = {"generation": {"m": 1}, "hash": "x", "retired": [], "given": given}
+    Path(alone.places.own("pin.json")).write_bytes(avault.encode_file("pin", pin))
+    alone.shared.save(mine)
+    assert alone.custody.find_shared("box", None) == mine
+    alone.shared.save(other)
+    with pytest.raises(avault.Tampered, match="another than the one that this vault knows"):
+        alone.custody.find_shared("box", None)
+
+
+@pytest.mark.parametrize("case", ["given", "not given", "retired", "not shared"])
+def test_an_add_for_all_that_was_cut_off_is_completed(alone: Desk, case: str) -> None:
+    """The vault knew of it, and no machine had it: the one before was used no more, and nobody could take the new one."""
+    before, content = alone.sign(kept="first"), alone.sign(kept="second")
+    if case == "not shared":
+        content["signed"] = ""
+    alone.custody.custodians.save(before)
+    alone.shared.save(before)
+    alone.custody.custodians.save(content, candidate=True)
+    alone.retire(content if case == "retired" else before, avault.REPLACED, *([content] if case != "not given" else []))
+    alone.custody.complete_shared()
+    wanted = content if case == "given" else before
+    assert alone.shared.read("box") == alone.custody.custodians.load("box") == wanted
+    assert (alone.custody.custodians.names(candidate=True) == []) == (case == "given")
+
+
 @pytest.mark.slow
 def test_an_old_file_that_is_pushed_back_opens_nothing(fleet: Fleet) -> None:
     """Neither one that was replaced, nor one that was removed: not offered, not taken, not on a new machine."""

@@ -30,6 +30,15 @@ def test_packages_of_this_user_are_taken_only_if_the_daemon_began_with_them(
     assert ("-s" in flags) == (is_left_out or is_begun_without) and "-P" in flags
 
 
+def test_of_another_account_its_own_packages_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For whom root installs a service, which may have avault's packages there."""
+    place = os.path.join(os.path.expanduser("~"), ".local/lib/packages")
+    monkeypatch.setattr(avault.site, "getusersitepackages", lambda: place)
+    monkeypatch.setattr(avault.sys, "flags", SimpleNamespace(no_user_site=0))
+    (tmp_path / ".local/lib/packages/click").mkdir(parents=True)
+    assert avault.python_flags(str(tmp_path)) == ["-P"] and avault.python_flags(str(tmp_path / "other")) == ["-s", "-P"]
+
+
 def test_a_usercustomize_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = sys._base_executable  # an environment of its own has no packages of a user
     env = {"PYTHONUSERBASE": str(tmp_path), "PATH": os.environ["PATH"]}

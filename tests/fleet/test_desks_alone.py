@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from unittest import mock
 
 import nostr_sdk
 import pytest
-from test_keyholder_alone import Desk
+from test_keyholder_alone import CALLER, Desk
 
 import avault
 
@@ -52,13 +53,40 @@ def file_of(desk: Desk) -> Path:
     return desk.example.path(f"custody-{NAME}.json")
 
 
-async def join(desk: Desk, keys: avault.Keys, operator: str | None = None) -> dict[str, Any]:
-    who = {"label": "laptop", "operator": operator or avault.to_npub(avault.public_hex(desk.example.operator))}
-    return await desk.serve("desk", {"key": keys.secret_key().to_hex()}, action="join", name=NAME, **who)
+class Warden(avault.Warden):
+    """The supervisor's part beside a keyholder, whose word it has at once; `meanwhile` is what happens until then."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.places, self.desk = desk.places, desk
+        self.child = SimpleNamespace(control=SimpleNamespace(send=self.tell))  # type: ignore[assignment]
+        self.custody = avault.Custody(self.places, self.child)
+        self.condition = avault.Condition(self.places, self.custody, lambda text: None)
+        self.condition.state, self.condition.report = "unlocked", {"consent": "phone", "proven": True}
+        self.meanwhile = lambda: None
+        desk.keyholder.control.send = self.hear  # type: ignore[method-assign]
+
+    def tell(self, message: dict[str, Any], fd: int | None = None) -> None:
+        self.desk.keyholder.receive(message, fd)
+
+    def hear(self, message: dict[str, Any], fd: int | None = None) -> None:
+        if "changed" in message:
+            self.meanwhile()
+        self.custody.hear(message)
 
 
-async def turn(desk: Desk, statement: str) -> dict[str, Any]:
-    return await desk.serve("desk", {"statement": statement}, action="turn", name=NAME)
+async def change_desk(desk: Desk, action: str, statement: str, name: str = NAME, warden: Warden | None = None) -> dict[str, Any]:
+    request = {"op": "desk", "action": action, "name": name, "statement": statement}
+    return await avault.DESKS[action](warden or Warden(desk), request, CALLER)
+
+
+async def join(desk: Desk, keys: avault.Keys, operator: str | None = None, **more: Any) -> dict[str, Any]:
+    of = avault.parse_npub(operator) if operator else avault.public_hex(desk.example.operator)
+    told: Any = SimpleNamespace(label="laptop", operator=of)
+    return await change_desk(desk, "join", avault.sign_join(keys, agent(desk), NAME, told), **more)
+
+
+async def turn(desk: Desk, statement: str, **more: Any) -> dict[str, Any]:
+    return await change_desk(desk, "turn", statement, **more)
 
 
 async def open_by(desk: Desk, keys: avault.Keys) -> str | None:
@@ -101,29 +129,130 @@ async def test_who_refuses_lets_nobody_in(desk: Desk, monkeypatch: pytest.Monkey
     assert not file_of(desk).exists() and avault.Custodians(desk.places).order() == ["phone"]
 
 
-async def test_the_phone_has_one_question_of_a_desk_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+async def test_what_is_asked_for_a_desk_ends_with_its_client(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, ended = asyncio.Event(), asyncio.Event()
 
     async def wait(*given: Any) -> None:
-        asked.append(given)
-        await asyncio.sleep(60)
+        asked.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
 
     monkeypatch.setattr(avault, "ask_operator", wait)
     first = asyncio.ensure_future(join(desk, own_key(desk)))
+    await asyncio.wait_for(asked.wait(), 5)
+    first.cancel()  # the client is gone
+    await asyncio.wait_for(ended.wait(), 5)
+    assert not file_of(desk).exists()
+
+
+async def test_a_desk_waits_its_turn_and_pauses_after_a_refusal(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The phone has one question at a time, whatever it is about; a program that is refused leaves it alone, ever longer."""
+    asked, may = [], asyncio.Event()
+
+    async def refuse(*given: Any) -> None:
+        asked.append(given)
+        given[0].reporter.control.send({"asking": "7K3F", "ticket": given[2]["ticket"]})
+        await may.wait()
+        raise avault.Denied("the signer refused: no")
+
+    monkeypatch.setattr(avault, "ask_operator", refuse)
+    warden = Warden(desk)
+    turns = avault.Precedence(avault.Pauses(desk.places))
+    supervisor: Any = SimpleNamespace(precedence=turns, warden=warden, tasks=set())
+    keys, told = own_key(desk), SimpleNamespace(label="laptop", operator=avault.public_hex(desk.example.operator))
+    statement = avault.sign_join(keys, agent(desk), NAME, told)  # type: ignore[arg-type]
+
+    async def ask() -> dict[str, Any]:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with ours, theirs:
+            wish = {"op": "desk", "action": "join", "name": NAME, "statement": statement}
+            return await avault.ANSWERS["desk"](supervisor, ours, wish)
+
+    first, second = (asyncio.ensure_future(ask()) for _ in range(2))
     while not asked:
         await asyncio.sleep(0)
-    for _ in range(3):
-        with pytest.raises(avault.Denied, match="just being let in"):
-            await asyncio.wait_for(join(desk, own_key(desk)), 2)
-    desk.session.ended()  # the client of the first is gone, and with it the question
-    with pytest.raises(asyncio.CancelledError):
-        await first
-    second = asyncio.ensure_future(join(desk, own_key(desk)))
-    while len(asked) < 2:
+    for _ in range(20):
         await asyncio.sleep(0)
-    second.cancel()
-    await asyncio.gather(second, return_exceptions=True)
-    assert len(asked) == 2 and not file_of(desk).exists()
+    assert len(asked) == 1, "the other waits"
+    may.set()
+    for each in (first, second):
+        with pytest.raises(avault.Denied, match="refused"):
+            await each
+    with pytest.raises(avault.Denied, match="the phone is left alone"):
+        await ask()
+    assert len(asked) == 1 and not file_of(desk).exists()
+
+
+async def test_a_vault_that_no_phone_has_proven_lets_no_desk_in(desk: Desk) -> None:
+    warden = Warden(desk)
+    warden.condition.report["proven"] = False
+    with pytest.raises(avault.Denied, match="nobody has shown yet"):
+        await join(desk, own_key(desk), warden=warden)
+    assert not file_of(desk).exists()
+
+
+async def test_a_desk_that_is_taken_away_while_it_turns_stays_away(desk: Desk) -> None:
+    """It has signed the next key, and comes in again with that: hidden, as it is in no order."""
+    old, new = own_key(desk), own_key(desk, "cd" * 32)
+    await join(desk, old)
+    warden, before = Warden(desk), file_of(desk).read_bytes()
+    warden.meanwhile = lambda: warden.custody.custodians.forget(NAME)
+    with pytest.raises(avault.NotFound):
+        await turn(desk, sign_next(old, agent(desk), NAME, avault.public_hex(new)), warden=warden)
+    assert not file_of(desk).exists()
+    file_of(desk).write_bytes(before)  # also if somebody puts its file there
+    with pytest.raises(avault.NotFound, match="no desk desk-fleet opens this vault"):
+        await open_by(desk, old)
+
+
+async def test_a_desk_that_was_turned_meanwhile_is_not_turned_by_the_key_before(desk: Desk) -> None:
+    old, new, stolen = own_key(desk), own_key(desk, "cd" * 32), avault.make_keys()
+    await join(desk, old)
+    warden, other = Warden(desk), json.loads(file_of(desk).read_text())
+    other = {name: other[name] for name in other if name not in ("type", "version", "checksum")}
+    other["settings"] = {**other["settings"], "key": avault.public_hex(new)}
+    warden.meanwhile = lambda: warden.custody.custodians.save(other)
+    with pytest.raises(avault.Denied, match="another meanwhile"):
+        await turn(desk, sign_next(old, agent(desk), NAME, avault.public_hex(stolen)), warden=warden)
+    assert json.loads(file_of(desk).read_text())["settings"]["key"] == avault.public_hex(new)
+
+
+async def test_whose_a_desk_is_the_disk_does_not_say(desk: Desk) -> None:
+    """Who approves no more writes another operator's name into the file, over the ssh that a desk has."""
+    keys, bob = own_key(desk), avault.public_hex(avault.make_keys())
+    await join(desk, keys)
+    store = desk.holding.store
+    assert store
+    store.write([lambda vault: vault.state(avault.SUCCEEDED, bob, 1, store.machine)])
+    content = json.loads(file_of(desk).read_text())
+    kept = {name: content[name] for name in content if name not in ("type", "version", "checksum")}
+    kept["settings"]["operator"] = avault.to_npub(bob)
+    file_of(desk).write_bytes(avault.encode_file("custody", kept))
+    with pytest.raises(avault.Tampered, match="not as it was agreed to"):
+        await open_by(desk, keys)
+    assert desk.holding.store is None
+
+
+async def test_what_was_signed_to_be_let_in_is_no_others(desk: Desk) -> None:
+    keys, mine = own_key(desk), avault.public_hex(desk.example.operator)
+    told: Any = SimpleNamespace(label="laptop", operator=mine)
+    wrong = [
+        avault.sign_join(keys, avault.public_hex(keys), NAME, told),
+        avault.sign_join(keys, agent(desk), "desk-other", told),
+        avault.sign_join(keys, agent(desk), NAME, told).replace("laptop", "another"),
+        sign_next(keys, agent(desk), NAME, avault.public_hex(keys))[:-1],
+        "{}",
+        "",
+    ]
+    for statement in wrong:
+        with pytest.raises(avault.Denied, match="has not signed that"):
+            await change_desk(desk, "join", statement)
+    with pytest.raises(avault.Usage):
+        await change_desk(desk, "join", sign_next(keys, agent(desk), NAME, avault.public_hex(keys)))
+    assert not file_of(desk).exists()
 
 
 async def test_the_key_of_one_machine_opens_no_other(desk: Desk) -> None:
@@ -148,7 +277,7 @@ async def test_after_the_turn_the_old_key_opens_nothing(desk: Desk) -> None:
     with pytest.raises(avault.Denied, match="another key"):
         await open_by(desk, old)
     assert await open_by(desk, new) == NAME
-    with pytest.raises(avault.Denied, match="not signed"):
+    with pytest.raises(avault.Denied, match="has not signed"):
         await turn(desk, statement)  # once more: that key counts no more
     # a copy of the disk from before opens with the key of before, as everywhere: it was not on the disk since
     file_of(desk).write_bytes(before)
@@ -174,7 +303,7 @@ async def test_only_the_present_key_names_the_next(desk: Desk) -> None:
         "{}",
     ]
     for statement in wrong:
-        with pytest.raises(avault.Denied, match="not signed"):
+        with pytest.raises(avault.Denied, match="has not signed"):
             await turn(desk, statement)
     assert file_of(desk).read_bytes() == before
 
@@ -256,12 +385,12 @@ async def test_cut_off_before_it_is_written_the_key_before_opens(desk: Desk, mon
 async def test_requests_of_a_desk_that_make_no_sense(desk: Desk) -> None:
     with pytest.raises(avault.NotFound):
         await turn(desk, "x")
-    with pytest.raises(avault.Usage):
-        await desk.serve("desk", {}, action="leave", name=NAME)
-    with pytest.raises(avault.Usage):
-        await desk.serve("desk", {"key": "x"}, action="join", name=NAME, label="laptop", operator="x")
     with pytest.raises(avault.Usage, match="phone's"):
-        await desk.serve("desk", {"key": FLEET}, action="join", name="phone", label="laptop")
+        await change_desk(desk, "join", "x", "phone")
+    for action in ("join", "turn"):
+        request = {"op": "desk", "action": action, "name": NAME, "statement": "x", "key": FLEET}
+        with pytest.raises(avault.Usage, match="no such field"):
+            await avault.DESKS[action](Warden(desk), request, CALLER)
 
 
 # The desk
@@ -309,7 +438,7 @@ class Hosts:
     async def reach(self, host: avault.Host, line: str, data: bytes | None = None, *_: Any, **__: Any) -> avault.Ended:
         if data:
             self.sent[host.name] = data.decode().strip()
-            key = avault.public_hex(avault.read_keys(self.sent[host.name]))
+            key, _ = avault.read_signed(self.sent[host.name])  # to be let in, a host is given no key
             return avault.Ended(0, json.dumps({"key": key, **self.joined}) + "\n", "", True)
         npubs = {"agent_npub": avault.to_npub(self.agents[host.name]), "signer_npub": avault.to_npub(self.operator)}
         return avault.Ended(0, json.dumps({"state": "unlocked", **npubs}) + "\n", "", True)
@@ -410,6 +539,36 @@ async def test_who_may_have_let_the_desk_in_is_not_forgotten(
     hosts.joined = {"ok": False, "error": {**WENT_AWAY["error"], "code": code}}  # type: ignore[dict-item]
     assert (await hosts.enroll(desk))["web0"].code
     assert ("web0" in desk.members("web")) == is_kept
+
+
+SHOWN = {"ok": True, "desk": "desk-web", "key": None}
+STILL = {**SHOWN, "key": "ab" * 32}
+
+
+def failed(code: str) -> dict[str, Any]:
+    return {"ok": False, "error": {"code": code, "message": "why", "hint": ""}}
+
+
+@pytest.mark.parametrize(
+    ("said", "is_left"),
+    [
+        ([{"ok": True}, SHOWN], True),
+        ([failed("not_found"), SHOWN], True),
+        ([failed("not_found")], False),
+        ([failed("denied"), STILL], False),
+        ([{"ok": True}, STILL], False),
+        ([{"ok": True}], False),
+    ],
+)
+async def test_who_has_left_says_that_no_key_opens_it(said: list[dict[str, Any]], is_left: bool) -> None:
+    """Where there is no vault (another --vault, a home that is not mounted) nothing has left: the desk keeps its key."""
+
+    async def reach(host: avault.Host, line: str, *_: Any, **__: Any) -> avault.Ended:
+        assert "remove desk-web" in line and "desk show desk-web" in line
+        return avault.Ended(4 * (not said[-1]["ok"]), "".join(json.dumps(each) + "\n" for each in said), "", True)
+
+    crew: Any = SimpleNamespace(reach=reach)
+    assert ((await avault.leave_host(crew, avault.Host("web0"), "desk-web")).word == "left") == is_left
 
 
 def test_laggards_are_those_that_an_older_key_may_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ READS = [
     "word",
     "grants",
 ]
-WRITES = ["set", "delete", "move", "import", "merge", "restore", "guard", "key", "bunker", "grant", "revoke", "desk"]
+WRITES = ["set", "delete", "move", "import", "merge", "restore", "guard", "key", "bunker", "grant", "revoke"]
 RELEASING = {"get", "export", "reveal", "provide"}  # what may give a value out
 assert {*READS, *WRITES} == avault.VALUES
 
@@ -73,7 +73,7 @@ FIELDS = [
     "replace", "dry_run", "file", "ours", "theirs", "timeout", "private", "relays", "name", "signer_npub", "agent", "operator",
     "accept_rollback", "settled", "detach", "nsec", "bunker", "action", "fd", "do", "frame", "ok", "ready", "progress",
     "slot", "after", "epoch", "event", "events", "parts", "hosts", "egress", "also", "tcp", "everything", "grant", "port", "ask",
-    "relay", "challenge", "label",
+    "relay", "challenge", "statement",
     "public", "payload", "binds", "flags", "claims",
     "kind", "passphrase", "path", "servers", "wallet",
     "as", "to_group", "to_key", "unsaved", "ask_again", "confirm", "person", "force", "v", "vault", "op",

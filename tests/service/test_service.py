@@ -129,7 +129,8 @@ def test_the_unit_starts_this_vault_and_asks(vault: Machine) -> None:
     text = unit(vault, "--lock-after", "8h", "--lock-idle", "90", "--notify", "notify-send \"$AVAULT_STATE\" '50%'")
     python, *words = command_line(text)
     assert words == [
-        *("-P", os.path.realpath(sysconfig.get_path("purelib") + "/avault.py"), "daemon", "start", "--dir", str(vault.vault)),
+        *("-s", "-P", os.path.realpath(sysconfig.get_path("purelib") + "/avault.py")),  # nothing that this user put into Python
+        *("daemon", "start", "--dir", str(vault.vault)),
         *("--lock-after", "8h", "--lock-idle", "90", "--notify", "notify-send \"$AVAULT_STATE\" '50%'"),
     ]
     assert os.path.samefile(python, sys.executable)

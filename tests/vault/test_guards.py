@@ -1396,6 +1396,28 @@ def test_guards_that_are_known_are_not_had_from_a_key_before(desk: Desk, store: 
         desk.load(accept_rollback=True)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"only": ["proxy"]}, {"hosts": ["evil.example"], "only": ["proxy"]}),
+        ({"only": ["proxy"]}, {"hosts": ["evil.example"]}),
+        ({"only": ["ssh"]}, {"servers": ["any"], "namespaces": ["file"], "only": ["ssh"]}),
+        ({"only": ["sign"]}, {"kinds": ["1"]}),
+        ({"only": ["proxy"], "hosts": []}, {"hosts": ["evil.example"]}),
+    ],
+)
+def test_a_key_before_names_nothing_that_is_to_be_named(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """What lets nothing through until it is named (as an avault before has written it) is named by who has the key now alone."""
+    facts = [
+        {f"guard/{each:016x}": [avault.Secret(json.dumps({"on": "g/K", **rules}), 1, 1, "m", 1)]}
+        for each, rules in enumerate((ours, theirs))
+    ]
+    more = avault.join_facts(facts[0], avault.only_additions(*facts, 7))
+    was, now = (avault.Guards(each).rules_of(avault.Guards(each).of("g/K")) for each in (facts[0], more))
+    assert now.asks_at_least(was) and len(more) == 2
+    assert avault.list_facts(avault.join_facts(more, avault.only_additions(more, facts[1], 8))) == avault.list_facts(more)
+
+
 IDS = [f"{each:016x}" for each in range(3)]
 PLACES = st.sampled_from(["g/K", "h/K", "g"])
 TEXTS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -271,6 +272,17 @@ def test_a_rollback_brings_no_custodian_back_that_was_taken_away(desk, store):
     assert fact in desk.load().vault.facts
     for merged in (accepted.vault.merge(store.vault), store.vault.merge(accepted.vault)):
         assert merged.fact(fact) == "removed"
+
+
+def test_a_rollback_forgets_no_custodian_that_was_given_to_all(desk, store):
+    """Else any file of that name, which the agent has signed, would do."""
+    older, fact = desk.path.read_bytes(), f"given/{'ab' * 32}"
+    told = json.dumps({"custodian": "box", "kind": "command", "settings": {}, "agent": NPUB}, sort_keys=True)
+    assert store.write([lambda vault: vault.state(fact, told, 5, store.machine)]) == [None]
+    assert desk.pin()["given"] == {"ab" * 32: told}
+    desk.path.write_bytes(older)
+    accepted = desk.load(accept_rollback=True)
+    assert accepted.vault.fact(fact) == told and desk.pin()["given"] == {"ab" * 32: told}
 
 
 def test_a_rollback_that_is_none_changes_no_name(desk, store):

@@ -10,10 +10,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.daemon.desks import find_desk
+from avault.custody.desk import find_desk
 from avault.errors import Usage
 from avault.hardening import harden
-from avault.terminal.commands import argument, command, option
+from avault.terminal.commands import argument, command
 from avault.terminal.talk import put
 from avault.vault.presence import need_vault
 
@@ -31,7 +31,7 @@ def read_for_desk() -> str:
     return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
 
 
-def answer_desk(found: dict[str, Any]) -> int:
+def say_desk(found: dict[str, Any]) -> int:
     """Say as JSON what the desk is to know; the exit code of success."""
     put(json.dumps(found) + "\n")
     return 0
@@ -44,26 +44,22 @@ def cmd_desk_show(terminal: Terminal, name: str) -> int:
     Which key of a desk opens this machine, as JSON: the public half.
     """
     need_vault(terminal.places)
-    if not Custodians(terminal.places).is_there(name):
-        return answer_desk({"ok": True, "desk": name, "key": None})
+    if name not in Custodians(terminal.places).order():
+        return say_desk({"ok": True, "desk": name, "key": None})
     content = find_desk(terminal.places, name)
-    return answer_desk({"ok": True, "desk": name, "key": content["settings"].get("key")})
+    return say_desk({"ok": True, "desk": name, "key": content["settings"].get("key")})
 
 
-@command(
-    "desk join", argument("name"), option("--label", required=True),
-    option("--operator", required=True),
-)  # fmt: skip
-def cmd_desk_join(terminal: Terminal, name: str, label: str, operator: str) -> int:
-    """usage: avault desk join NAME --label DESK --operator NPUB < KEY
+@command("desk join", argument("name"))
+def cmd_desk_join(terminal: Terminal, name: str) -> int:
+    """usage: avault desk join NAME < STATEMENT
 
     Lets a desk open this vault together with others, if the phone agrees. `avault
-    fleet enroll` runs this, with the desk's key for this machine on stdin, and says
-    which operator of this vault approves on the desk's phone.
+    fleet enroll` runs this, with what the desk's key for this machine has signed on
+    stdin: how the desk is called, and which operator approves on its phone.
     """
-    fields = {"name": name, "label": label, "operator": operator}
-    value = {"key": read_for_desk()}
-    return answer_desk(terminal.ask("desk", action="join", **fields, value=value))
+    statement = read_for_desk()
+    return say_desk(terminal.ask("desk", action="join", name=name, statement=statement))
 
 
 @command("desk open", argument("name"))
@@ -77,7 +73,7 @@ def cmd_desk_open(terminal: Terminal, name: str) -> int:
     need_vault(terminal.places)
     terminal.need_daemon()
     terminal.ask("open", value=value, private=True)
-    return answer_desk({"ok": True, "desk": name})
+    return say_desk({"ok": True, "desk": name})
 
 
 @command("desk turn", argument("name"))
@@ -88,5 +84,5 @@ def cmd_desk_turn(terminal: Terminal, name: str) -> int:
     signed: what the phone answered last opens nothing here any more. A desk runs
     this, after it has opened a group together.
     """
-    value = {"statement": read_for_desk()}
-    return answer_desk(terminal.ask("desk", action="turn", name=name, value=value))
+    statement = read_for_desk()
+    return say_desk(terminal.ask("desk", action="turn", name=name, statement=statement))

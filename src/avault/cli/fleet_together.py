@@ -12,8 +12,8 @@ from avault.fleet.desk_file import MOST_TOGETHER, DeskFile, DeskLock
 from avault.fleet.hosts import Host
 from avault.fleet.looking import see_state
 from avault.fleet.opening import Together, name_desk
-from avault.fleet.outcomes import NOT_DONE, Outcome, judge_answer
-from avault.fleet.reaching import Crew, command_line
+from avault.fleet.outcomes import NOT_DONE, Outcome
+from avault.fleet.reaching import Crew
 from avault.fleet.rounds import (
     WHICH,
     Round,
@@ -23,7 +23,13 @@ from avault.fleet.rounds import (
     run_shown,
     try_host,
 )
-from avault.fleet.together import derive_key, let_in, look_at_host, make_fleet_key
+from avault.fleet.together import (
+    derive_key,
+    leave_host,
+    let_in,
+    look_at_host,
+    make_fleet_key,
+)
 from avault.hardening import harden
 from avault.nostr import parse_npub
 from avault.terminal.commands import command, option
@@ -152,8 +158,8 @@ async def enroll_all(desk: DeskFile, chosen: Round, board: Board, group: str, na
         say(f"{number} of {len(ready)}: approve {printable(host.label())} on the phone")
         keys = derive_key(fleet, kept["hosts"][host.label()]["salt"], agent)
 
-        async def join(crew: Crew, host: Host, keys: Any = keys) -> Outcome:
-            return await let_in(crew, host, name, desk, keys, hear_code)
+        async def join(crew: Crew, host: Host, keys: Any = keys, agent: str = agent) -> Outcome:
+            return await let_in(crew, host, name, desk, keys, agent, hear_code)
 
         outcome = await try_host(crew, host, join)
         if not outcome.code:
@@ -236,14 +242,10 @@ def cmd_fleet_leave(terminal: Terminal, group: str, yes: bool, **which: Any) -> 
         board = Board(chosen.hosts, is_shown=not terminal.want_json)
 
         async def leave(crew: Crew, host: Host) -> Outcome:
-            line = command_line(host, "custody", "remove", name_desk(group), "--yes", "--json")
-            failed = judge_answer(await crew.reach(host, line), has_written=True)
-            is_gone = (
-                failed is None or (failed.fields.get("error") or {}).get("code") == "not_found"
-            )
-            if is_gone:
+            outcome = await leave_host(crew, host, name_desk(group))
+            if not outcome.code:
                 desk.forget(host.label())
-            return Outcome("left") if is_gone or not failed else failed
+            return outcome
 
         run_shown(board, ask_all(chosen.crew(), chosen.hosts, board, leave))
         desk.save()

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avault.errors import Unavailable, Usage
+from avault.custody.custodians import Custodians
+from avault.errors import NotFound, Unavailable, Usage, printable
 
 if TYPE_CHECKING:
-    from typing import ClassVar, NoReturn
+    from typing import Any, ClassVar, NoReturn
 
     from avault.custody.custodian import Errand
+    from avault.places import Places
+
+
+DESK = "desk"  # the kind of custodian
 
 
 class DeskCustodian:
@@ -43,3 +48,18 @@ class DeskCustodian:
 
     def delete(self) -> None:
         """Nothing: it goes with the vault's own file."""
+
+
+def find_desk(places: Places, name: str) -> dict[str, Any]:
+    """The file of a desk; raises NotFound, Usage, Tampered.
+
+    One that is not in the order is none, whatever lies there: what opens is what is listed.
+    """
+    custodians = Custodians(places)
+    if name not in custodians.order():
+        said = f"no desk {printable(name)} opens this vault"
+        raise NotFound(said, "see: avault custody list")
+    content = custodians.load(name)
+    if content["kind"] != DESK:
+        raise Usage(f"{name} is no desk", "see: avault custody list")
+    return content

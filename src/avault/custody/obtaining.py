@@ -7,11 +7,12 @@ envelope it opens, an npub; None where it opens none.
 
 from __future__ import annotations
 
+import hmac
 import json
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome, read_answer
-from avault.custody.shared import list_given, list_retired, refuse_retired
+from avault.custody.shared import list_given, list_retired, refuse_removed, refuse_retired
 from avault.errors import Denied, Tampered
 from avault.nostr import decrypt, parse_keys, parse_npub, public_hex, to_npub
 from avault.signer.pairing import Pairing
@@ -90,8 +91,25 @@ class Phone:
         return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
 
 
-def check_desk(content: dict[str, Any], vault: Vault) -> None:
-    """Raise Denied for a desk on whose phone approves who is no operator of the vault now."""
+AGREED = ("custodian", "kind", "asks", "settings", "shared")
+
+
+def mark_agreed(keys: Keys, message: dict[str, Any]) -> str:
+    """That the operator has agreed to a custodian as it is: its settings can be no others then."""
+    agreed = [each for each in AGREED if each != "shared" or message["shared"]]
+    what = json.dumps([message[each] for each in agreed], sort_keys=True)
+    secret = bytes.fromhex(keys.secret_key().to_hex())
+    return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
+
+
+def check_desk(content: dict[str, Any], vault: Vault, keys: Keys | None = None) -> None:
+    """Raise Denied for a desk on whose phone approves who is no operator of the vault now.
+
+    By the agent's `keys`, raise Tampered for one that is not as it was agreed to.
+    """
+    if keys and content["agreed"] != mark_agreed(keys, {**content, "shared": False}):
+        said = f"the desk {content['custodian']} is not as it was agreed to"
+        raise Tampered(said, "enroll it anew at the desk")
     if content["settings"].get("operator") not in map(to_npub, vault.operators()):
         name = content["custodian"]
         raise Denied(
@@ -110,12 +128,13 @@ class KeptKey:
         self.custodian, self.kept, self.answer, self.offered = custodian, kept, answer, offered
         self.phoneless = False  # whether it was entrusted in a vault that has no phone
 
-    def check(self, vault: Vault) -> None:
+    def check(self, vault: Vault, keys: Keys) -> None:
         """Raise Denied for a phone or desk of no operator of now, Tampered for what is retired."""
         if self.offered:
             refuse_retired(self.kept, list_retired(vault), list_given(vault))
+        refuse_removed(self.kept, vault)
         if self.kept["kind"] == "desk":
-            check_desk(self.kept, vault)
+            check_desk(self.kept, vault, keys)
         known = vault.other_operators().get(self.custodian)
         whose = str(self.kept["settings"].get("operator"))
         if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):

@@ -15,7 +15,8 @@ from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage, printa
 from avault.nostr import parse_npub, read_signed, sign_text
 from avault.places import Places, sha256
 from avault.vault.files import read_file, sync_directory, write_file
-from avault.vault.machine import RETIRED
+from avault.vault.machine import GIVEN, RETIRED
+from avault.vault.machines import knows_phone
 from avault.vault.own_files import complete_attributes, decode_file, encode_file
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ STATED = (
     "sealed", "agreed", "kept",
 )  # fmt: skip
 REMOVED, REPLACED = "removed", "replaced"  # what became of one that is used no more
-GIVEN = "given"  # facts: "given/DIGEST", of shared custodians: what they are
 DESCRIBED = ("custodian", "kind", "settings", "agent")
 LOCAL_KINDS = {
     "phone": "each machine pairs with a phone itself",
@@ -63,8 +63,13 @@ def list_given(vault: Vault) -> dict[str, dict[str, Any]]:
 
     Those that are used no more are among them; those that an avault before has shared are not.
     """
-    found = vault.facts_of(GIVEN).items()
-    return {digest: {**dict.fromkeys(DESCRIBED, ""), **json.loads(text)} for digest, text in found}
+    return read_described(vault.facts_of(GIVEN))
+
+
+def read_described(found: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What is stated of shared custodians, by their digests, as `list_given` has it."""
+    none = dict.fromkeys(DESCRIBED, "")
+    return {digest: {**none, **json.loads(text)} for digest, text in found.items()}
 
 
 def describe_given(content: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +120,21 @@ def refuse_retired(
         raise Tampered(
             f"the shared custodian {name} is another than the one that this vault knows",
             f"get the latest vault: avault sync; if it is that already, {who}",
+        )
+
+
+def refuse_removed(content: dict[str, Any], vault: Vault) -> None:
+    """Raise Tampered for a machine's own copy of what was taken away for all, where it has a phone.
+
+    What was replaced goes on until the new one is taken in; a vault without a phone has nothing
+    besides.
+    """
+    became = list_retired(vault).get(digest_shared(content)) if content.get("signed") else None
+    if became == REMOVED and knows_phone(vault):
+        name = content["custodian"]
+        raise Tampered(
+            f"the shared custodian {name} was taken away, for all machines",
+            f"avault custody remove {name} --here",
         )
 
 

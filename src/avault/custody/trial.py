@@ -38,7 +38,7 @@ def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None
     custodian = KeptKey(name, kept, answer, which == "taken")
     keys = asyncio.run(custodian.obtain(content))
     vault = open_vault(read_vault(places), keys)
-    custodian.check(vault)
+    custodian.check(vault, keys)
     if not is_of(vault, {**content, "operator": None}):
         raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
 

@@ -10,13 +10,19 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.custody.shared import GIVEN, REMOVED, Shared, digest_shared, refuse_retired
+from avault.custody.shared import (
+    REMOVED,
+    Shared,
+    digest_shared,
+    read_described,
+    refuse_retired,
+)
 from avault.daemon.asking import Caller
 from avault.daemon.child import Child
 from avault.daemon.errands import SLACK, Helper, asks_phones
 from avault.errors import AvaultError, Denied, Locked, NotFound, Tampered, printable
 from avault.places import Places
-from avault.vault.machine import RETIRED, read_retired
+from avault.vault.machine import GIVEN, RETIRED, read_given, read_pin, read_retired
 from avault.vault.names import PHONE
 from avault.vault.presence import read_unlock
 
@@ -112,8 +118,12 @@ class Custody:
 
     def is_phone(self, name: str) -> bool:
         """Whether a custodian is an operator's phone."""
+        return self.is_of_kind(name, PHONE)
+
+    def is_of_kind(self, name: str, kind: str) -> bool:
+        """Whether a custodian is of that kind; one that cannot be read is of none."""
         try:
-            return bool(self.custodians.load(name)["kind"] == PHONE)
+            return bool(self.custodians.load(name)["kind"] == kind)
         except AvaultError:
             return False
 
@@ -155,9 +165,27 @@ class Custody:
         return read_retired(self.places) if known is None else known
 
     def given(self) -> dict[str, dict[str, Any]]:
-        """What an open vault knows of shared custodians, by digest: see `list_given`."""
+        """What an open vault knows of shared custodians, by digest; of another, what pin.json did.
+
+        See `list_given`. Raises Tampered.
+        """
         known: dict[str, dict[str, Any]] | None = self.report().get(GIVEN)
-        return known or {}
+        return read_described(read_given(read_pin(self.places) or {})) if known is None else known
+
+    def complete_shared(self) -> None:
+        """Give to all what the open vault knows as given, where that was cut off.
+
+        It has been tried, and the operator has agreed: see `add_custodian`.
+        """
+        for name in self.custodians.names(candidate=True):
+            with contextlib.suppress(AvaultError):
+                content = self.custodians.load(name, candidate=True)
+                is_known = digest_shared(content) in self.given().keys() - self.retired().keys()
+                if content.get("signed") and is_known:
+                    if name in self.order():
+                        self.custodians.save(content)
+                    Shared(self.places).save(content)
+                    self.custodians.drop_candidate(name)
 
     def leave_retired(self) -> list[str]:
         """Use no more what another machine has taken away for all, but for the last way in."""

@@ -8,18 +8,14 @@ without ever knowing one.
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import json
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import render_answer
-from avault.custody.custodians import Custodians, check_custodian
-from avault.custody.obtaining import KeptKey, check_desk
-from avault.daemon.entrusting import ask_operator, explain_change, mark_agreed
-from avault.daemon.keyholder import Keyholder
-from avault.daemon.wire import Session
-from avault.errors import Denied, Tampered, Usage
+from avault.custody.desk import DESK, find_desk
+from avault.custody.obtaining import KeptKey, check_desk, mark_agreed
+from avault.daemon.entrusting import ask_operator, explain_change, tell_of_change
+from avault.errors import Denied, Usage
 from avault.nostr import (
     decrypt,
     encrypt,
@@ -30,8 +26,6 @@ from avault.nostr import (
     read_signed,
     to_npub,
 )
-from avault.places import Places
-from avault.protocol import refuse_unknown
 from avault.vault.own_files import check_name
 from avault.vault.seal import seal_keys
 
@@ -39,24 +33,16 @@ if TYPE_CHECKING:
     from typing import Any
 
     from avault.daemon.holding import Holding
+    from avault.daemon.unguarding import Unguarding
+    from avault.places import Places
     from avault.protocol import Message
-
-
-DESK = "desk"  # the kind of custodian
+    from avault.vault.store import Store
 
 
 def wrap_for_desk(public: str, unlock: str) -> str:
     """An unlock key, as only who has the secret key of `public` (hex) reads it."""
     once = make_keys()
     return json.dumps({"from": public_hex(once), "sealed": encrypt(once, public, unlock)})
-
-
-def find_desk(places: Places, name: str) -> dict[str, Any]:
-    """The file of a desk; raises NotFound, Usage, Tampered."""
-    content = Custodians(places).load(name)
-    if content["kind"] != DESK:
-        raise Usage(f"{name} is no desk", "see: avault custody list")
-    return content
 
 
 def open_with_desk(places: Places, name: str, secret: str) -> KeptKey:
@@ -72,109 +58,100 @@ def open_with_desk(places: Places, name: str, secret: str) -> KeptKey:
 
 
 def seal_for_desk(
-    holding: Holding, name: str, settings: dict[str, str], replaces: dict[str, Any] | None
-) -> None:
-    """Write a desk's file, with a fresh unlock key for the key in `settings`; raises AvaultError.
-
-    Until then what the one before opens stays, and after that it opens nothing on this disk.
-    """
-    store = holding.store
-    if not store:
-        raise Denied("only an open vault can be entrusted", "open it: avault unlock")
-    vault, phoneless = store.vault, holding.consent.phoneless
+    holding: Holding, store: Store, name: str, settings: dict[str, str]
+) -> dict[str, Any]:
+    """What a desk's file is to be, with a fresh unlock key for the key in `settings`."""
+    vault = store.vault
     names = vault.identity, vault.operator, vault.name, name
-    unlock, sealed = seal_keys(store.keys, *names, phoneless)
+    unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
     about = {"custodian": name, "kind": DESK, "account": name, "asks": True, "settings": settings}
     agreed = mark_agreed(store.keys, {**about, "shared": False})
-    kept = wrap_for_desk(settings["key"], unlock)
-    custodians = Custodians(holding.places)
-    custodians.save({**about, **sealed, "kept": kept, "agreed": agreed})
-    if not replaces:
-        custodians.write([*(each for each in custodians.order() if each != name), name])
+    return {**about, **sealed, "kept": wrap_for_desk(settings["key"], unlock), "agreed": agreed}
 
 
-async def let_desk_in(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Have a desk open this vault from now on, if the operator agrees on this machine's phone.
+def need_open_store(holding: Holding) -> Store:
+    """The store of an open vault; raises Denied."""
+    if not holding.store or not holding.log:
+        raise Denied("only an open vault can be entrusted", "open it: avault unlock")
+    return holding.store
 
-    Its secret key comes too, once, and is not kept: it shows that the desk has it. The phone has
-    one such question at a time, for as long as its client is there.
+
+def read_statement(text: object, agent: str, name: str) -> tuple[str, dict[str, Any]]:
+    """Who has signed a statement (hex) about an agent's desk, and what it says; raises Denied."""
+    try:
+        author, said = read_signed(str(text))
+        told = json.loads(said)
+        if (told["agent"], told["desk"]) == (agent, name):
+            return author, dict(told)
+    except (ValueError, TypeError, KeyError, Usage, RecursionError):
+        pass
+    raise unsigned()
+
+
+def unsigned() -> Denied:
+    """Why nothing comes of a statement."""
+    return Denied("the desk's key has not signed that", "at the desk: avault fleet doctor")
+
+
+async def let_desk_in(holding: Holding, message: Message) -> dict[str, Any]:
+    """What a desk's file is to be that opens this vault from now on, if the operator agrees.
+
+    The desk's key for this machine has signed what is asked; its secret half is not here.
     """
-    holding, store = keyholder.holding, keyholder.open_store()
-    name, label = check_custodian(str(request.get("name"))), check_name(str(request.get("label")))
-    is_there = Custodians(keyholder.places).is_there(name)
-    replaces = find_desk(keyholder.places, name) if is_there else None
-    keys = parse_keys(str((await session.frame()).get("key")))
-    operator = to_npub(parse_npub(str(request.get("operator"))))
-    settings = {"key": public_hex(keys), "label": label, "operator": operator}
+    store, name = need_open_store(holding), str(message["name"])
+    key, said = read_statement(message["statement"], store.vault.agent, name)
+    label, operator = check_name(str(said.get("label"))), parse_npub(str(said.get("operator")))
+    settings = {"key": key, "label": label, "operator": to_npub(operator)}
     check_desk({"custodian": name, "settings": settings}, store.vault)
-    keyholder.release(session, {"op": "custody", "for": f"add {name}, {DESK}"})
+    note_desk(holding, message, "add")
     sentence = (
         f"avault: let the desk {label} open {store.vault.name} on {holding.host} TOGETHER with"
-        f" other machines, by ONE approval there, of {operator}"
+        f" other machines, by ONE approval there, of {settings['operator']}"
     )
-    title = f"the desk {label} for {store.vault.name}"
-
-    def tell(code: str) -> None:
-        session.send({"progress": "asking", "code": code})
-
-    if keyholder.askings.is_joining:
-        raise Denied("another desk is just being let in", "let that end first")
-    ask = ask_operator(holding, store, {"ticket": ""}, title, sentence, tell)
-    asking = asyncio.ensure_future(ask)
-
-    def give_up() -> None:
-        asking.cancel()
-
-    keyholder.askings.is_joining, session.ended = True, give_up
-    try:
-        await asking
-    except TimeoutError as error:
-        raise explain_change(error) from None
-    finally:
-        keyholder.askings.is_joining, session.ended = False, None
-    seal_for_desk(holding, name, settings, replaces)
-    await open_with_desk(keyholder.places, name, keys.secret_key().to_hex()).obtain(
-        holding.ratchet.content  # what was written opens, with that key
+    await ask_operator(
+        holding, store, message, f"the desk {label} for {store.vault.name}", sentence
     )
-    keyholder.reporter.report()
-    return {"ok": True, "name": name, "key": settings["key"]}
+    check_desk({"custodian": name, "settings": settings}, store.vault)  # as it is by now
+    return seal_for_desk(holding, store, name, settings)
 
 
-async def turn_desk(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Seal anew for the desk's next key, which its present one has signed; no phone is asked.
+def turn_desk_key(holding: Holding, message: Message) -> dict[str, Any]:
+    """What a desk's file is to be for its next key, which its present one has signed.
 
-    Raises Denied for what that key has not signed, and where it is nobody's who is an operator
-    now; Tampered for a file that was not agreed to.
+    No phone is asked. Raises Denied for what that key has not signed, and where it is nobody's who
+    is an operator now; Tampered for a file that was not agreed to.
     """
-    store, name = keyholder.open_store(), check_custodian(str(request.get("name")))
-    content = find_desk(keyholder.places, name)
-    if not hmac.compare_digest(
-        content["agreed"], mark_agreed(store.keys, {**content, "shared": False})
-    ):
-        raise Tampered(f"the desk {name} is not as it was agreed to", "enroll it anew at the desk")
-    check_desk(content, store.vault)
+    store, content, name = need_open_store(holding), message["content"], str(message["name"])
+    check_desk(content, store.vault, store.keys)
+    author, said = read_statement(message["statement"], store.vault.agent, name)
     try:
-        author, text = read_signed(str((await session.frame()).get("statement")))
-        said = json.loads(text)
-        following = parse_npub(said["next"])
-        is_right = (said["agent"], said["desk"]) == (store.vault.agent, name)
-        is_right = is_right and len(bytes.fromhex(said["salt"])) == 32
-    except (ValueError, TypeError, KeyError, Usage, RecursionError):
-        author, following, is_right = "", "", False
-    if not is_right or author != content["settings"]["key"]:
-        raise Denied(
-            "the desk's present key has not signed that", "at the desk: avault fleet doctor"
-        )
-    keyholder.release(session, {"op": "custody", "for": f"turn {name}, {DESK}"})
-    seal_for_desk(keyholder.holding, name, {**content["settings"], "key": following}, content)
-    return {"ok": True, "name": name, "key": following}
+        following, salt = parse_npub(said["next"]), bytes.fromhex(said["salt"])
+    except (ValueError, TypeError, KeyError, Usage):
+        raise unsigned() from None
+    if len(salt) != 32 or author != content["settings"]["key"]:
+        raise unsigned()
+    note_desk(holding, message, "turn")
+    return seal_for_desk(holding, store, name, {**content["settings"], "key": following})
 
 
-async def serve_desk(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """What a desk has an open vault do; raises Usage."""
-    refuse_unknown(request, frozenset({"action", "name", "label", "operator"}))
-    if request.get("action") == "join":
-        return await let_desk_in(keyholder, session, request)
-    if request.get("action") == "turn":
-        return await turn_desk(keyholder, session, request)
-    raise Usage("no such action", "join, or turn")
+def note_desk(holding: Holding, message: Message, verb: str) -> None:
+    """Have the access log say it, before it is done; raises AvaultError where it cannot."""
+    if holding.log:
+        said = {"op": "custody", "for": f"{verb} {message['name']}, {DESK}"}
+        holding.log.write(said, message["caller"], "ok")
+
+
+def take_desk(holding: Holding, unguarding: Unguarding, message: Message) -> None:
+    """Do what the supervisor wants for a desk: tell it what its file is to be, or why not.
+
+    To be let in ends when nobody waits for it any more.
+    """
+    if message["action"] == "join":
+        unguarding.begin(message, lambda wish: let_desk_in(holding, wish))
+        return
+    content, failed = None, None
+    try:
+        content = turn_desk_key(holding, message)
+    except Exception as error:
+        failed = explain_change(error)
+    tell_of_change(holding, message, content, failed)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from avault.daemon.admitting import ADMIT
 from avault.daemon.asking import Caller
 from avault.daemon.callers import describe_caller
+from avault.daemon.desk_changes import DESKS, turn_desk
 from avault.daemon.errands import Reach
 from avault.daemon.listing import LIST
 from avault.daemon.loosening import LOOSEN
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
     from avault.daemon.supervisor import Respond
     from avault.protocol import Message
+
+
+RESTRAINED = {  # what makes programs pause, and what is said then
+    "unguard": "in a terminal, at once: avault unguard",
+    "desk": "then, at the desk: avault fleet enroll",
+}
 
 
 async def while_connected(
@@ -165,6 +172,7 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
         "custody": {**MANAGE, **REMOVE, **LIST, **SHARE, **ADMIT},
         "rotate": ROTATE,
         "unguard": LOOSEN,
+        "desk": DESKS,
     }
     manage = tables[request["op"]].get(str(request.get("action", request["op"])))
     if not manage:
@@ -181,12 +189,21 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
         return await manage(supervisor.warden, request, describe_caller(sock))
 
     async def take_turn() -> None:
-        turns, is_less = supervisor.precedence, request["op"] == "unguard"
-        person = Reach(request).is_there()
-        answer.update(await (turns.loosen(work, person) if is_less else turns.take(work)))
+        turns, person = supervisor.precedence, Reach(request).is_there()
+        if hint := RESTRAINED.get(request["op"]):
+            answer.update(await turns.loosen(work, person, hint))
+        else:
+            answer.update(await turns.take(work))
 
     await while_connected(sock, take_turn())
     return {"ok": True, **answer}
+
+
+async def answer_desk(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Let a desk in, as a change; or turn its key, for which nobody is asked, nor waited for."""
+    if request.get("action") != "turn":
+        return await answer_custody(supervisor, sock, request)
+    return {"ok": True, **await turn_desk(supervisor.warden, request, describe_caller(sock))}
 
 
 async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
@@ -224,6 +241,7 @@ ANSWERS: dict[str, Respond] = {
     "wait": answer_wait,
     "stop": answer_stop,
     "custody": answer_custody,
+    "desk": answer_desk,
     "rotate": answer_custody,
     "unguard": answer_custody,
     "record": answer_record,

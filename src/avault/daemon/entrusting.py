@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
 import secrets
 import socket
 from typing import TYPE_CHECKING
 
+from avault.custody.obtaining import mark_agreed
 from avault.custody.shared import is_shared
 from avault.daemon.errands import asks_phones
 from avault.daemon.holding import Holding
@@ -72,17 +71,6 @@ async def ask_operator(
     async with asyncio.timeout(300), connected as signer:
         await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
     holding.need(store)
-
-
-AGREED = ("custodian", "kind", "asks", "settings", "shared")
-
-
-def mark_agreed(keys: Keys, message: Message) -> str:
-    """That the operator has agreed to a custodian as it is: its settings can be no others then."""
-    agreed = [each for each in AGREED if each != "shared" or message["shared"]]
-    what = json.dumps([message[each] for each in agreed], sort_keys=True)
-    secret = bytes.fromhex(keys.secret_key().to_hex())
-    return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
 
 
 async def entrust(holding: Holding, fd: int, message: Message) -> None:

@@ -90,6 +90,7 @@ class Warden:
             if has_opened:
                 # the key that counts has opened it: what is left of another one goes
                 spawn(self.tasks, forget_left(self.places))
+                self.custody.complete_shared()
                 self.wrote()  # what git could not merge while it was locked can be merged now
                 self.question.succeed()
             is_waited_for = self.question.callers or self.condition.report["talking"]
@@ -123,7 +124,7 @@ class Warden:
         opened = self.condition.report.get("custodian")
         self.phones.end()
         try:
-            if opened in self.phones.asked:
+            if opened in self.phones.asked or (opened and self.custody.is_of_kind(opened, "desk")):
                 self.custody.note_opened(opened)
             for name in self.custody.strangers(self.condition.report):
                 self.custody.custodians.forget(name)

@@ -160,7 +160,7 @@ class Opening:
             if not (custodian.operator or is_of(store.vault, content)):  # another is in that place
                 content = {**content, "operator": to_npub(store.vault.operator)}
             if isinstance(custodian, KeptKey):
-                custodian.check(store.vault)
+                custodian.check(store.vault, keys)
             leave_logs(holding.places)
             holding.begin(store, content, way, is_new=not own)
             if custodian.proves:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from avault.daemon.desks import take_desk
 from avault.daemon.entrusting import entrust, note_proof, part_with_phone, sign_shared
 from avault.daemon.openers import Openers
 from avault.daemon.operators import change_operators
@@ -69,6 +70,7 @@ class Orders:
             "remove machine": lambda message, fd: remove_machine(holding, message),
             "rotate": self.rotating.step,
             "loosen": lambda message, fd: unguarding.begin(message),
+            "desk": lambda message, fd: take_desk(holding, unguarding, message),
             "weigh": lambda message, fd: unguarding.weigh(message),
             "drop": lambda message, fd: unguarding.drop(message["ticket"]),
         }

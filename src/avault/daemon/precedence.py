@@ -33,10 +33,10 @@ class Precedence:
         async with self.lock:
             return await work()
 
-    async def loosen(self, work: Work, person: bool) -> Message:
-        """Ask for less guard; raises Denied, TimedOut where a program is to wait."""
+    async def loosen(self, work: Work, person: bool, hint: str) -> Message:
+        """Ask for less guard; raises Denied, TimedOut where a program is to wait, with a hint."""
         if not person:
-            return await self.loosen_for_program(work)
+            return await self.loosen_for_program(work, hint)
         self.persons += 1
         self.pauses.clear()
         if self.program:
@@ -46,11 +46,11 @@ class Precedence:
         finally:
             self.persons -= 1
 
-    async def loosen_for_program(self, work: Work) -> Message:
+    async def loosen_for_program(self, work: Work, hint: str) -> Message:
         """`loosen`, if no person waits, also when its turn has come."""
-        self.check()
+        self.check(hint)
         async with self.lock:
-            self.check()
+            self.check(hint)
             refused, self.is_asked = False, False
             self.program = wish = asyncio.ensure_future(work())
             try:
@@ -59,7 +59,7 @@ class Precedence:
                 return answer
             except asyncio.CancelledError:
                 if wish.cancelled() and self.persons:
-                    self.check()
+                    self.check(hint)
                 raise
             except Denied:
                 refused = True
@@ -69,8 +69,8 @@ class Precedence:
                 if self.is_asked and not self.persons:  # also where nobody waited for the answer
                     self.pauses.note(refused)
 
-    def check(self) -> None:
+    def check(self, hint: str) -> None:
         """Raise Denied, TimedOut where a program is to leave the phone alone."""
         if self.persons:
             raise Denied("a person asks for less guard in a terminal", "let that end first")
-        self.pauses.check("in a terminal, at once: avault unguard")
+        self.pauses.check(hint)

@@ -19,7 +19,6 @@ from avault.daemon.changes import (
     serve_restore,
     serve_set,
 )
-from avault.daemon.desks import serve_desk
 from avault.daemon.gate import Passage
 from avault.daemon.grant_requests import serve_grant, serve_grants, serve_revoke
 from avault.daemon.guard_requests import serve_guard, serve_guards
@@ -192,7 +191,6 @@ REQUESTS: dict[str, Serve] = {
     "exposed": shown(show_exposed),
     "set": serve_set,
     "delete": serve_delete,
-    "desk": serve_desk,
     "move": serve_move,
     "import": serve_import,
     "merge": serve_merge,

@@ -260,7 +260,6 @@ class Askings:
         self.staying: dict[Who, Any] = {}
         self.signing: dict[Any, Any] = {}  # questions about keys, by what they are about
         self.takes: list[Who | None] = []  # who sets a value that is to be sealed
-        self.is_joining = False  # whether the phone is asked to let a desk in
 
     def alone(self, who: Who, names: list[str]) -> Turn:
         """Be the only one who asks for these, for the length of a `with`."""

@@ -14,14 +14,9 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
+from avault.custody.obtaining import AGREED, mark_agreed
 from avault.custody.shared import state_given
-from avault.daemon.entrusting import (
-    AGREED,
-    explain_change,
-    give_key,
-    mark_agreed,
-    tell_of_change,
-)
+from avault.daemon.entrusting import explain_change, give_key, tell_of_change
 from avault.daemon.holding import Holding
 from avault.daemon.log import AccessLog
 from avault.daemon.phones import renew_phones

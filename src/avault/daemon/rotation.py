@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import Custodians
+from avault.custody.obtaining import AGREED
 from avault.custody.shared import Shared, is_shared
-from avault.daemon.entrusting import AGREED
 from avault.daemon.errands import Reach, try_custodian
 from avault.daemon.forgetting import FORGET, encode_forgetting, forget_keys, forget_left
 from avault.daemon.keeper import Warden

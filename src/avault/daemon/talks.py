@@ -8,7 +8,6 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from avault.custody.custodians import Custodians
 from avault.custody.obtaining import GivenKey, OperatorKey
 from avault.daemon.desks import open_with_desk
 from avault.daemon.following import Following
@@ -239,7 +238,6 @@ async def talk_open(
         name = str(private["desk"])
         desk = open_with_desk(keyholder.places, name, str(private.get("key")))
         await keyholder.unlocking.open(desk)
-        Custodians(keyholder.places).note_opened(name)
         said = "opened this vault together with others, by one approval there"
         keyholder.reporter.warnings["custody"] = f"the desk {name} {said}"
         keyholder.reporter.report()

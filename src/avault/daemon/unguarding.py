@@ -20,14 +20,17 @@ from avault.vault.guards import Guards
 from avault.vault.records import Vault
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
     from avault.protocol import Message
     from avault.vault.store import Store
 
+    AgreedWork = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
 
 class Unguarding:
-    """The one that is under way, which ends when nobody waits for it any more."""
+    """The one that is under way, which ends when nobody waits for it any more; or another wish."""
 
     def __init__(self, holding: Holding, openers: Openers) -> None:
         self.holding, self.openers, self.ticket = holding, openers, ""
@@ -42,25 +45,28 @@ class Unguarding:
             failed = explain_change(error)
         tell_of_change(self.holding, message, said, failed)
 
-    def begin(self, message: Message) -> None:
-        """Take a guard away, or weaken it, if the operator agrees, and tell what came of it."""
-        if self.task and not self.task.done():
-            busy = Denied("another guard waits for the operator", "let that end first")
+    def begin(self, message: Message, work: AgreedWork | None = None) -> None:
+        """Take a guard away, or weaken it, if the operator agrees, and tell what came of it.
+
+        Or do another `work`, which is given the message.
+        """
+        if self.task and not (self.task.done() or self.task.cancelling()):
+            busy = Denied("another change waits for the operator", "let that end first")
             tell_of_change(self.holding, message, None, busy)
             return
         self.ticket = str(message["ticket"])
-        self.task = asyncio.get_running_loop().create_task(self.run(message))
+        self.task = asyncio.get_running_loop().create_task(self.run(message, work or self.loosen))
 
     def drop(self, ticket: str) -> None:
         """Nobody waits for what has this ticket: an approval that comes now is for nothing."""
         if self.task and ticket == self.ticket:
             self.task.cancel()
 
-    async def run(self, message: Message) -> None:
+    async def run(self, message: Message, work: AgreedWork) -> None:
         """Do it, and tell."""
         row, failed = None, None
         try:
-            row = await self.loosen(message)
+            row = await work(message)
         except Exception as error:
             failed = explain_change(error)
         tell_of_change(self.holding, message, row, failed)

@@ -25,7 +25,7 @@ from avault.fleet.outcomes import (
     judge_error,
     strange,
 )
-from avault.fleet.reaching import Crew, command_line
+from avault.fleet.reaching import Crew, Ended, command_line
 from avault.nostr import make_keys, public_hex, read_keys, sign_text, to_npub
 from avault.signer.remote import RemoteSigner
 from avault.vault.seal import make_envelope, request_code
@@ -114,18 +114,27 @@ async def look_at_host(crew: Crew, host: Host, desk: str) -> Outcome:
     show = command_line(host, "desk", "show", desk)
     ended = await crew.reach(host, f"{show}; {command_line(host, 'status', '--json')}")
     state = read_state(ended)
-    objects = find_objects(ended.out)
-    shown = next((each for each in objects if each.get("desk") == desk), {})
-    return Outcome(state.word, state.code, state.note, {**state.fields, "key": shown.get("key")})
+    key = read_shown(ended, desk).get("key")
+    return Outcome(state.word, state.code, state.note, {**state.fields, "key": key})
+
+
+def read_shown(ended: Ended, desk: str) -> dict[str, Any]:
+    """What a host's `desk show` has said of a desk; nothing where it has not."""
+    return next((each for each in find_objects(ended.out) if each.get("desk") == desk), {})
+
+
+def sign_join(keys: Keys, agent: str, name: str, desk: DeskFile) -> str:
+    """That this desk is to open a host by a key: what the host's phone is asked, signed by it."""
+    told = {"agent": agent, "desk": name, "label": desk.label, "operator": to_npub(desk.operator)}
+    return sign_text(keys, json.dumps(told))
 
 
 async def let_in(
-    crew: Crew, host: Host, name: str, desk: DeskFile, keys: Keys, hear: Any
+    crew: Crew, host: Host, name: str, desk: DeskFile, keys: Keys, agent: str, hear: Any
 ) -> Outcome:
-    """Have a host let the desk in, if the phone agrees: it is given its key on stdin."""
-    who = ("--label", desk.label, "--operator", to_npub(desk.operator))
-    line = command_line(host, "desk", "join", name, *who, "--json")
-    data = f"{keys.secret_key().to_hex()}\n".encode()
+    """Have a host let the desk in, if the phone agrees: it is told by its key, and not given it."""
+    line = command_line(host, "desk", "join", name, "--json")
+    data = f"{sign_join(keys, agent, name, desk)}\n".encode()
     ended = await crew.reach(host, line, data, None, hear, is_once=True)
     if failed := judge_answer(ended, has_written=True):
         error = failed.fields.get("error")
@@ -158,3 +167,16 @@ async def turn_host(crew: Crew, host: Host, desk: str, statement: str, following
         return failed
     is_turned = any(each.get("key") == following for each in find_objects(ended.out))
     return Outcome("turned") if is_turned else strange(ended)
+
+
+async def leave_host(crew: Crew, host: Host, desk: str) -> Outcome:
+    """Have a host not be opened by a desk any more: it has left where it says that no key does.
+
+    Without that word, as where there is no vault in this place now, the desk is to keep its key.
+    """
+    line = command_line(host, "custody", "remove", desk, "--yes", "--json")
+    ended = await crew.reach(host, f"{line}; {command_line(host, 'desk', 'show', desk)}")
+    shown = read_shown(ended, desk)
+    if shown.get("ok") is True and "key" in shown and shown["key"] is None:
+        return Outcome("left")
+    return judge_answer(ended, has_written=True) or strange(ended)

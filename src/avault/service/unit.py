@@ -13,6 +13,7 @@ import sys
 
 from avault.errors import AvaultError, NotFound, printable
 from avault.git.run import run_git
+from avault.own_python import python_flags
 from avault.places import Places, state_home
 from avault.service.accounts import as_account, home_of
 from avault.systemd import Unit
@@ -139,9 +140,9 @@ class Service(Unit):
     def text(self, options: list[str]) -> str:
         """The unit, for a daemon with these options of `daemon start`; raises AvaultError."""
         # for a person to read: the interpreter that has the packages, and this file
-        # -P: what lies beside it is not imported
-        file = os.path.realpath(__file__)
-        start = [sys.executable, "-P", file, "daemon", "start", "--dir", self.places.dir, *options]
+        # -P: what lies beside it is not imported; -s: nor what its user has put into Python
+        start = [sys.executable, *python_flags(home_of(self.user)), os.path.realpath(__file__)]
+        start += ["daemon", "start", "--dir", self.places.dir, *options]
         return UNIT.format(
             edit=f"{self.systemctl} edit {self.name}",
             description=printable(self.places.dir, 4096).replace("%", "%%").replace("\\", "\\\\"),

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.places import sha256
+from avault.vault.rule_members import SETS_OF
 from avault.vault.rules import NONE, Rules, gather_rules, is_place, join_rules, read_rules
 from avault.vault.secret import Secret
 from avault.vault.spent import (
@@ -125,9 +126,11 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
 
     Who got that key says anything under each name, of any count and time. So what ours do not say
     in the same words is named by its own, as said once and just now: it takes the place of nothing.
-    What the operator took away stays so; of uses, the higher number counts.
+    What the operator took away stays so; of uses, the higher number counts. What lets nothing
+    through until it is named is named by none of them.
     """
     added: Facts = {}
+    here = Guards(ours)
     said = now or int(time.time())
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
@@ -143,11 +146,12 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
                 added["/".join([kind, names[identity], *machine])] = [fact]
             continue
         is_ours = name in ours and ours[name][0].value == fact.value
-        own = identity if is_ours else sha256(f"{name} {fact.value}".encode()).hex()[:16]
+        text = fact.value if is_ours or kind != "guard" else here.name_no_more(fact.value)
+        own = identity if is_ours else sha256(f"{name} {text}".encode()).hex()[:16]
         if kind == "guard":
             names[identity] = own
         if f"{kind}/{own}" not in ours:
-            added[f"{kind}/{own}"] = [Secret(fact.value, said, said, fact.machine, 1)]
+            added[f"{kind}/{own}"] = [Secret(text, said, said, fact.machine, 1)]
     return added
 
 
@@ -266,6 +270,15 @@ class Guards:
         for each in self.of(name):
             places.setdefault(each.on, []).append(each)
         return [on for on, found in places.items() if NONE in self.rules_of(found).sets(way, field)]
+
+    def name_no_more(self, text: str) -> str:
+        """A guard's fact, without what it names where these let nothing until it is named."""
+        on, fields = read_rules(text)[0], json.loads(text)
+        own = self.rules_of(self.guards.get(on, []))
+        named = [(way, name) for way, names in SETS_OF.items() for name in names if name in fields]
+        if not (gone := [name for way, name in named if NONE in own.sets(way, name)]):
+            return text
+        return json.dumps({**fields, **{name: [] for name in gone}}, sort_keys=True)
 
     def places(self) -> list[str]:
         """Where a guard is on, or comes to by another name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 SHORT = 16  # characters of a hash that tell it from others
 MOST_SERVED = 200  # states of the vault that a machine knows as served by itself
 RETIRED = "retired"  # facts: "retired/DIGEST", of shared custodians that are used no more
+GIVEN = "given"  # facts: "given/DIGEST", of shared custodians: what they are
 # this machine's unlock.json, while `recover` goes over to the key that another has rotated to
 SET_ASIDE = "unlock-before.json"
 
@@ -130,6 +132,8 @@ class Machine:
             told["operator"] = self.seen
         if retired := sorted(vault.facts_of(RETIRED)):
             told["retired"] = retired
+        if given := vault.facts_of(GIVEN):
+            told["given"] = dict(sorted(given.items()))
         if self.overtaken:
             told["generation"] = {**told["generation"], self.name: self.overtaken}
             told["since"] = self.since
@@ -180,8 +184,21 @@ def read_retired(places: Places) -> dict[str, str]:
     return {str(digest): "" for digest in found}
 
 
+def read_given(pin: dict[str, Any]) -> dict[str, str]:
+    """What the pinned vault knew of shared custodians, as it states it; raises Tampered."""
+    found: dict[str, str] = pin.get(GIVEN, {})
+    try:
+        if all(len(bytes.fromhex(each)) == 32 for each in found) and all(
+            isinstance(json.loads(text), dict) for text in found.values()
+        ):
+            return found
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise Tampered("pin.json is damaged", "move it away, then: avault unlock")
+
+
 def keep_retired(draft: Vault, pin: dict[str, Any], machine: str) -> None:
-    """State what the pin knows to be used no more, where a vault older than that is taken.
+    """State what the pin knows to be given, or used no more, where an older vault is taken.
 
     What became of each the pin does not say; a merge with who knows brings that back, as what is
     said here is older than any time.
@@ -189,6 +206,9 @@ def keep_retired(draft: Vault, pin: dict[str, Any], machine: str) -> None:
     for digest in pin.get(RETIRED, []):
         if f"{RETIRED}/{digest}" not in draft.facts:
             draft.state(f"{RETIRED}/{digest}", "", 0, machine)
+    for digest, text in read_given(pin).items():
+        if f"{GIVEN}/{digest}" not in draft.facts:
+            draft.state(f"{GIVEN}/{digest}", text, 0, machine)
 
 
 def machine_id(places: Places) -> str:

@@ -41,7 +41,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {
         "agent": str, "operator": str, "generation": dict, "hash": str,
-        "since": int, "served": dict, "retired": list,
+        "since": int, "served": dict, "retired": list, "given": dict,
     },
     "forget": {"custodians": list},
     "custody": {
@@ -73,7 +73,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 OPTIONAL = {
     "nsec": {"others", "rotated"},
     "unlock": {"rotated"},
-    "pin": {"agent", "operator", "since", "served", "retired"},
+    "pin": {"agent", "operator", "since", "served", "retired", "given"},
     "custody": {"signed"},
     "replica": {"latest", "put", "judged", "late", "rotated"},
 }
