@@ -51,9 +51,10 @@ class SshReader:
     def text(self) -> str:
         """A string that is printable ASCII, as names and users are."""
         found = self.string()
-        if not all(0x20 < each < 0x7F for each in found):
+        text = found.decode("ascii") if found.isascii() else "\0"
+        if not text.isprintable() or " " in text:
             raise ValueError("not a name")
-        return found.decode("ascii")
+        return text
 
     def end(self) -> None:
         """Nothing more."""

@@ -122,19 +122,26 @@ class Ledger:
         number = self.number + 1
         mac, line = self.sign({"n": number, **entry, "after": self.mac})
         try:
-            if not os.path.exists(self.path) or not os.path.samestat(
-                os.stat(self.path), os.fstat(self.file)
-            ):
+            own = os.fstat(self.file)
+            if not self.is_there(own):
                 fresh = self.open()  # somebody took the file away
                 os.close(self.file)
                 self.file = fresh
-            size = os.fstat(self.file).st_size
+                own = os.fstat(fresh)
+            size = own.st_size
             if os.write(self.file, line) != len(line):
                 os.ftruncate(self.file, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise self.refusal(error) from None
         self.number, self.mac, self.size = number, mac, self.size + len(line)
+
+    def is_there(self, own: os.stat_result) -> bool:
+        """Whether the file that we write to is the one at the path."""
+        try:
+            return os.path.samestat(os.stat(self.path), own)
+        except FileNotFoundError:
+            return False
 
     def is_full(self) -> bool:
         """Whether it is time for a new file.
