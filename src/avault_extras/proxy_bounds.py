@@ -30,6 +30,8 @@ MOST_WAITING = 64  # pieces that came while a request waits, each of at most 64 
 MOST_FRAMES = 1 << 14  # by HTTP/2, of all requests of a connection: they may be empty
 MOST_UNSENT = 16  # pieces that the other end does not take by HTTP/2, of 16 KiB
 WINDOW = 2 << 20  # bytes of one request, or answer, that may be under way to us by HTTP/2
+WHOLE = 32 << 20  # bytes of all of a connection
+Buffered = _http2.BufferedH2Connection  # mitmproxy's own
 LOOK = 0.01  # seconds between two looks at whether something was taken
 
 
@@ -142,7 +144,7 @@ class BoundedClient(Older, _http1.Http1Client):  # type: ignore[misc]
     """That of an upstream."""
 
 
-class OwingConnection(_http2.BufferedH2Connection):  # type: ignore[misc]
+class OwingConnection(Buffered):  # type: ignore[misc]
     """HTTP/2 that gives nothing back of a window by itself: `owed` are bytes by stream."""
 
     def __init__(self, config: Any) -> None:
@@ -150,6 +152,11 @@ class OwingConnection(_http2.BufferedH2Connection):  # type: ignore[misc]
         self.local_settings.initial_window_size = WINDOW
         self.local_settings.acknowledge()
         self.owed: dict[int, int] = {}
+
+    def initiate_connection(self) -> None:
+        """As of mitmproxy's, which opens the window of the connection for all that there is."""
+        super(Buffered, self).initiate_connection()
+        self.increment_flow_control_window(WHOLE - self.inbound_flow_control_window)
 
     def acknowledge_received_data(self, acknowledged_size: int, stream_id: int) -> None:
         """Something has come."""
