@@ -144,7 +144,7 @@ class BoundedClient(Older, _http1.Http1Client):  # type: ignore[misc]
     """That of an upstream."""
 
 
-class OwingConnection(Buffered):  # type: ignore[misc]
+class OwingConnection(Buffered):  # type: ignore[misc,valid-type]
     """HTTP/2 that gives nothing back of a window by itself: `owed` are bytes by stream."""
 
     def __init__(self, config: Any) -> None:
