@@ -115,7 +115,8 @@ class SparingWebSocket(websocket.WebsocketConnection):  # type: ignore[misc]
         """As of mitmproxy's, until a message is too long."""
         for event in super().events():
             if isinstance(event, Message):
-                self.held += len(event.data) + FRAME
+                is_more = event.frame_finished and not event.message_finished
+                self.held += len(event.data) + FRAME * is_more
                 self.talks.held[self.conn.id] = self.held
                 is_one = self.held > LONGEST_MESSAGE
                 if is_one or sum(self.talks.held.values()) > MOST_TOLD:

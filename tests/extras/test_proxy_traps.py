@@ -706,6 +706,17 @@ def make_broker() -> Any:
     return broker
 
 
+async def test_so_many_wait_for_the_keyholder_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds something of each, for as long as the phone is asked."""
+    broker = make_broker()
+    monkeypatch.setattr(proxy_broker, "ANSWER_TIME", 0.1)
+    monkeypatch.setattr(proxy_broker, "MOST_ASKED", 3)
+    asked = [broker.ask({"name": "openai/API_KEY"}) for _ in range(5)]
+    said = [str(each) for each in await asyncio.gather(*asked, return_exceptions=True)]
+    assert sum("too many requests wait" in each for each in said) == 2
+    assert sum("use" in each for each in broker.control.said) == 3 and not broker.answers
+
+
 async def test_who_waits_no_longer_takes_the_question_along(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it is the broker whose time is over."""
     broker = make_broker()
