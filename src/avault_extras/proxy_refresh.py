@@ -60,6 +60,7 @@ async def ask_for_token(job: dict[str, Any], find_roots: Callable[[], str]) -> N
         raise Unavailable(f"{job['host']} gives no new token: {said}", "try again") from None
     finally:
         STAYS.clear()
+        os.ftruncate(turn, 0)
         os.close(turn)
 
 

@@ -123,6 +123,8 @@ async def test_nobody_is_asked_where_there_is_no_room_for_an_answer(tmp_path: Pa
 
     async def post(job: dict[str, Any], roots: str) -> tuple[int, bytes]:
         asked.append(job)
+        if len(asked) == 1:
+            raise ConnectionError
         return 200, BODY
 
     monkeypatch.setattr(proxy_refresh, "post", post)
@@ -137,6 +139,9 @@ async def test_nobody_is_asked_where_there_is_no_room_for_an_answer(tmp_path: Pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not asked and not kept.exists()
+    with pytest.raises(avault.Unavailable, match="no answer"):
+        await proxy_refresh.ask_for_token(job, lambda: "")
+    assert not (tmp_path / "token.lock").stat().st_size
     await proxy_refresh.ask_for_token(job, lambda: "")
     assert asked and kept.exists() and not (tmp_path / "token.lock").stat().st_size
 
