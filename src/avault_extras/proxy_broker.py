@@ -41,6 +41,7 @@ SOCKET, BUNDLE = "proxy.sock", "bundle.pem"  # in a session's directory
 ANSWER_TIME = 200.0  # seconds for the keyholder, which may have the phone asked meanwhile
 SENT_TIME = 10.0  # seconds for a value that another process sends
 LONGEST_SENT = 1 << 20  # bytes of it
+MOST_ASKED = 1000  # requests that wait for a value at once, each of which the keyholder holds, too
 MOST_MEMORY = 512 << 20  # bytes; more is a fault, and ends the session
 LOOK = 5.0  # seconds between two looks at it
 
@@ -149,6 +150,8 @@ class Broker:
 
         Where nobody waits for it any more, the keyholder is told, and what has come is closed.
         """
+        if len(self.answers) >= MOST_ASKED:
+            raise Unavailable("too many requests wait for a value", "try again in a while")
         self.last += 1
         number = self.last
         waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()

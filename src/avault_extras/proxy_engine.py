@@ -22,11 +22,6 @@ from avault import AvaultError, Unavailable, is_near
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-try:
-    proxy_streams = avault.load_extra("proxy_streams", "proxy")
-except AvaultError:
-    raise
-
 
 def import_lightly() -> None:
     """Keep mitmproxy.addons from importing each of its addons, with Flask and tornado."""
@@ -53,7 +48,9 @@ from mitmproxy.proxy import mode_servers  # noqa: E402
 from mitmproxy.proxy.layers import websocket  # noqa: E402
 from mitmproxy.proxy.layers.http import _http1, _http2  # noqa: E402
 
+proxy_bounds = avault.load_extra("proxy_bounds", "proxy")
 proxy_sockets = avault.load_extra("proxy_sockets", "proxy")
+proxy_streams = avault.load_extra("proxy_streams", "proxy")
 
 LIFE = datetime.timedelta(days=90)  # of the authority, which ends with the process long before
 ROOTS = (  # where systems keep the authorities that they trust, as one file
@@ -208,9 +205,9 @@ def is_global(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
-        if found in ipaddress.ip_network("64:ff9b::/96"):
+        if any(found in ipaddress.ip_network(each) for each in ("64:ff9b::/96", "::/96")):
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if inner is not None and not inner.is_global:
+        if (inner is not None and not inner.is_global) or found.is_site_local:
             return False
     return found.is_global and not found.is_multicast
 
@@ -273,7 +270,9 @@ class Engine:
         loop.is_let = gate.is_ruled
         self.master = Master(options.Options(), loop)
         self.proxies = Proxyserver()
-        streams = proxy_streams.Streams(self.proxies, gate)
+        ends = proxy_bounds.Ends()
+        proxy_bounds.bound_connections(ends)
+        streams = proxy_streams.Streams(self.proxies, gate, ends)
         self.master.addons.add(
             Core(),
             gate,
@@ -281,6 +280,7 @@ class Engine:
             gate.talks,
             self.proxies,
             streams,
+            ends,
             DisableH2C(),
             NextLayer(),
             Greeter(authority, gate),

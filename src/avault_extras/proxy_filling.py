@@ -25,6 +25,7 @@ except AvaultError:
 
 MOST_HELD = 64 << 20  # bytes of bodies that one session waits for at once
 OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
+REWRITES = ("x-original-url", "x-rewrite-url")  # as some APIs read another path (IIS, Symfony)
 
 
 class Filling:
@@ -118,9 +119,10 @@ class Filling:
         target, request = self.gate.targets[flow.client_conn.id], flow.request
         path = request.data.path.partition(b"?")[0].decode("ascii", "backslashreplace")
         said = {"host": target.host, "port": target.port, "method": request.method, "path": path}
-        others = [each for name in OVERRIDES for each in request.headers.get_all(name)]
-        if any(each.strip() != request.method for each in others):
-            raise Denied("a header says another method than the request's own")
+        for name, value in request.headers.items(multi=True):
+            read = name.lower().replace("_", "-")  # as CGI and its like do (RFC 3875, 4.1.18)
+            if read in REWRITES or (read in OVERRIDES and value.strip() != request.method):
+                raise Denied("a header says another method, or path, than the request's own")
         said = flow.metadata.setdefault("said", said)  # as it came: later, a secret is in the path
         values = {}
         for name, places in uses.items():

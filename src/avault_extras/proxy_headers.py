@@ -107,8 +107,9 @@ def strip_hops(fields: Fields, method: str) -> tuple[Fields, bool]:
     """Headers without what is for a proxy, or for one connection; whether it is a WebSocket's.
 
     Raises Denied for a Connection that names what says where a request goes, or ends (RFC 9110,
-    7.6.1); and for an Expect in another form than the one that mitmproxy answers by itself
-    (10.1.1): the upstream's 100 would be taken for its answer.
+    7.6.1); for a WebSocket's beginning with a body, which would be waited for, whole; and for an
+    Expect in another form than the one that mitmproxy answers by itself (10.1.1): the upstream's
+    100 would be taken for its answer.
     """
     text = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in fields]
     named = {
@@ -124,6 +125,11 @@ def strip_hops(fields: Fields, method: str) -> tuple[Fields, bool]:
         raise Denied("Expect may be 100-continue here, once, and nothing else")
     upgrades = [value.strip().lower() for name, value in text if name == "upgrade"]
     is_socket = upgrades == ["websocket"] and "upgrade" in named and method == "GET"
+    if is_socket and any(
+        name == "transfer-encoding" or (name == "content-length" and value.strip("0 "))
+        for name, value in text
+    ):
+        raise Denied("what begins a WebSocket has no body")
     dropped = HOP | named | {"upgrade"}
     kept = [
         field

@@ -19,6 +19,7 @@ import ssl
 import sys
 import threading
 import time
+import zlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -31,6 +32,7 @@ ASK_TIME = 15.0  # seconds for the server
 LOOK = 0.1  # seconds between two looks at whether it is our turn
 LONGEST_ANSWER = 256 << 10  # bytes
 SHORTEST = 10  # seconds for which a token is good, if that is to be believed
+ROOM = 256 << 10  # bytes that are kept free on the disk for an answer, before anybody is asked
 LATEST = 10 * 365 * 86_400  # seconds for which a token may be good
 STAYS = threading.Event()  # this process is not to end
 
@@ -44,10 +46,12 @@ async def ask_for_token(job: dict[str, Any], find_roots: Callable[[], str]) -> N
     turn = await take_turn(f"{job['kept']}.lock")
     if os.path.exists(job["kept"]):
         return
-    STAYS.set()
     try:
+        keep_room(turn)
+        STAYS.set()
         outlive_others()
         status, body = await post(job, find_roots())
+        os.ftruncate(turn, 0)
         write_answer(job, read_answer(job["host"], status, body))
     except TimeoutError:
         raise Unavailable(f"{job['host']} does not answer", "try again") from None
@@ -56,6 +60,7 @@ async def ask_for_token(job: dict[str, Any], find_roots: Callable[[], str]) -> N
         raise Unavailable(f"{job['host']} gives no new token: {said}", "try again") from None
     finally:
         STAYS.clear()
+        os.ftruncate(turn, 0)
         os.close(turn)
 
 
@@ -69,6 +74,21 @@ async def take_turn(path: str) -> int:
         except BlockingIOError:
             await asyncio.sleep(LOOK)
     raise Unavailable("another process asks for that token, and does not end", "try again")
+
+
+def keep_room(fd: int) -> None:
+    """Have room on the disk for an answer, in a file; raises Unavailable.
+
+    What a server has answered could be written nowhere else.
+    """
+    try:
+        if os.pwrite(fd, bytes(ROOM), 0) == ROOM:
+            os.fsync(fd)
+            return
+    except OSError:
+        pass
+    os.ftruncate(fd, 0)
+    raise Unavailable("there is no room on the disk for a new token", "make room, and try again")
 
 
 def outlive_others() -> None:
@@ -91,7 +111,8 @@ async def post(job: dict[str, Any], roots: str) -> tuple[int, bytes]:
     host = job["host"] if job["port"] == 443 else f"{job['host']}:{job['port']}"
     head = (
         f"POST {job['path']} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\n"
-        f"Content-Length: {len(body)}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\nAccept: application/json\r\n"
+        "Accept-Encoding: identity\r\nConnection: close\r\n\r\n"
     )
     context = ssl.create_default_context(cafile=roots)
     data, writer = b"", None
@@ -117,19 +138,34 @@ async def post(job: dict[str, Any], roots: str) -> tuple[int, bytes]:
 
 
 def read_response(data: bytes) -> tuple[int, bytes, bool]:
-    """Status and body of what has come, and whether that is all; raises ConnectionError."""
+    """Status and body of what has come, and whether that is all; raises ConnectionError.
+
+    What a server says before its answer is none (RFC 9110, 15.2). A body may be packed, unasked.
+    """
+    while data.startswith((b"HTTP/1.1 1", b"HTTP/1.0 1")):
+        data = data.partition(b"\r\n\r\n")[2]
     response = http.client.HTTPResponse(Came(data))  # type: ignore[arg-type]
     has_end = b"\r\n\r\n" in data
     try:
         response.begin()
         has_end &= data.endswith(b"\r\n\r\n") if response.chunked else response.length is not None
-        return response.status, response.read(), has_end
+        return response.status, unpack(response, response.read()), has_end
     except http.client.IncompleteRead as cut:
-        return response.status, cut.partial, False
+        return response.status, unpack(response, cut.partial), False
     except http.client.HTTPException:
         if has_end:
             raise ConnectionError from None
         return 0, b"", False
+
+
+def unpack(response: http.client.HTTPResponse, body: bytes) -> bytes:
+    """A body as it was before it was packed, no longer than any answer."""
+    if response.getheader("Content-Encoding", "").strip().lower() not in ("gzip", "x-gzip"):
+        return body
+    try:
+        return zlib.decompressobj(31).decompress(body, LONGEST_ANSWER)
+    except zlib.error:
+        return body
 
 
 class Came:
@@ -150,7 +186,7 @@ def read_answer(host: str, status: int, body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     found = found if isinstance(found, dict) else {}
-    if status != 200:
+    if not 200 <= status < 300:  # some say 201
         said = found.get("error")
         why = said if isinstance(said, str) and re.fullmatch("[a-z_]{1,40}", said) else "no reason"
         if 400 <= status < 500 and status != 429:
@@ -160,12 +196,13 @@ def read_answer(host: str, status: int, body: bytes) -> dict[str, Any]:
     access, refresh, seconds = (
         found.get(each) for each in ("access_token", "refresh_token", "expires_in")
     )
+    refresh = refresh or None  # some say "", where it stays the same
     if not is_token(access) or not (refresh is None or is_token(refresh)):
         raise Unavailable(f"{host} answers, and gives no token")
     now = time.time()
-    if isinstance(seconds, int | float):
-        expires = now + seconds
-    else:  # perhaps the token says it
+    try:
+        expires = now + float(seconds)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):  # perhaps the token says it
         expires = float(read_expiry(str(access))[:20] or 0)
     known = int(expires) if SHORTEST <= expires - now < LATEST else 0
     return {"access": access, "refresh": refresh, "expires": known}

@@ -36,7 +36,20 @@ def list_needles(value: str, placeholder: str) -> list[tuple[bytes, bytes]]:
         ]
         return [each.encode() for each in shown]
 
-    return sort_needles(list(zip(forms(value), forms(placeholder), strict=True)))
+    pairs = list[tuple[bytes, bytes]]()
+    for text in list_texts(value):
+        pairs += zip(forms(text), forms(placeholder), strict=True)
+    return sort_needles(pairs)
+
+
+def list_texts(value: str) -> list[str]:
+    """As what an upstream reads a value: blanks around it are none of a header's (RFC 9110, 5.5).
+
+    And many read what is no ASCII as Latin-1.
+    """
+    shown = value.encode().decode("latin-1")
+    texts = dict.fromkeys((value, value.strip(" \t"), shown, shown.strip(" \t")))
+    return [each for each in texts if len(each.encode()) >= avault.SHORTEST_PROXIED]
 
 
 def sort_needles(pairs: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -28,6 +28,7 @@ except AvaultError:
 LONGEST_CONTROL = 125  # bytes of a control frame (RFC 6455, 5.5)
 LONGEST_MESSAGE = 16 << 20  # bytes of a message, as it is once unpacked
 MOST_TOLD = 64 << 20  # bytes of messages of a session that are not whole yet
+FRAME = 64  # bytes that a frame takes here, if it is empty, too
 PLACE = "websocket"
 
 
@@ -114,7 +115,8 @@ class SparingWebSocket(websocket.WebsocketConnection):  # type: ignore[misc]
         """As of mitmproxy's, until a message is too long."""
         for event in super().events():
             if isinstance(event, Message):
-                self.held += len(event.data)
+                is_more = event.frame_finished and not event.message_finished
+                self.held += len(event.data) + FRAME * is_more
                 self.talks.held[self.conn.id] = self.held
                 is_one = self.held > LONGEST_MESSAGE
                 if is_one or sum(self.talks.held.values()) > MOST_TOLD:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import avault
+from avault import AvaultError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+try:
+    proxy_bounds = avault.load_extra("proxy_bounds", "proxy")
+except AvaultError:
+    raise
 
 LONGEST_EARLY = 1 << 16  # bytes that a client may send before it is let through to a host
 
@@ -72,21 +81,40 @@ class Gathered:
 
 
 class Streams:
-    """An addon of mitmproxy: it has both ends of each connection write as `Gathered` does."""
+    """An addon of mitmproxy: it has both ends of each connection write as `Gathered` does.
 
-    def __init__(self, proxies: Any, gate: Any) -> None:
-        self.proxies, self.gate = proxies, gate
+    And read as `ends` say.
+    """
+
+    def __init__(self, proxies: Any, gate: Any, ends: Any) -> None:
+        self.proxies, self.gate, self.ends = proxies, gate, ends
 
     def limit(self, client: Any) -> None:
         """Have no more read of a client than a head, until it is let through to a host."""
         if found := self.find(client, client):
             found.reader = Early(found.reader, lambda: client.id in self.gate.targets)
-            found.writer = Gathered(found.writer)
+            self.pace(found, client)
 
     def server_connected(self, data: Any) -> None:
         """We are connected to an upstream."""
         if found := self.find(data.client, data.server):
-            found.writer = Gathered(found.writer)
+            self.pace(found, data.server)
+
+    def client_disconnected(self, client: Any) -> None:
+        """It is gone: what mitmproxy leaves open, where more came as it closed it, is closed."""
+        if found := self.find(client, client):
+            found.writer.close()
+
+    def server_disconnected(self, data: Any) -> None:
+        """The same of an upstream."""
+        if found := self.find(data.client, data.server):
+            found.writer.close()
+
+    def pace(self, found: Any, connection: Any) -> None:
+        """Have it written, and read, so."""
+        found.writer = writer = Gathered(found.writer)
+        is_full = partial(self.ends.is_full, connection)
+        found.reader = proxy_bounds.Paced(found.reader, is_full, writer.is_closing)
 
     def find(self, client: Any, connection: Any) -> Any:
         """What mitmproxy has of a connection: its reader and writer; None where it has ended."""

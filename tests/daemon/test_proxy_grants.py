@@ -368,6 +368,14 @@ async def test_a_path_cannot_speak_to_the_operator(counter: Counter, path: str) 
     assert (await asked)["ok"]
 
 
+async def test_of_a_long_path_the_end_is_shown_as_well(counter: Counter) -> None:
+    """What goes up there is where the request goes."""
+    session = counter.begin(ask=True)
+    asked = asyncio.create_task(counter.use(session, path=f"/v1/models/{'a' * 200}/../../admin/keys"))
+    said = await counter.agree()
+    assert "api.openai.com/v1/models/aaa" in said and "aaa/../../admin/keys" in said and (await asked)["ok"]
+
+
 async def test_what_was_refused_stays_refused_for_a_while(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
     session = counter.begin(ask=True)
     asked = asyncio.create_task(counter.use(session))

@@ -111,6 +111,36 @@ async def test_an_answer_stays_while_nobody_can_say_for_which_token_it_is(renewe
     assert renewer.values("REFRESH_TOKEN") == ["refresh-token-1-0123456789"] and not renewer.kept()
 
 
+async def test_an_answer_for_a_group_that_has_another_name_by_now(renewer: Renewer) -> None:
+    async def move() -> None:
+        await renewer.serve("move", group="claude", key=None, to_group="work", to_key=None)
+
+    renewer.before = move
+    await renewer.send()
+    assert renewer.kept() and len(renewer.jobs) == 1
+    session = renewer.begin(hosts=["work/OAUTH_ACCESS_TOKEN=api.openai.com"], only=["work/OAUTH_ACCESS_TOKEN"])
+    found = await renewer.use(session, "work/OAUTH_ACCESS_TOKEN")
+    assert found["value"] == "access-token-1-0123456789" and not renewer.kept() and len(renewer.jobs) == 1
+
+
+async def test_but_not_where_a_guard_keeps_its_token_to_its_name(renewer: Renewer) -> None:
+    """Else who moves it has the new access token put where no guard is."""
+    hosts, place = ["refresh@id.example.com"], {"group": "claude", "key": "OAUTH_REFRESH_TOKEN"}
+    await renewer.serve("guard", **place, hosts=hosts)
+
+    async def move() -> None:
+        await renewer.serve("move", **place, to_group="work", to_key="OAUTH_REFRESH_TOKEN")
+
+    renewer.before = move
+    await renewer.send()
+    assert renewer.kept() and len(renewer.jobs) == 1
+    for key, value in (("ACCESS_TOKEN", ACCESS), ("TOKEN_URL", "https://id.example.com/t"), ("EXPIRES", EXPIRED)):
+        await renewer.serve("set", group="work", key=f"OAUTH_{key}", value=value)
+    session = renewer.begin(hosts=["work/OAUTH_ACCESS_TOKEN=api.openai.com"], only=["work/OAUTH_ACCESS_TOKEN"])
+    found = await renewer.use(session, "work/OAUTH_ACCESS_TOKEN")
+    assert "another name" in found["error"]["message"] and renewer.kept() and len(renewer.jobs) == 1
+
+
 async def test_an_answer_that_nobody_can_open_is_no_answer_and_stays_aside(renewer: Renewer) -> None:
     """It may be for a key that the agent had before. The server is asked, and nothing is stuck."""
     path = Path(avault.find_answer(renewer.keyholder, "claude"))

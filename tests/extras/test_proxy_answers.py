@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import json
+import resource
 import socket
 import ssl
 import struct
@@ -90,6 +92,69 @@ async def test_half_an_answer_is_none(tmp_path: Path, monkeypatch: pytest.Monkey
         proxy_refresh.read_answer("h", *await ask(tmp_path, [SIZED[:there]] if there else [], end))
 
 
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+
+
+@pytest.mark.parametrize("answer", [
+    EARLY + b"HTTP/1.1 100 Continue\r\n\r\n" + SIZED,
+    SIZED.replace(b"200 OK", b"201 Created"),
+    HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(BODY),
+    HEAD + b"\r\n" + json.dumps({**GIVEN, "expires_in": 10**400}).encode(),
+])  # fmt: skip
+async def test_an_answer_in_another_form_is_taken(tmp_path: Path, answer: bytes) -> None:
+    found = proxy_refresh.read_answer("h", *await ask(tmp_path, [answer], "end"))
+    assert (found["access"], found["refresh"]) == (GIVEN["access_token"], GIVEN["refresh_token"])
+
+
+async def test_no_more_is_unpacked_than_an_answer_may_have(tmp_path: Path) -> None:
+    answer = HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(1 << 22))
+    status, body = await ask(tmp_path, [answer], "end")
+    assert status == 200 and len(body) <= proxy_refresh.LONGEST_ANSWER
+
+
+def test_an_empty_refresh_token_is_no_other_one() -> None:
+    found = proxy_refresh.read_answer("h", 200, json.dumps({**GIVEN, "refresh_token": ""}).encode())
+    assert found["access"] == GIVEN["access_token"] and found["refresh"] is None
+
+
+async def test_nobody_is_asked_where_there_is_no_room_for_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full, or its quota: what was answered would be lost."""
+    asked: list[Any] = []
+
+    async def post(job: dict[str, Any], roots: str) -> tuple[int, bytes]:
+        asked.append(job)
+        if len(asked) == 1:
+            raise ConnectionError
+        return 200, BODY
+
+    monkeypatch.setattr(proxy_refresh, "post", post)
+    monkeypatch.setattr(proxy_refresh, "outlive_others", lambda: None)
+    kept, keys = tmp_path / "token", avault.make_keys()
+    job = {"kept": str(kept), "host": "h", "to": avault.public_hex(keys), "was": "", "over": ""}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (proxy_refresh.ROOM // 2, limits[1]))
+    try:
+        with pytest.raises(avault.Unavailable, match="no room"):
+            await proxy_refresh.ask_for_token(job, lambda: "")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not asked and not kept.exists()
+    with pytest.raises(avault.Unavailable, match="no answer"):
+        await proxy_refresh.ask_for_token(job, lambda: "")
+    assert not (tmp_path / "token.lock").stat().st_size
+    await proxy_refresh.ask_for_token(job, lambda: "")
+    assert asked and kept.exists() and not (tmp_path / "token.lock").stat().st_size
+
+
+@pytest.mark.parametrize("url", ["https://h/t x", "https://h/t\tx", "https://h /t", "https://h/t\x7f"])
+def test_a_servers_address_has_no_blanks(url: str) -> None:
+    """They would end what a request says of where it goes."""
+    tokens = object.__new__(avault.Tokens)
+    tokens.group, tokens.url = "g", url
+    with pytest.raises(avault.Denied, match="no https"):
+        tokens.where()
+
+
 def make_token(expires: float) -> str:
     claims = base64.urlsafe_b64encode(json.dumps({"exp": expires}).encode()).decode().rstrip("=")
     return f"e30.{claims}.c2ln"
@@ -98,7 +163,7 @@ def make_token(expires: float) -> str:
 @pytest.mark.parametrize(("more", "seconds"), [
     ({"expires_in": 3600}, 3600), ({}, 0), ({"expires_in": None}, 0), ({"expires_in": 1}, 0), ({"expires_in": 1e300}, 0),
     ({"expires_in": float("nan")}, 0), ({"access_token": 1800}, 1800), ({"access_token": -5}, 0), ({"access_token": 1e300}, 0),
-    ({"access_token": 1800, "expires_in": 60}, 60),
+    ({"access_token": 1800, "expires_in": 60}, 60), ({"expires_in": "3600"}, 3600), ({"expires_in": "soon"}, 0),
 ])  # fmt: skip
 def test_for_how_long_a_token_is_good(more: dict[str, Any], seconds: int) -> None:
     """By what the server says, else by what the token says; 0 if neither does so that it can be believed."""

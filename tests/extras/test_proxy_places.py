@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -325,3 +327,48 @@ def test_no_message_is_kept_and_none_is_without_end(proxy: Running, monkeypatch:
         with pytest.raises(ConnectionClosed):
             client.recv(20)
     assert len(came) == 5 and "a WebSocket's message of more than" in proxy.refused[-1]["why"]
+
+
+def test_pieces_of_a_message_that_are_empty_are_held_as_well(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    from websockets.exceptions import ConnectionClosed
+
+    monkeypatch.setattr(sockets, "LONGEST_MESSAGE", 1 << 12)
+    with live(proxy, lambda message: message) as (client, came):
+        client.send(["a"] + [""] * 20 + ["b"])
+        assert client.recv(20) == "ab"
+        client.send(["a"] + [""] * 100 + ["b"])
+        with pytest.raises(ConnectionClosed):
+            client.recv(20)
+    assert len(came) == 1
+
+
+@pytest.mark.slow
+def test_messages_that_come_while_one_waits(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the phone, as here: no more is read than some of them."""
+    may_go, sent = threading.Event(), [0]
+
+    async def ask(fields: dict[str, Any]) -> str:
+        while not may_go.is_set():
+            await asyncio.sleep(0.01)
+        return VALUE
+
+    def flood(client: Any) -> None:
+        much = os.urandom(1 << 20)  # else it is packed
+        for _ in range(24):
+            client.send(much)
+            sent[0] += 1
+
+    monkeypatch.setattr(proxy.gate, "ask", ask)
+    with live(proxy, lambda message: "ok", "websocket@") as (client, came):
+        client.send(KEY)
+        thread = threading.Thread(target=flood, args=(client,), daemon=True)
+        thread.start()
+        last = -1
+        while sent[0] != last:
+            last = sent[0]
+            thread.join(0.5)
+        assert thread.is_alive() and sent[0] < 16
+        may_go.set()
+        for _ in range(25):
+            assert client.recv(20) == "ok"
+    assert came[0] == VALUE and len(came) == 25

@@ -437,6 +437,8 @@ def test_a_name_that_is_not_of_the_internet(proxy: Running) -> None:
         "2002:7f00:1::",
         "224.0.0.1",
         "100.64.0.1",
+        "::127.0.0.1",
+        "fec0::1",
     ],
 )
 def test_addresses_that_are_not_global(address: str) -> None:
@@ -543,6 +545,14 @@ def test_line_ends_in_a_value(proxy: Running, value: str) -> None:
 def test_requests_that_can_be_read_in_two_ways(proxy: Running, lines: list[bytes]) -> None:
     answer = proxy.send(get("/echo", BEARER, *lines, method=b"POST"))
     assert b" 200 " not in answer and not proxy.asked and not proxy.api.heads
+
+
+@pytest.mark.parametrize(
+    "line", [b"X_HTTP_Method_Override: DELETE", b"x-method_override: DELETE", b"X-Original-URL: /admin", b"X_Rewrite_Url: /admin"]
+)
+def test_a_header_that_says_another_method_or_path(proxy: Running, line: bytes) -> None:
+    """CGI, and its like, read _ as -; some APIs read the path there."""
+    refused(proxy, proxy.send(get("/echo", BEARER, line)), "another method, or path")
 
 
 def test_each_of_many_requests_at_once_is_looked_at(proxy: Running) -> None:
@@ -668,6 +678,15 @@ def test_full_encodings_are_taken_out(form: Any) -> None:
     assert form(value).encode() not in scrub.replace_needles(f"<{form(value)}>".encode(), needles)
 
 
+def test_a_value_as_an_upstream_reads_it() -> None:
+    """Without the blanks around it, or as Latin-1."""
+    needles = scrub.list_needles(" pässword-0123456789 ", "placeholder-0123456789")
+    read = "pässword-0123456789".encode().decode("latin-1")
+    for form in ("pässword-0123456789", read, json.dumps(read)[1:-1], quote(read)):
+        assert scrub.replace_needles(f"<{form}>".encode(), needles) == b"<placeholder-0123456789>"
+    assert scrub.replace_needles(b"<short>", scrub.list_needles("short   ", "placeholder-0123456789")) == b"<short>"
+
+
 # the keyholder's answers
 
 
@@ -685,6 +704,17 @@ def make_broker() -> Any:
     broker = proxy_broker.Broker.__new__(proxy_broker.Broker)
     broker.control, broker.answers, broker.last = Ear(), {}, 0
     return broker
+
+
+async def test_so_many_wait_for_the_keyholder_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds something of each, for as long as the phone is asked."""
+    broker = make_broker()
+    monkeypatch.setattr(proxy_broker, "ANSWER_TIME", 0.1)
+    monkeypatch.setattr(proxy_broker, "MOST_ASKED", 3)
+    asked = [broker.ask({"name": "openai/API_KEY"}) for _ in range(5)]
+    said = [str(each) for each in await asyncio.gather(*asked, return_exceptions=True)]
+    assert sum("too many requests wait" in each for each in said) == 2
+    assert sum("use" in each for each in broker.control.said) == 3 and not broker.answers
 
 
 async def test_who_waits_no_longer_takes_the_question_along(monkeypatch: pytest.MonkeyPatch) -> None:

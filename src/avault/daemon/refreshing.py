@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import json
 import os
 import time
@@ -67,20 +68,25 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
         if not is_late or not (is_refused or tokens.is_due(now)):
             return True  # perhaps who was before us has done it
         try:
-            await ask_server(keyholder, session, tokens)
+            kept = await ask_server(keyholder, session, tokens)
             keyholder.brokers.renewed[group] = time.monotonic()
-            return await take_back(keyholder, group)
+            return await take_back(keyholder, group, kept)
         except AvaultError:
             if not tokens.is_over(time.time()):
                 return found
             raise
 
 
-async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> None:
-    """Have the server asked, by a process of its own that has nothing else; raises AvaultError."""
+async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> str:
+    """Have the server asked, by a process of its own that has nothing else; where its answer lies.
+
+    Raises AvaultError.
+    """
     host, port, path = tokens.where()
     store = keyholder.open_store()
     refuse_elsewhere(keyholder, tokens, canonical_host(host), port, path)
+    if moved := find_moved(keyholder, tokens):
+        return moved
     asked = {"host": host, "port": port, "method": "POST", "path": path}
     noted: Message = {"op": "proxy", "group": tokens.group, "key": REFRESH_TOKEN, **asked}
     keyholder.release(session, noted)
@@ -91,13 +97,14 @@ async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> 
         "was": print_token(tokens.refresh),
         "over": print_token(tokens.access),
         "to": public_hex(store.keys),
-        "kept": find_answer(keyholder, tokens.group),
+        "kept": (kept := find_answer(keyholder, tokens.group)),
     }
     number = ""
     try:
         number, _, _ = await keyholder.brokers.start({"refresh": job}, use_nothing, note_nothing)
     finally:
         keyholder.brokers.end(number)
+    return kept
 
 
 def refuse_elsewhere(keyholder: Keyholder, tokens: Tokens, host: str, port: int, path: str) -> None:
@@ -142,14 +149,28 @@ def find_answer(keyholder: Keyholder, group: str) -> str:
     return keyholder.places.own(f"token-{sha256(group.encode()).hex()[:16]}.sealed")
 
 
-async def take_back(keyholder: Keyholder, group: str) -> bool:
+def find_moved(keyholder: Keyholder, tokens: Tokens) -> str | None:
+    """Where an answer for a token lies that its group got under another name; None for none."""
+    for path in sorted(glob.glob(f"{glob.escape(keyholder.places.own('token-'))}*.sealed")):
+        try:
+            with open(path, encoding="ascii") as file:
+                sealed = file.read(LONGEST_ANSWER_KEPT)
+            found = json.loads(open_value(keyholder.open_store().keys, sealed))
+            if found["was"] == print_token(tokens.refresh):
+                return path
+        except (AvaultError, OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+async def take_back(keyholder: Keyholder, group: str, path: str = "") -> bool:
     """Write into the vault what a server has answered; whether there was something.
 
     It counts only for the token that it was asked with, which nobody else knows: so nobody else can
     have written it, and an older one is none. It stays on the disk until it is in the vault, or is
     surely for no token of the vault's; while that one is sealed, or double, nobody can say.
     """
-    path, store = find_answer(keyholder, group), keyholder.open_store()
+    path, store = path or find_answer(keyholder, group), keyholder.open_store()
     try:
         with open(path, encoding="ascii") as file:
             sealed = file.read(LONGEST_ANSWER_KEPT)

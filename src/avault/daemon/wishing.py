@@ -55,9 +55,10 @@ def describe_call(asked: Message) -> str:
     """
     port = "" if asked["port"] == HTTPS else f":{asked['port']}"
     path = "".join(each if each in CALL_CHARACTERS else "?" for each in asked["path"])
-    shown = path if len(path) <= SHOWN_PATH else f"{path[:SHOWN_PATH]}…"
+    if len(path) > SHOWN_PATH:  # an end with /../ in it says where it goes
+        path = f"{path[: SHOWN_PATH // 2]}…{path[-(SHOWN_PATH // 2) :]}"
     place = f" ({asked['place']})" if asked.get("place") else ""
-    return f"{spell_host(asked['method'])} {spell_host(asked['host'])}{port}{shown}{place}"
+    return f"{spell_host(asked['method'])} {spell_host(asked['host'])}{port}{path}{place}"
 
 
 def spell_host(word: str) -> str:

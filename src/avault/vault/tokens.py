@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound
@@ -65,12 +66,13 @@ class Tokens:
         """Host, port and path of the server that renews it; raises Denied."""
         from urllib.parse import urlsplit
 
+        is_plain = re.fullmatch("[!-~]+", self.url)
         try:
             url = urlsplit(self.url)
             host, port = url.hostname or "", url.port or 443
         except ValueError:
             host, port = "", 0
-        if not host or url.scheme != "https" or url.username or url.query or not self.url.isascii():
+        if not host or url.scheme != "https" or url.username or url.query or not is_plain:
             where = f"{self.group}/{TOKEN_URL}"
             raise Denied(f"{where} is no https:// address", f"set it anew: avault set {where}")
         return host.lower(), port, url.path or "/"
