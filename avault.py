@@ -230,6 +230,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/key_opener         The process that opens a key which signs, when the phone has agreed, signs with it, and ends
     daemon/key_requests       Keys that sign, as a client has them made or taken in: guarded from the first
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
+    daemon/proxy_asks         What a proxy's process asks for, for one request: which secrets, where in it, and where to
     daemon/proxy_consent      The phone, asked for a use by the proxy: of a host, of a grant, of a secret that is sealed
     daemon/refreshing         Has an access token renewed that goes by the proxy, before it is used; one at a time
     daemon/proxying           Sessions of the proxy: what a command gets placeholders of, and each use of a secret by them
@@ -551,6 +552,7 @@ if TYPE_CHECKING:
     Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
     Use = Callable[[Message], Awaitable[Message]]
     Verify = Callable[[bytes, bytes, bytes], bool]
+    Wanted = dict[str, list[str]]  # where in a request each secret is to be, by its name
     Way: TypeAlias = "GivenKey | KeptKey | OperatorKey | Phone"
     Who = tuple[Any, ...]
     Work = Callable[[], Awaitable[Message]]
@@ -18465,7 +18467,7 @@ ANSWERED: dict[str, Callable[[Vault, Message], Message]] = {
     "get": answer_get,
     "export": answer_export,
     "reveal": answer_reveal,
-    "proxy": answer_get,  # to the proxy's process
+    "proxy": answer_reveal,  # to the proxy's process
 }
 
 
@@ -18923,7 +18925,7 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
     At most so many names, none wider, and how many there were besides.
     """
     # each op with the fields that it looks at
-    many = request["op"] in ("export", "reveal", "provide", "import", "move", "grant")
+    many = request["op"] in ("export", "reveal", "provide", "import", "move", "grant", "proxy")
     groups, keys = (
         (request.get(field) for field in ("groups", "only"))
         if many
@@ -23127,10 +23129,7 @@ def describe_wish(
 ) -> str:
     """Who wants what of a vault, and what for, in the phone's words; raises Denied for too much."""
     names = sorted(passage.asked)
-    if len(names) > SHOWN_NAMES or len(", ".join(names)) > SHOWN_LENGTH:
-        raise Denied(
-            f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
-        )
+    show_names(names)
     purpose = PURPOSES.get(str(request["op"]), "to show it")
     if request["op"] == "proxy":
         purpose = f"to send it by the proxy: {describe_call(request)}"
@@ -23146,6 +23145,16 @@ def describe_wish(
     ]
     who = describe_who(session.caller or {})
     return f"{who} on {host} {wants} {', '.join(shown)} of {vault}, {purpose}"
+
+
+def show_names(names: list[str]) -> str:
+    """Secrets that are asked for together; raises Denied for more than a phone shows."""
+    shown = ", ".join(names)
+    if len(names) > SHOWN_NAMES or len(shown) > SHOWN_LENGTH:
+        raise Denied(
+            f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
+        )
+    return shown
 
 
 def describe_call(asked: Message) -> str:
@@ -28072,6 +28081,46 @@ async def ask_for_proof(
     keyholder.reporter.report()
 
 
+# ----------------------------------------------------- daemon/proxy_asks ----
+# What a proxy's process asks for, for one request: which secrets, where in it, and where to.
+
+
+def read_asked(message: Message) -> Message:
+    """What a request asks for, as the log and the rules have it; raises Usage."""
+    port = message.get("port")
+    if type(port) is not int or not all(
+        isinstance(message.get(each), str) for each in ("host", "method", "path")
+    ):
+        raise Usage("not a request of the proxy")
+    return {
+        "host": canonical_host(message["host"]),
+        "port": port,
+        "method": message["method"],
+        "path": message["path"],
+    }
+
+
+def read_wanted(message: Message) -> Wanted:
+    """Where in a request each secret is to be, by its name; raises Usage."""
+    wanted, known = message.get("names"), (HEADER, *PLACES, SIGNING)
+    is_known = isinstance(wanted, dict) and all(
+        isinstance(places, list) and places and all(each in known for each in places)
+        for places in wanted.values()
+    )
+    if not wanted or not is_known:
+        raise Usage("not a request of the proxy")
+    return dict(wanted)
+
+
+def describe_proxied(wanted: Wanted, asked: Message) -> Message:
+    """A request and its secrets, as the log and the phone have them."""
+    noted: Message = {**asked, "only": sorted(wanted)}
+    if len(wanted) == 1:
+        noted["groups"], noted["only"] = ([each] for each in noted["only"][0].split("/"))
+    places = dict.fromkeys(each for where in wanted.values() for each in where)
+    return {**noted, "place": " and ".join(places)} if [*places] != [HEADER] else noted
+
+
 # -------------------------------------------------- daemon/proxy_consent ----
 # The phone, asked for a use by the proxy: of a host, of a grant, of a secret that is sealed.
 #
@@ -28133,10 +28182,13 @@ class ProxyConsent:
         self.identity = secrets.token_hex(8)
         self.agreed: set[str] = set()
         self.turn = asyncio.Lock()  # one question at a time
-        self.questions: dict[str, HostQuestion] = {}
+        self.questions: dict[tuple[str, ...], HostQuestion] = {}
 
-    async def obtain(self, session: Session, name: str, asked: Message) -> None:
-        """Have the phone agree to what it has to agree to first; raises AvaultError."""
+    async def obtain(self, session: Session, names: Iterable[str], asked: Message) -> None:
+        """Have the phone agree to what it has to agree to first; raises AvaultError.
+
+        What one request wants is one question.
+        """
         grant = session.grant
         if grant and grant.asks:
             caller = ProxyCaller(session.caller or {}, grant)
@@ -28152,13 +28204,15 @@ class ProxyConsent:
                 raise TimedOut("nobody approved in time", "is the signer app open?") from None
         port = "" if asked["port"] == 443 else f":{asked['port']}"
         place = f" ({asked['place']})" if asked.get("place") else ""
-        label = f"{name} to {asked['host']}{port}{place}"
-        if not self.asks or label in self.agreed:
+        labels = {f"{name} to {asked['host']}{port}{place}": name for name in sorted(names)}
+        named = {label: name for label, name in labels.items() if label not in self.agreed}
+        if not self.asks or not named:
             return
-        question = self.questions.get(label)
+        number = (*named,)
+        question = self.questions.get(number)
         if not question:
-            work = self.ask(session, name, label, asked)
-            question = self.questions[label] = HostQuestion(asyncio.ensure_future(work))
+            work = self.ask(session, named, asked)
+            question = self.questions[number] = HostQuestion(asyncio.ensure_future(work))
         question.waiting += 1
         try:
             await asyncio.shield(question.task)
@@ -28166,66 +28220,64 @@ class ProxyConsent:
             question.waiting -= 1
             if not question.waiting:
                 question.task.cancel()
-                self.questions.pop(label, None)
+                self.questions.pop(number, None)
 
-    async def ask(self, session: Session, name: str, label: str, asked: Message) -> None:
-        """Ask whether a secret may go to a host; raises Denied, TimedOut, Locked.
+    async def ask(self, session: Session, named: dict[str, str], asked: Message) -> None:
+        """Ask whether secrets may go to a host; raises Denied, TimedOut, Locked.
 
-        What was refused, or not answered, is not asked again for a while, ever longer.
+        `named` has their names, by what is agreed to. What was refused, or not answered, is not
+        asked again for a while, ever longer.
         """
-        keyholder, who = self.keyholder, who_asks(session.caller or {})
+        keyholder, who, labels = self.keyholder, who_asks(session.caller or {}), [*named]
         askings, holding = keyholder.askings, keyholder.holding
-        askings.restraint.check(who, [label])
+        askings.restraint.check(who, labels)
         store = keyholder.open_store()
+        names = [*named.values()]
         sentence = (
-            f"avault: {describe_who(session.caller or {})} on {holding.host} wants to use {name} of"
-            f" {store.vault.name} by the proxy, for the first time with this host:"
-            f" {describe_call(asked)}"
+            f"avault: {describe_who(session.caller or {})} on {holding.host} wants to use"
+            f" {show_names(names)} of {store.vault.name} by the proxy, for the first time with this"
+            f" host: {describe_call(asked)}"
         )
+        number = (*labels, self)
 
         def tell(code: str) -> None:
             by = describe_who(session.caller or {})
             since = render_time(time.time())
-            askings.questions[label, self] = {
-                "names": [name],
-                "by": by,
-                "code": code,
-                "since": since,
-            }
+            askings.questions[number] = {"names": names, "by": by, "code": code, "since": since}
             keyholder.reporter.report()
 
         try:
-            async with asyncio.timeout(PROXY_ASK_TIME), self.turn, askings.alone(who, [label]):
-                askings.restraint.check(who, [label])
+            async with asyncio.timeout(PROXY_ASK_TIME), self.turn, askings.alone(who, labels):
+                askings.restraint.check(who, labels)
                 with share_phone(keyholder, session):
                     await ask_operator(holding, store, {}, CONSENT_TITLE, sentence, tell)
         except (Denied, TimeoutError, asyncio.CancelledError) as error:
-            if (label, self) in askings.questions:
-                askings.restraint.note(who, [label])
+            if number in askings.questions:
+                askings.restraint.note(who, labels)
             if isinstance(error, TimeoutError):
                 raise TimedOut("nobody approved in time", "is the signer app open?") from None
             raise
         finally:
-            askings.questions.pop((label, self), None)
+            askings.questions.pop(number, None)
             keyholder.reporter.report()
-        askings.restraint.forgive(who, [label])
-        self.agreed.add(label)
+        askings.restraint.forgive(who, labels)
+        self.agreed |= {*labels}
 
     async def open(
         self, session: Session, asked: Message, admit: Callable[[bool], Passage]
     ) -> socket.socket:
-        """Have a secret opened for one request: a socket on which it comes to who reads that.
+        """Have secrets opened for one request: a socket on which they come to who reads that.
 
-        It is opened by a process that ends with that, or that stays as long as its guard says, for
-        this session and host. What it says is not read here. Raises AvaultError.
+        With them comes what else that wants. Who opens them is a process that ends with that, or
+        that stays as long as a guard says, for this session and host. What it says is not read
+        here. Raises AvaultError.
         """
         where = f"{self.identity} {asked['host']}:{asked['port']}"
         caller = {**(session.caller or {}), "proxy": where}
-        group, key = str(asked["group"]), str(asked["key"])
-        if any(
-            len(each.value) > LONGEST_SEALED for each in admit(False).vault.groups[group].keys[key]
-        ):
-            raise Denied(f"{group}/{key} is too long for a header")
+        for group, there in admit(False).vault.groups.items():
+            for key, found in there.keys.items():
+                if any(len(each.value) > LONGEST_SEALED for each in found):
+                    raise Denied(f"{group}/{key} is too long for a header")
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -28303,7 +28355,7 @@ async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> 
     store = keyholder.open_store()
     refuse_elsewhere(keyholder, tokens, canonical_host(host), port, path)
     asked = {"host": host, "port": port, "method": "POST", "path": path}
-    noted: Message = {"op": "proxy", "group": tokens.group, "key": REFRESH_TOKEN, **asked}
+    noted: Message = {"op": "proxy", "groups": [tokens.group], "only": [REFRESH_TOKEN], **asked}
     keyholder.release(session, noted)
     job = {
         **asked,
@@ -28602,35 +28654,37 @@ class ProxiedUses:
         return {"secrets": told, "egress": self.egress, "tcp": tcp, "uids": uids}
 
     async def use(self, message: Message) -> Message:
-        """The answer to what the proxy asks: a value for one request, or why not. It is logged."""
+        """The answer to what the proxy asks: values for one request, or why not. It is logged.
+
+        Whatever one request wants is one use: of each secret in it, and of the grant.
+        """
         noted: Message = {"op": "proxy"}
         try:
-            name = str(message.get("name"))
-            if name not in self.placeholders:
+            wanted, asked = read_wanted(message), read_asked(message)
+            if not wanted.keys() <= self.placeholders.keys():
                 raise Denied("that is no secret of this session")
-            group, _, key = name.partition("/")
-            noted |= {"group": group, "key": key, **read_asked(message)}
-            if (places := read_places(message)) != [HEADER]:
-                noted["place"] = " and ".join(map(str, places))
-            passage, grant = self.admit(message, name), self.session.grant
-            await self.consent.obtain(self.session, name, noted)
+            noted |= describe_proxied(wanted, asked)
+            passage, grant = self.admit(wanted, asked), self.session.grant
+            await self.consent.obtain(self.session, wanted, noted)
             if grant:
                 grant.use("proxy")
-            passage = self.admit(message, name)  # what has changed while the phone was asked
-            is_refused = message.get("refused") is True
-            if await self.renew(name, is_refused):
-                passage = self.admit(message, name)
+            passage = self.admit(wanted, asked)  # what has changed while the phone was asked
+            refused = check_names(message, "refused")
+            renewed = [await self.renew(name, name in refused) for name in wanted]
+            if any(renewed):
+                passage = self.admit(wanted, asked)
             if passage.asked:
                 end = await self.consent.open(
-                    self.session, noted, lambda is_counted: self.admit(message, name, is_counted)
+                    self.session, noted, lambda is_counted: self.admit(wanted, asked, is_counted)
                 )
                 found: Message = {"ok": True, "end": end}
             else:
                 if passage.is_counted:
                     await self.keyholder.change(passage.count(self.keyholder.open_store().machine))
-                    passage = self.admit(message, name, is_counted=True)
+                    passage = self.admit(wanted, asked, is_counted=True)
                 self.keyholder.release(self.session, noted)
-                found = {"ok": True, "value": passage.vault.groups[group].keys[key][0].value}
+                values = {each: passage.vault.secrets(*each.split("/"))[0].value for each in wanted}
+                found = {"ok": True, "values": values}
             self.count += 1
             if len(self.reached) < MOST_REACHED:
                 self.reached.add(str(noted["host"]))
@@ -28657,7 +28711,7 @@ class ProxiedUses:
                 raise
             raise Unavailable(f"{name} has expired, and there is no new one", ASK_MAKER) from error
 
-    def admit(self, message: Message, name: str, is_counted: bool = False) -> Passage:
+    def admit(self, wanted: Wanted, asked: Message, is_counted: bool = False) -> Passage:
         """What of the vault one request may have; raises Denied, NotFound, Locked.
 
         One whose use `is_counted` may have none left.
@@ -28666,31 +28720,33 @@ class ProxiedUses:
         if not is_counted:
             store.refresh()
         vault, guards = self.keyholder.see(self.session), self.keyholder.gate.look(store.vault)
-        group, _, key = name.partition("/")
-        values = vault.secrets(group, key)
+        places = [(group, key) for group, _, key in (name.partition("/") for name in wanted)]
+        for each in places:
+            vault.secrets(*each)
         if self.session.grant:
             self.session.grant.check_way("proxy")
-        rules = guards.rules_of(guards.of(name))
-        if fault := self.find_fault(vault, guards, name, is_counted):
-            raise fault
-        asked = read_asked(message)
-        said = find_proxy_fault(
-            asked["host"],
-            asked["port"],
-            asked["method"],
-            asked["path"],
-            self.hosts(guards, name),
-            rules.named["methods"],
-            rules.named["paths"],
-            read_places(message),
-        )
-        if said:
-            raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
-        passage = Passage(take_out(vault, [(group, key)]), "proxy", rules.times is not None)
-        is_sealed_yet = any(is_sealed(each.value) for each in values)
-        if rules.ask is not None or is_sealed_yet:
-            passage.asked[name] = rules.ask or 0
-            passage.thawed += [name] if rules.ask is None else []
+        passage = Passage(take_out(vault, places), "proxy")
+        for name, where in wanted.items():
+            rules = guards.rules_of(guards.of(name))
+            if fault := self.find_fault(vault, guards, name, is_counted):
+                raise fault
+            said = find_proxy_fault(
+                asked["host"],
+                asked["port"],
+                asked["method"],
+                asked["path"],
+                self.hosts(guards, name),
+                rules.named["methods"],
+                rules.named["paths"],
+                where,
+            )
+            if said:
+                raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
+            passage.is_counted = passage.is_counted or rules.times is not None
+            values = vault.secrets(*name.split("/"))
+            if rules.ask is not None or any(is_sealed(each.value) for each in values):
+                passage.asked[name] = rules.ask or 0
+                passage.thawed += [name] if rules.ask is None else []
         return passage
 
     def note_refused(self, told: Message) -> None:
@@ -28708,30 +28764,6 @@ def renews(guards: Guards, name: str) -> bool:
     """Whether a guard has a secret renew tokens alone: no command sends it anywhere."""
     sets = guards.rules_of(guards.of(name)).named["hosts"]
     return any(one and all(part_host(each)[0] == RENEWAL for each in one) for one in sets)
-
-
-def read_asked(message: Message) -> Message:
-    """What a request asks for, as the log and the rules have it; raises Usage."""
-    port = message.get("port")
-    if type(port) is not int or not all(
-        isinstance(message.get(each), str) for each in ("host", "method", "path")
-    ):
-        raise Usage("not a request of the proxy")
-    return {
-        "host": canonical_host(message["host"]),
-        "port": port,
-        "method": message["method"],
-        "path": message["path"],
-    }
-
-
-def read_places(message: Message) -> list[str]:
-    """Where in a request a value is to be, a header if nothing is said; raises Usage."""
-    places = message.get("in", [HEADER])
-    known = (HEADER, *PLACES, SIGNING)
-    if not isinstance(places, list) or not places or any(each not in known for each in places):
-        raise Usage("not a request of the proxy")
-    return places
 
 
 # ------------------------------------------------- daemon/proxy_sessions ----
@@ -50523,7 +50555,7 @@ def sum_hosts(lines: list[bytes]) -> list[dict[str, Any]]:
             empty: dict[str, Any] = {"requests": 0, "refused": 0, "secrets": [], "last": ""}
             one = found.setdefault(entry["host"], {"host": entry["host"], **empty})
             one["requests" if entry["outcome"] == "ok" else "refused"] += 1
-            one["secrets"] = sorted({*one["secrets"], *filter(None, [names(entry)])})
+            one["secrets"] = sorted({*one["secrets"], *filter(None, names(entry).split(", "))})
             one["last"] = max(one["last"], str(entry["time"]))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
