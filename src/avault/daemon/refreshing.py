@@ -88,7 +88,7 @@ async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> 
     if moved := find_moved(keyholder, tokens):
         return moved
     asked = {"host": host, "port": port, "method": "POST", "path": path}
-    noted: Message = {"op": "proxy", "group": tokens.group, "key": REFRESH_TOKEN, **asked}
+    noted: Message = {"op": "proxy", "groups": [tokens.group], "only": [REFRESH_TOKEN], **asked}
     keyholder.release(session, noted)
     job = {
         **asked,
