@@ -230,6 +230,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/key_opener         The process that opens a key which signs, when the phone has agreed, signs with it, and ends
     daemon/key_requests       Keys that sign, as a client has them made or taken in: guarded from the first
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
+    daemon/proxy_asks         What a proxy's process asks for, for one request: which secrets, where in it, and where to
     daemon/proxy_consent      The phone, asked for a use by the proxy: of a host, of a grant, of a secret that is sealed
     daemon/refreshing         Has an access token renewed that goes by the proxy, before it is used; one at a time
     daemon/proxying           Sessions of the proxy: what a command gets placeholders of, and each use of a secret by them
@@ -322,6 +323,7 @@ The rooms, in order; each calls only what stands above it:
     running/terminal_job      A command on a terminal of its own: keys, size, job control
     running/inside            The process in front of a command in a sandbox: its parent there, and its way to the proxy
     running/proxy_variables   The environment of a command whose HTTPS goes through a proxy of ours
+    running/stores            Files with placeholders, for clients that look for their key in a store of their own
     running/proxied           A command whose HTTPS goes through avault's proxy, with placeholders in place of secrets
     running/sight             What a command in a sandbox sees of this machine's files, as mounts for bubblewrap (bwrap(1))
     running/sandbox           A command in a sandbox (Linux, bubblewrap): no network, and neither the vault nor us in sight
@@ -530,6 +532,7 @@ if TYPE_CHECKING:
     HostWork = Callable[["Crew", "Host"], Awaitable["Outcome"]]
     Hosts = list[frozenset[str]]
     Hours = dict[tuple[int, str], tuple[int, int]]
+    Instead = dict[str, str]  # placeholders, by key
     Introduce: TypeAlias = Callable[[str, str], Awaitable[dict[str, Any] | None]]
     Item = bytes | list["Item"]
     KeyPlace = tuple[object, ...]
@@ -551,6 +554,7 @@ if TYPE_CHECKING:
     Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
     Use = Callable[[Message], Awaitable[Message]]
     Verify = Callable[[bytes, bytes, bytes], bool]
+    Wanted = dict[str, list[str]]  # where in a request each secret is to be, by its name
     Way: TypeAlias = "GivenKey | KeptKey | OperatorKey | Phone"
     Who = tuple[Any, ...]
     Work = Callable[[], Awaitable[Message]]
@@ -18465,7 +18469,7 @@ ANSWERED: dict[str, Callable[[Vault, Message], Message]] = {
     "get": answer_get,
     "export": answer_export,
     "reveal": answer_reveal,
-    "proxy": answer_get,  # to the proxy's process
+    "proxy": answer_reveal,  # to the proxy's process
 }
 
 
@@ -18923,7 +18927,7 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
     At most so many names, none wider, and how many there were besides.
     """
     # each op with the fields that it looks at
-    many = request["op"] in ("export", "reveal", "provide", "import", "move", "grant")
+    many = request["op"] in ("export", "reveal", "provide", "import", "move", "grant", "proxy")
     groups, keys = (
         (request.get(field) for field in ("groups", "only"))
         if many
@@ -23127,10 +23131,7 @@ def describe_wish(
 ) -> str:
     """Who wants what of a vault, and what for, in the phone's words; raises Denied for too much."""
     names = sorted(passage.asked)
-    if len(names) > SHOWN_NAMES or len(", ".join(names)) > SHOWN_LENGTH:
-        raise Denied(
-            f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
-        )
+    show_names(names)
     purpose = PURPOSES.get(str(request["op"]), "to show it")
     if request["op"] == "proxy":
         purpose = f"to send it by the proxy: {describe_call(request)}"
@@ -23146,6 +23147,16 @@ def describe_wish(
     ]
     who = describe_who(session.caller or {})
     return f"{who} on {host} {wants} {', '.join(shown)} of {vault}, {purpose}"
+
+
+def show_names(names: list[str]) -> str:
+    """Secrets that are asked for together; raises Denied for more than a phone shows."""
+    shown = ", ".join(names)
+    if len(names) > SHOWN_NAMES or len(shown) > SHOWN_LENGTH:
+        raise Denied(
+            f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
+        )
+    return shown
 
 
 def describe_call(asked: Message) -> str:
@@ -28072,6 +28083,46 @@ async def ask_for_proof(
     keyholder.reporter.report()
 
 
+# ----------------------------------------------------- daemon/proxy_asks ----
+# What a proxy's process asks for, for one request: which secrets, where in it, and where to.
+
+
+def read_asked(message: Message) -> Message:
+    """What a request asks for, as the log and the rules have it; raises Usage."""
+    port = message.get("port")
+    if type(port) is not int or not all(
+        isinstance(message.get(each), str) for each in ("host", "method", "path")
+    ):
+        raise Usage("not a request of the proxy")
+    return {
+        "host": canonical_host(message["host"]),
+        "port": port,
+        "method": message["method"],
+        "path": message["path"],
+    }
+
+
+def read_wanted(message: Message) -> Wanted:
+    """Where in a request each secret is to be, by its name; raises Usage."""
+    wanted, known = message.get("names"), (HEADER, *PLACES, SIGNING)
+    is_known = isinstance(wanted, dict) and all(
+        isinstance(places, list) and places and all(each in known for each in places)
+        for places in wanted.values()
+    )
+    if not wanted or not is_known:
+        raise Usage("not a request of the proxy")
+    return dict(wanted)
+
+
+def describe_proxied(wanted: Wanted, asked: Message) -> Message:
+    """A request and its secrets, as the log and the phone have them."""
+    noted: Message = {**asked, "only": sorted(wanted)}
+    if len(wanted) == 1:
+        noted["groups"], noted["only"] = ([each] for each in noted["only"][0].split("/"))
+    places = dict.fromkeys(each for where in wanted.values() for each in where)
+    return {**noted, "place": " and ".join(places)} if [*places] != [HEADER] else noted
+
+
 # -------------------------------------------------- daemon/proxy_consent ----
 # The phone, asked for a use by the proxy: of a host, of a grant, of a secret that is sealed.
 #
@@ -28133,10 +28184,13 @@ class ProxyConsent:
         self.identity = secrets.token_hex(8)
         self.agreed: set[str] = set()
         self.turn = asyncio.Lock()  # one question at a time
-        self.questions: dict[str, HostQuestion] = {}
+        self.questions: dict[tuple[str, ...], HostQuestion] = {}
 
-    async def obtain(self, session: Session, name: str, asked: Message) -> None:
-        """Have the phone agree to what it has to agree to first; raises AvaultError."""
+    async def obtain(self, session: Session, names: Iterable[str], asked: Message) -> None:
+        """Have the phone agree to what it has to agree to first; raises AvaultError.
+
+        What one request wants is one question.
+        """
         grant = session.grant
         if grant and grant.asks:
             caller = ProxyCaller(session.caller or {}, grant)
@@ -28152,13 +28206,15 @@ class ProxyConsent:
                 raise TimedOut("nobody approved in time", "is the signer app open?") from None
         port = "" if asked["port"] == 443 else f":{asked['port']}"
         place = f" ({asked['place']})" if asked.get("place") else ""
-        label = f"{name} to {asked['host']}{port}{place}"
-        if not self.asks or label in self.agreed:
+        labels = {f"{name} to {asked['host']}{port}{place}": name for name in sorted(names)}
+        named = {label: name for label, name in labels.items() if label not in self.agreed}
+        if not self.asks or not named:
             return
-        question = self.questions.get(label)
+        number = (*named,)
+        question = self.questions.get(number)
         if not question:
-            work = self.ask(session, name, label, asked)
-            question = self.questions[label] = HostQuestion(asyncio.ensure_future(work))
+            work = self.ask(session, named, asked)
+            question = self.questions[number] = HostQuestion(asyncio.ensure_future(work))
         question.waiting += 1
         try:
             await asyncio.shield(question.task)
@@ -28166,66 +28222,64 @@ class ProxyConsent:
             question.waiting -= 1
             if not question.waiting:
                 question.task.cancel()
-                self.questions.pop(label, None)
+                self.questions.pop(number, None)
 
-    async def ask(self, session: Session, name: str, label: str, asked: Message) -> None:
-        """Ask whether a secret may go to a host; raises Denied, TimedOut, Locked.
+    async def ask(self, session: Session, named: dict[str, str], asked: Message) -> None:
+        """Ask whether secrets may go to a host; raises Denied, TimedOut, Locked.
 
-        What was refused, or not answered, is not asked again for a while, ever longer.
+        `named` has their names, by what is agreed to. What was refused, or not answered, is not
+        asked again for a while, ever longer.
         """
-        keyholder, who = self.keyholder, who_asks(session.caller or {})
+        keyholder, who, labels = self.keyholder, who_asks(session.caller or {}), [*named]
         askings, holding = keyholder.askings, keyholder.holding
-        askings.restraint.check(who, [label])
+        askings.restraint.check(who, labels)
         store = keyholder.open_store()
+        names = [*named.values()]
         sentence = (
-            f"avault: {describe_who(session.caller or {})} on {holding.host} wants to use {name} of"
-            f" {store.vault.name} by the proxy, for the first time with this host:"
-            f" {describe_call(asked)}"
+            f"avault: {describe_who(session.caller or {})} on {holding.host} wants to use"
+            f" {show_names(names)} of {store.vault.name} by the proxy, for the first time with this"
+            f" host: {describe_call(asked)}"
         )
+        number = (*labels, self)
 
         def tell(code: str) -> None:
             by = describe_who(session.caller or {})
             since = render_time(time.time())
-            askings.questions[label, self] = {
-                "names": [name],
-                "by": by,
-                "code": code,
-                "since": since,
-            }
+            askings.questions[number] = {"names": names, "by": by, "code": code, "since": since}
             keyholder.reporter.report()
 
         try:
-            async with asyncio.timeout(PROXY_ASK_TIME), self.turn, askings.alone(who, [label]):
-                askings.restraint.check(who, [label])
+            async with asyncio.timeout(PROXY_ASK_TIME), self.turn, askings.alone(who, labels):
+                askings.restraint.check(who, labels)
                 with share_phone(keyholder, session):
                     await ask_operator(holding, store, {}, CONSENT_TITLE, sentence, tell)
         except (Denied, TimeoutError, asyncio.CancelledError) as error:
-            if (label, self) in askings.questions:
-                askings.restraint.note(who, [label])
+            if number in askings.questions:
+                askings.restraint.note(who, labels)
             if isinstance(error, TimeoutError):
                 raise TimedOut("nobody approved in time", "is the signer app open?") from None
             raise
         finally:
-            askings.questions.pop((label, self), None)
+            askings.questions.pop(number, None)
             keyholder.reporter.report()
-        askings.restraint.forgive(who, [label])
-        self.agreed.add(label)
+        askings.restraint.forgive(who, labels)
+        self.agreed |= {*labels}
 
     async def open(
         self, session: Session, asked: Message, admit: Callable[[bool], Passage]
     ) -> socket.socket:
-        """Have a secret opened for one request: a socket on which it comes to who reads that.
+        """Have secrets opened for one request: a socket on which they come to who reads that.
 
-        It is opened by a process that ends with that, or that stays as long as its guard says, for
-        this session and host. What it says is not read here. Raises AvaultError.
+        With them comes what else that wants. Who opens them is a process that ends with that, or
+        that stays as long as a guard says, for this session and host. What it says is not read
+        here. Raises AvaultError.
         """
         where = f"{self.identity} {asked['host']}:{asked['port']}"
         caller = {**(session.caller or {}), "proxy": where}
-        group, key = str(asked["group"]), str(asked["key"])
-        if any(
-            len(each.value) > LONGEST_SEALED for each in admit(False).vault.groups[group].keys[key]
-        ):
-            raise Denied(f"{group}/{key} is too long for a header")
+        for group, there in admit(False).vault.groups.items():
+            for key, found in there.keys.items():
+                if any(len(each.value) > LONGEST_SEALED for each in found):
+                    raise Denied(f"{group}/{key} is too long for a header")
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -28303,7 +28357,7 @@ async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> 
     store = keyholder.open_store()
     refuse_elsewhere(keyholder, tokens, canonical_host(host), port, path)
     asked = {"host": host, "port": port, "method": "POST", "path": path}
-    noted: Message = {"op": "proxy", "group": tokens.group, "key": REFRESH_TOKEN, **asked}
+    noted: Message = {"op": "proxy", "groups": [tokens.group], "only": [REFRESH_TOKEN], **asked}
     keyholder.release(session, noted)
     job = {
         **asked,
@@ -28602,35 +28656,37 @@ class ProxiedUses:
         return {"secrets": told, "egress": self.egress, "tcp": tcp, "uids": uids}
 
     async def use(self, message: Message) -> Message:
-        """The answer to what the proxy asks: a value for one request, or why not. It is logged."""
+        """The answer to what the proxy asks: values for one request, or why not. It is logged.
+
+        Whatever one request wants is one use: of each secret in it, and of the grant.
+        """
         noted: Message = {"op": "proxy"}
         try:
-            name = str(message.get("name"))
-            if name not in self.placeholders:
+            wanted, asked = read_wanted(message), read_asked(message)
+            if not wanted.keys() <= self.placeholders.keys():
                 raise Denied("that is no secret of this session")
-            group, _, key = name.partition("/")
-            noted |= {"group": group, "key": key, **read_asked(message)}
-            if (places := read_places(message)) != [HEADER]:
-                noted["place"] = " and ".join(map(str, places))
-            passage, grant = self.admit(message, name), self.session.grant
-            await self.consent.obtain(self.session, name, noted)
+            noted |= describe_proxied(wanted, asked)
+            passage, grant = self.admit(wanted, asked), self.session.grant
+            await self.consent.obtain(self.session, wanted, noted)
             if grant:
                 grant.use("proxy")
-            passage = self.admit(message, name)  # what has changed while the phone was asked
-            is_refused = message.get("refused") is True
-            if await self.renew(name, is_refused):
-                passage = self.admit(message, name)
+            passage = self.admit(wanted, asked)  # what has changed while the phone was asked
+            refused = check_names(message, "refused")
+            renewed = [await self.renew(name, name in refused) for name in wanted]
+            if any(renewed):
+                passage = self.admit(wanted, asked)
             if passage.asked:
                 end = await self.consent.open(
-                    self.session, noted, lambda is_counted: self.admit(message, name, is_counted)
+                    self.session, noted, lambda is_counted: self.admit(wanted, asked, is_counted)
                 )
                 found: Message = {"ok": True, "end": end}
             else:
                 if passage.is_counted:
                     await self.keyholder.change(passage.count(self.keyholder.open_store().machine))
-                    passage = self.admit(message, name, is_counted=True)
+                    passage = self.admit(wanted, asked, is_counted=True)
                 self.keyholder.release(self.session, noted)
-                found = {"ok": True, "value": passage.vault.groups[group].keys[key][0].value}
+                values = {each: passage.vault.secrets(*each.split("/"))[0].value for each in wanted}
+                found = {"ok": True, "values": values}
             self.count += 1
             if len(self.reached) < MOST_REACHED:
                 self.reached.add(str(noted["host"]))
@@ -28657,7 +28713,7 @@ class ProxiedUses:
                 raise
             raise Unavailable(f"{name} has expired, and there is no new one", ASK_MAKER) from error
 
-    def admit(self, message: Message, name: str, is_counted: bool = False) -> Passage:
+    def admit(self, wanted: Wanted, asked: Message, is_counted: bool = False) -> Passage:
         """What of the vault one request may have; raises Denied, NotFound, Locked.
 
         One whose use `is_counted` may have none left.
@@ -28666,31 +28722,33 @@ class ProxiedUses:
         if not is_counted:
             store.refresh()
         vault, guards = self.keyholder.see(self.session), self.keyholder.gate.look(store.vault)
-        group, _, key = name.partition("/")
-        values = vault.secrets(group, key)
+        places = [(group, key) for group, _, key in (name.partition("/") for name in wanted)]
+        for each in places:
+            vault.secrets(*each)
         if self.session.grant:
             self.session.grant.check_way("proxy")
-        rules = guards.rules_of(guards.of(name))
-        if fault := self.find_fault(vault, guards, name, is_counted):
-            raise fault
-        asked = read_asked(message)
-        said = find_proxy_fault(
-            asked["host"],
-            asked["port"],
-            asked["method"],
-            asked["path"],
-            self.hosts(guards, name),
-            rules.named["methods"],
-            rules.named["paths"],
-            read_places(message),
-        )
-        if said:
-            raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
-        passage = Passage(take_out(vault, [(group, key)]), "proxy", rules.times is not None)
-        is_sealed_yet = any(is_sealed(each.value) for each in values)
-        if rules.ask is not None or is_sealed_yet:
-            passage.asked[name] = rules.ask or 0
-            passage.thawed += [name] if rules.ask is None else []
+        passage = Passage(take_out(vault, places), "proxy")
+        for name, where in wanted.items():
+            rules = guards.rules_of(guards.of(name))
+            if fault := self.find_fault(vault, guards, name, is_counted):
+                raise fault
+            said = find_proxy_fault(
+                asked["host"],
+                asked["port"],
+                asked["method"],
+                asked["path"],
+                self.hosts(guards, name),
+                rules.named["methods"],
+                rules.named["paths"],
+                where,
+            )
+            if said:
+                raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
+            passage.is_counted = passage.is_counted or rules.times is not None
+            values = vault.secrets(*name.split("/"))
+            if rules.ask is not None or any(is_sealed(each.value) for each in values):
+                passage.asked[name] = rules.ask or 0
+                passage.thawed += [name] if rules.ask is None else []
         return passage
 
     def note_refused(self, told: Message) -> None:
@@ -28708,30 +28766,6 @@ def renews(guards: Guards, name: str) -> bool:
     """Whether a guard has a secret renew tokens alone: no command sends it anywhere."""
     sets = guards.rules_of(guards.of(name)).named["hosts"]
     return any(one and all(part_host(each)[0] == RENEWAL for each in one) for one in sets)
-
-
-def read_asked(message: Message) -> Message:
-    """What a request asks for, as the log and the rules have it; raises Usage."""
-    port = message.get("port")
-    if type(port) is not int or not all(
-        isinstance(message.get(each), str) for each in ("host", "method", "path")
-    ):
-        raise Usage("not a request of the proxy")
-    return {
-        "host": canonical_host(message["host"]),
-        "port": port,
-        "method": message["method"],
-        "path": message["path"],
-    }
-
-
-def read_places(message: Message) -> list[str]:
-    """Where in a request a value is to be, a header if nothing is said; raises Usage."""
-    places = message.get("in", [HEADER])
-    known = (HEADER, *PLACES, SIGNING)
-    if not isinstance(places, list) or not places or any(each not in known for each in places):
-        raise Usage("not a request of the proxy")
-    return places
 
 
 # ------------------------------------------------- daemon/proxy_sessions ----
@@ -40760,6 +40794,204 @@ def proxy_variables(url: str, bundle: str) -> dict[str, str]:
     }
 
 
+# -------------------------------------------------------- running/stores ----
+# Files with placeholders, for clients that look for their key in a store of their own.
+#
+# They are in a directory that is there for one session. The client's real store is not read, and not
+# changed; a variable leads the client past it.
+
+
+NOT_SOON = 4_102_444_800_000  # milliseconds, in 2100: the proxy renews it, the client does not
+
+
+def write_claude(given: Instead) -> str:
+    """Claude Code's .credentials.json: a login with nothing that renews it."""
+    login = {
+        "accessToken": given[ACCESS_TOKEN],
+        "refreshToken": "",
+        "expiresAt": NOT_SOON,
+        "scopes": ["user:inference", "user:profile"],
+    }
+    return json.dumps({"claudeAiOauth": login}) + "\n"
+
+
+def write_codex(given: Instead) -> str:
+    """The auth.json of codex, with a key of OpenAI's API."""
+    return json.dumps({"auth_mode": "apikey", "OPENAI_API_KEY": next(iter(given.values()))}) + "\n"
+
+
+def write_gh(given: Instead) -> str:
+    """The hosts.yml of gh, for github.com; what JSON has between quotes is YAML, too."""
+    token = json.dumps(next(iter(given.values())))
+    return (
+        f"github.com:\n    git_protocol: https\n    user: avault\n    oauth_token: {token}\n"
+        f"    users:\n        avault:\n            oauth_token: {token}\n"
+    )
+
+
+def write_aws(given: Instead) -> str:
+    """The file of AWS's credentials, for the profile that is in use."""
+    lines = [f"{key.lower()} = {value}" for key, value in sorted(given.items())]
+    return "\n".join([f"[{os.environ.get('AWS_PROFILE') or 'default'}]", *lines, ""])
+
+
+class StoredClient:
+    """A client's store: which `variable` leads to it, where it is else (`home`), and its `name`.
+
+    Without a home the variable names the file itself. Of each of `keys` it needs one, by one of
+    these names; of `more` it takes what there is. It looks into `instead` before it looks there.
+    """
+
+    def __init__(
+        self,
+        variable: str,
+        home: str,
+        name: str,
+        keys: tuple[tuple[str, ...], ...],
+        write: Callable[[Instead], str],
+        instead: tuple[str, ...],
+        more: tuple[str, ...] = (),
+    ) -> None:
+        self.variable, self.home, self.name = variable, home, name
+        self.keys, self.write, self.instead, self.more = keys, write, instead, more
+
+
+STORED_CLIENTS = {
+    "claude": StoredClient(
+        "CLAUDE_CONFIG_DIR",
+        "~/.claude",
+        ".credentials.json",
+        ((ACCESS_TOKEN,),),
+        write_claude,
+        ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"),
+    ),
+    "codex": StoredClient(
+        "CODEX_HOME",
+        "~/.codex",
+        "auth.json",
+        (("OPENAI_API_KEY", "CODEX_API_KEY", "API_KEY"),),
+        write_codex,
+        ("CODEX_API_KEY", "OPENAI_API_KEY"),
+    ),
+    "gh": StoredClient(
+        "GH_CONFIG_DIR",
+        "~/.config/gh",
+        "hosts.yml",
+        (("GH_TOKEN", "GITHUB_TOKEN", "TOKEN"),),
+        write_gh,
+        ("GH_TOKEN", "GITHUB_TOKEN"),
+    ),
+    "aws": StoredClient(
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "",
+        "credentials",
+        (("AWS_ACCESS_KEY_ID",), ("AWS_SECRET_ACCESS_KEY",)),
+        write_aws,
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+        ("AWS_SESSION_TOKEN",),
+    ),
+}
+
+
+class Stores:
+    """The stores of one session, each as CLIENT, CLIENT=GROUP, or CLIENT=GROUP/KEY.
+
+    Raises Usage. The directory is made at once, and what is in it with `fill`.
+    """
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.wanted: dict[str, tuple[str, str]] = {}  # by client, a group and a key, "" for any
+        for word in words:
+            client, _, place = word.partition("=")
+            if client not in STORED_CLIENTS:
+                raise Usage(
+                    f"no store of {client} is known", f"one of: {', '.join(STORED_CLIENTS)}"
+                )
+            group, _, key = (place or client).partition("/")
+            self.wanted[client] = group, key
+        self.directory = tempfile.mkdtemp(prefix="avault-") if self.wanted else ""
+        self.found: dict[str, dict[str, str]] = {}  # by client, keys as it calls them: GROUP/KEY
+
+    def choose(self, there: set[str]) -> list[str]:
+        """The secrets that they are to have, of those that are `there`, as GROUP/KEY.
+
+        Raises NotFound, and Usage for a key of which a store has several.
+        """
+        for client, (group, key) in self.wanted.items():
+            kind = STORED_CLIENTS[client]
+            keys = {place.partition("/")[2] for place in there if place.startswith(f"{group}/")}
+            if key and len(kind.keys) > 1:
+                raise Usage(f"{client} has more than one key", f"name the group: {client}={group}")
+            if key:
+                self.found[client] = {kind.keys[0][0]: f"{group}/{key}"}
+                continue
+            found: dict[str, str] = {}
+            for names in kind.keys:
+                name = next((each for each in names if each in keys), None)
+                if not name:
+                    said = f"{group} has no {' or '.join(names)}, which {client} has in its store"
+                    raise NotFound(said, f"name another: --store {client}=GROUP")
+                found[names[0]] = f"{group}/{name}"
+            found |= {each: f"{group}/{each}" for each in kind.more if each in keys}
+            self.found[client] = found
+        return [place for found in self.found.values() for place in found.values()]
+
+    def fill(self, placeholders: dict[str, str], is_alone: bool) -> dict[str, str]:
+        """Write them: the variables that lead there. Raises Denied for what goes to no host.
+
+        Beside it, what else the client has in its directory is linked, unless that is to be seen
+        by nobody (`is_alone`).
+        """
+        variables = {}
+        for client, found in self.found.items():
+            kind = STORED_CLIENTS[client]
+            for place in found.values():
+                if place not in placeholders:
+                    said = f"no host is named for {place}, so {client} has no placeholder of it"
+                    raise Denied(said, f"avault guard {place} --host HOST")
+            directory = os.path.join(self.directory, client)
+            os.mkdir(directory, 0o700)
+            path = os.path.join(directory, kind.name)
+            text = kind.write({key: placeholders[place] for key, place in found.items()})
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                write_all(fd, text.encode())
+            finally:
+                os.close(fd)
+            if kind.home and not is_alone:
+                link_others(kind, directory)
+            variables[kind.variable] = directory if kind.home else path
+        return variables
+
+    def others(self) -> set[str]:
+        """The variables in which these clients would find another key before they look there."""
+        return {each for client in self.found for each in STORED_CLIENTS[client].instead}
+
+    def end(self) -> None:
+        """Take them away: what the clients have written there goes, too."""
+        if self.directory:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def link_others(kind: StoredClient, directory: str) -> None:
+    """Link what a client has beside its store: its settings, its history."""
+    home = os.environ.get(kind.variable) or os.path.expanduser(kind.home)
+    ways = {name: os.path.join(home, name) for name in list_names(home)}
+    if kind.variable == "CLAUDE_CONFIG_DIR" and not os.environ.get(kind.variable):
+        ways[".claude.json"] = os.path.expanduser("~/.claude.json")  # else it is in there
+    for name, way in ways.items():
+        if name != kind.name and os.path.exists(way):
+            os.symlink(os.path.realpath(way), os.path.join(directory, name))
+
+
+def list_names(directory: str) -> list[str]:
+    """What is in a directory; nothing where there is none."""
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
 # ------------------------------------------------------- running/proxied ----
 # A command whose HTTPS goes through avault's proxy, with placeholders in place of secrets.
 #
@@ -40820,8 +41052,11 @@ class Proxied:
     `choice` has the fields of the request `proxy`.
     """
 
-    def __init__(self, terminal: Terminal, choice: dict[str, Any], egress: str) -> None:
+    def __init__(
+        self, terminal: Terminal, choice: dict[str, Any], egress: str, stores: Stores
+    ) -> None:
         self.terminal, self.choice, self.egress = terminal, choice, egress
+        self.stores = stores
         self.placeholders: dict[str, str] = {}
 
     def give(
@@ -40842,6 +41077,9 @@ class Proxied:
             refuse_dangerous(variables, allow)
             wanted = [find_references(value.encode(), name) for name, value in variables.items()]
             fields["also"] = sorted({place for each in wanted for place in each})
+        if self.stores.wanted:
+            there = terminal.ask("list", format="names")["output"].split()
+            fields["also"] = [*fields.get("also", []), *self.stores.choose({*there})]
         self.session = ProxySession(terminal, fields, tcp)
         told = self.session.told
         self.placeholders = dict(told["placeholders"])
@@ -40866,6 +41104,7 @@ class Proxied:
             injection.set(terminal, variables, allow)
             for place in self.placeholders:
                 del injection.secrets[place]
+        injection.variables |= self.stores.fill(self.placeholders, is_alone=not tcp)
         shown = sorted(self.placeholders)
         say(f"through the proxy: {printable(', '.join(shown) or 'no secret', 2000)}")
         if tcp:
@@ -41529,6 +41768,7 @@ def optional_duration(name: str) -> click.Option:
     option("--egress"),
     option("--host", "hosts", multiple=True),
     option("--ask", is_flag=True),
+    option("--store", "stores", multiple=True),
     lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     interspersed=False,
 )
@@ -41551,12 +41791,14 @@ def cmd_run(
     egress: str | None,
     hosts: tuple[str, ...],
     ask: bool,
+    stores: tuple[str, ...],
     words: tuple[str, ...],
 ) -> int:
     """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
                   [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
                   [--as-file KEY]… [--sandbox [--bind PATH]… [--bind-ro PATH]…]
-                  [--proxy [--host GROUP/KEY=HOST]… [--egress rules|open] [--ask]]
+                  [--proxy [--host GROUP/KEY=HOST]… [--egress rules|open] [--ask]
+                           [--store CLIENT[=GROUP[/KEY]]]…]
                   [--] CMD…
 
     Runs a command with secrets in its environment, over what is there: those
@@ -41595,6 +41837,10 @@ def cmd_run(
     first goes to a host, with method, host and path. It ends with the command, and
     with the lock. What --proxy is for, and what not: references/proxy.md
 
+    --store has a client that looks for its key in a file of its own find a
+    placeholder in one: claude, codex, gh, aws; the key is in the group of that name,
+    or in GROUP. The client's own file is not touched; the other goes with the session.
+
     Exit code: the command's; 128 + n if signal n ended it; 126 it cannot be
     executed, 127 it is not there.
 
@@ -41613,8 +41859,9 @@ def cmd_run(
     names = [name for each in only for name in each.split(",")]
     if everything and (groups or names or named):
         raise Usage("--all excludes --group, --only and --as", "leave it out")
-    if not proxy and (hosts or egress or ask):
-        raise Usage("--host, --egress and --ask are for --proxy", "avault run --proxy -- my-agent")
+    if not proxy and (hosts or egress or ask or stores):
+        said = "--host, --egress, --ask and --store are for --proxy"
+        raise Usage(said, "avault run --proxy -- my-agent")
     if proxy and no_mask:
         raise Usage("--proxy excludes --no-mask: it ends with us", "leave --no-mask out")
     variables = None if env_file is None else read_env_file(env_file)
@@ -41628,6 +41875,9 @@ def cmd_run(
     if wait is not None:
         wait_open(terminal, timeout)
     # what it looks at may change: as late as can be
+    kept = Stores(stores)
+    click.get_current_context().call_on_close(kept.end)
+    writable += (kept.directory,) if kept.directory else ()
     room = Sandbox(terminal.places, writable, readable) if sandbox else None
     forbid_cores()
     injection = Injection()
@@ -41643,6 +41893,7 @@ def cmd_run(
                 "ask": ask,
             },
             egress or "rules",
+            kept,
         )
         is_asked = env_file is not None
         proxied.give(terminal, injection, variables, is_asked, tcp=not room)
@@ -41660,6 +41911,9 @@ def cmd_run(
         environment = injection.environment()
         if proxy:
             environment = proxied.environment(environment, injection)
+    others = kept.others() - injection.variables.keys()
+    for name in others:
+        environment.pop(name.encode(), None)
     patterns = None
     if not no_mask:
         hidden = reveal_for_masks(terminal, injection.secrets)
@@ -50523,7 +50777,7 @@ def sum_hosts(lines: list[bytes]) -> list[dict[str, Any]]:
             empty: dict[str, Any] = {"requests": 0, "refused": 0, "secrets": [], "last": ""}
             one = found.setdefault(entry["host"], {"host": entry["host"], **empty})
             one["requests" if entry["outcome"] == "ok" else "refused"] += 1
-            one["secrets"] = sorted({*one["secrets"], *filter(None, [names(entry)])})
+            one["secrets"] = sorted({*one["secrets"], *filter(None, names(entry).split(", "))})
             one["last"] = max(one["last"], str(entry["time"]))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue

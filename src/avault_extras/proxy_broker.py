@@ -39,7 +39,7 @@ except AvaultError:
 
 SOCKET, BUNDLE = "proxy.sock", "bundle.pem"  # in a session's directory
 ANSWER_TIME = 200.0  # seconds for the keyholder, which may have the phone asked meanwhile
-SENT_TIME = 10.0  # seconds for a value that another process sends
+SENT_TIME = 10.0  # seconds for what another process sends
 LONGEST_SENT = 1 << 20  # bytes of it
 MOST_MEMORY = 512 << 20  # bytes; more is a fault, and ends the session
 LOOK = 5.0  # seconds between two looks at it
@@ -144,8 +144,8 @@ class Broker:
             ) from None
         return int(self.far.sockets[0].getsockname()[1])
 
-    async def ask(self, fields: Message) -> str:
-        """A secret for a request; raises what the keyholder says, and Unavailable.
+    async def ask(self, fields: Message) -> dict[str, str]:
+        """Secrets for a request, by their names; raises what the keyholder says, and Unavailable.
 
         Where nobody waits for it any more, the keyholder is told, and what has come is closed.
         """
@@ -171,20 +171,20 @@ class Broker:
             error = AvaultError.from_dict(answer)
             error.is_noted = True  # type: ignore[attr-defined]
             raise error
-        if answer["end"] is None:
-            return str(answer["value"])
-        value = await read_sent(answer["end"])
-        if fault := avault.find_form_fault(fields["name"], value):
-            raise fault
-        return value
+        sent = answer["end"] is not None
+        values = await read_sent(answer["end"]) if sent else dict(answer["values"])
+        for name in fields["names"] if sent else ():
+            if fault := avault.find_form_fault(name, values[name]):
+                raise fault
+        return values
 
     def tell(self, fields: Message) -> None:
         """Have what was refused here in the log."""
         self.control.send({"refused": fields})
 
 
-async def read_sent(fd: int) -> str:
-    """A value that the process sends which has opened it: one frame (raises AvaultError)."""
+async def read_sent(fd: int) -> dict[str, str]:
+    """What the process sends that has opened it, by names: one frame (raises AvaultError)."""
     with socket.socket(fileno=fd) as end:
         end.setblocking(False)
         try:
@@ -197,7 +197,7 @@ async def read_sent(fd: int) -> str:
     answer = avault.decode_frame(data)
     if not answer.get("ok"):
         raise AvaultError.from_dict(answer)
-    return str(answer["value"])
+    return {f"{each['group']}/{each['key']}": str(each["value"]) for each in answer["secrets"]}
 
 
 def end_at_once() -> None:

@@ -50,7 +50,7 @@ from mitmproxy.addons.proxyserver import Proxyserver  # noqa: E402
 from mitmproxy.addons.tlsconfig import TlsConfig  # noqa: E402
 from mitmproxy.master import Master  # noqa: E402
 from mitmproxy.proxy import mode_servers  # noqa: E402
-from mitmproxy.proxy.layers import websocket  # noqa: E402
+from mitmproxy.proxy.layers import http, websocket  # noqa: E402
 from mitmproxy.proxy.layers.http import _http1, _http2  # noqa: E402
 
 proxy_sockets = avault.load_extra("proxy_sockets", "proxy")
@@ -232,6 +232,21 @@ def send_with_end(self: Any, event: Any) -> Any:
 SEND = _http1.Http1Client.send
 
 
+class WatchedStream(http.HttpStream):  # type: ignore[misc]
+    """A request, of which the gate hears when its client takes it back (RFC 9113, 5.4.2).
+
+    While it waits for an addon, mitmproxy keeps that to itself. One process has one `gate`.
+    """
+
+    gate: Any = None
+
+    def handle_event(self, event: Any) -> Any:
+        """As of mitmproxy's."""
+        if isinstance(event, http.RequestProtocolError):
+            self.gate.note_left(self.flow)
+        return super().handle_event(event)
+
+
 class Peer:
     """A stream's writer that says who the client is, where the socket has no address to tell.
 
@@ -269,6 +284,7 @@ class Engine:
             module.format_error = render_error
         _http1.Http1Client.send = send_with_end
         proxy_sockets.SparingWebSocket.talks = gate.talks
+        WatchedStream.gate, http.HttpStream = gate, WatchedStream
         websocket.WebsocketConnection = proxy_sockets.SparingWebSocket
         loop.is_let = gate.is_ruled
         self.master = Master(options.Options(), loop)

@@ -27,6 +27,30 @@ MOST_HELD = 64 << 20  # bytes of bodies that one session waits for at once
 OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
 
 
+class Plan:
+    """What is to be put into a request, whose headers are `fields`.
+
+    `uses` says where each secret goes; `places` is what of each header is replaced. A body is
+    written as `how` says, by the placeholders `bodily`; `signed` is what AWS signs of it.
+    """
+
+    def __init__(self, fields: Any, uses: Uses, is_socket: bool) -> None:
+        self.fields, self.uses, self.is_socket = fields, uses, is_socket
+        self.places: Any = []
+        self.how: str | None = None
+        self.bodily: dict[str, str] = {}
+        self.signed: Any = None
+
+    def drop_expectation(self) -> None:
+        """The body has come: mitmproxy has answered an Expect (RFC 9110, 10.1.1) by itself."""
+        kept = [
+            (field, place)
+            for field, place in zip(self.fields, self.places, strict=True)
+            if field[0].lower() != b"expect"
+        ]
+        self.fields, self.places = (tuple(each) for each in zip(*kept, strict=True))
+
+
 class Filling:
     """What a session's gate lets through gets its secrets here."""
 
@@ -37,39 +61,77 @@ class Filling:
     async def fill(self, flow: http.HTTPFlow, fields: Any, is_socket: bool) -> None:
         """Have a request as it goes out, with these headers; raises what keeps it from that.
 
-        A body that may hold a placeholder is waited for, if it is short and says so; else it is
-        filled as it goes by, and for that the secret is asked for whether it is there or not.
+        All its secrets are asked for at once: that is one use. So a body that may hold a
+        placeholder is waited for, if it is short and says so; else it is filled as it goes by, and
+        for that the secret is asked for whether it is there or not.
         """
-        request, placeholders = flow.request, self.gate.placeholders
-        uses = self.find_outside(flow, fields)
-        allowed = headers_for(self.gate.targets[flow.client_conn.id].host)
-        if signed := self.find_signed(flow):
-            allowed |= {proxy_sigv4.SESSION}
-        places = [
-            None
-            if signed and name.lower() == b"authorization"
-            else proxy_headers.find_place(name.decode().lower(), value, placeholders, allowed)
-            for name, value in fields
-        ]
-        for place in places:
+        request = flow.request
+        plan = Plan(fields, self.find_outside(flow, fields), is_socket)
+        plan.signed = self.find_signed(flow)
+        plan.places = self.find_fields(flow, fields, plan.signed is not None)
+        for place in plan.places:
             for name in place.names if place else ():
-                uses.setdefault(name, []).append(HEADER)
-        payload = find_payload(request, signed) if signed else None
+                plan.uses.setdefault(name, []).append(HEADER)
+        payload = find_payload(request, plan.signed) if plan.signed else None
         is_said = payload is not None
-        how = None if is_socket or is_said else proxy_places.find_writing(request)
-        bodily = self.texts_for(flow, "body") if how else {}
-        is_held = bool(bodily) and proxy_places.is_short(request)
-        is_held = is_held or (signed is not None and payload is None)
-        for name in bodily if not is_held else ():
-            uses.setdefault(name, []).append("body")
-        values = await self.get_values(uses, flow)
-        filled = [place.fill(values) if place else None for place in places]
-        pairs = self.fill_target(request, uses, values)
-        for place, new in zip(places, filled, strict=True):
+        plan.how = None if is_socket or is_said else proxy_places.find_writing(request)
+        plan.bodily = self.texts_for(flow, "body") if plan.how else {}
+        is_held = bool(plan.bodily) and proxy_places.is_short(request)
+        if is_held or (plan.signed is not None and payload is None):
+            self.hold(flow)
+            request.headers.fields = fields
+            flow.metadata["plan"] = plan
+            return
+        for name in plan.bodily:
+            plan.uses.setdefault(name, []).append("body")
+        values = await self.put_in(flow, plan, payload, payload)
+        if plan.bodily:
+            fill_stream(request, proxy_places.list_pairs(plan.how, values, plan.bodily))
+        elif not is_socket:
+            request.stream = True
+
+    async def fill_body(self, flow: http.HTTPFlow) -> None:
+        """Put secrets into a request whose body is here, whole; raises what keeps it from that."""
+        plan = flow.metadata.pop("plan", None)
+        if plan is None:
+            return
+        plan.drop_expectation()
+        content = came = flow.request.raw_content or b""
+        for name in proxy_places.find_forms(content, plan.bodily):
+            plan.uses.setdefault(name, []).append("body")
+
+        def write(values: dict[str, str]) -> str:
+            nonlocal content
+            there = {name: values[name] for name in values if "body" in plan.uses[name]}
+            pairs = proxy_places.list_pairs(plan.how, there, plan.bodily)
+            content = proxy_scrub.replace_needles(came, pairs)
+            if content is not came:
+                flow.request.raw_content = content
+                flow.request.headers["content-length"] = str(len(content))
+            self.add_needles(flow, {}, pairs)
+            return str(proxy_sigv4.hash_payload(content))
+
+        await self.put_in(flow, plan, proxy_sigv4.hash_payload(came), write)
+
+    async def put_in(
+        self, flow: http.HTTPFlow, plan: Plan, came: str | None, goes: Any
+    ) -> dict[str, str]:
+        """Ask for a request's secrets, and put them into its head: the secrets, by their names.
+
+        `came` is its body's hash, or what stands for it, where it is signed; `goes` the same as it
+        goes out, or what puts secrets into the body, and gives that.
+        """
+        request = flow.request
+        signer = self.find_signer(flow, plan, came)
+        values = await self.get_values(plan.uses, flow)
+        filled = [place.fill(values) if place else None for place in plan.places]
+        pairs = self.fill_target(request, plan.uses, values)
+        for place, new in zip(plan.places, filled, strict=True):
             if place and new and place.pair:
                 start = len(place.head)
                 pairs.append((place.value[start:].rstrip(b"="), new[start:].rstrip(b"=")))
-        if values or bodily or signed:
+        fields = plan.fields
+        if values or plan.bodily or plan.signed:
             kept = [
                 (name, new or value)
                 for (name, value), new in zip(fields, filled, strict=True)
@@ -78,16 +140,25 @@ class Filling:
             fields = (*kept, (b"accept-encoding", b"identity"))
         request.headers.fields = fields
         self.add_needles(flow, values, pairs)
-        flow.metadata["passed"], flow.metadata["is_socket"] = True, is_socket
-        if payload is not None:
-            await self.sign(flow, signed, payload, payload)
-        if is_held:
-            self.hold(flow)
-            flow.metadata["body"] = how, bodily, signed
-        elif bodily:
-            fill_stream(request, proxy_places.list_pairs(how, values, bodily))
-        elif not is_socket:
-            request.stream = True
+        flow.metadata["passed"], flow.metadata["is_socket"] = True, plan.is_socket
+        hashed = goes(values) if callable(goes) else goes
+        if signer:
+            self.sign(flow, plan.signed, signer, values, hashed)
+        return values
+
+    def find_fields(self, flow: http.HTTPFlow, fields: Any, is_signed: bool) -> list[Any]:
+        """Where each header has placeholders, None for one that has none; raises Denied."""
+        allowed = headers_for(self.gate.targets[flow.client_conn.id].host)
+        if is_signed:
+            allowed |= {proxy_sigv4.SESSION}
+        return [
+            None
+            if is_signed and name.lower() == b"authorization"
+            else proxy_headers.find_place(
+                name.decode().lower(), value, self.gate.placeholders, allowed
+            )
+            for name, value in fields
+        ]
 
     def find_outside(self, flow: http.HTTPFlow, fields: Any) -> Uses:
         """Where in a request's target secrets are to be; raises Denied, also where none is ever."""
@@ -122,15 +193,15 @@ class Filling:
         if any(each.strip() != request.method for each in others):
             raise Denied("a header says another method than the request's own")
         said = flow.metadata.setdefault("said", said)  # as it came: later, a secret is in the path
-        values = {}
-        for name, places in uses.items():
-            asked = {"name": name, **said, "in": [*dict.fromkeys(places)]}
-            if name in self.gate.stale:
-                self.gate.stale.discard(name)
-                asked["refused"] = True
-            flow.metadata.setdefault("names", []).append(name)
-            values[name] = await self.gate.ask(asked)
-            if proxy_headers.CONTROLS.search(values[name]):
+        if not uses:
+            return {}
+        names = {name: [*dict.fromkeys(places)] for name, places in uses.items()}
+        refused = sorted(self.gate.stale & {*names})
+        self.gate.stale -= {*refused}
+        flow.metadata.setdefault("names", []).extend(names)
+        values: dict[str, str] = await self.gate.ask({"names": names, **said, "refused": refused})
+        for name, value in values.items():
+            if proxy_headers.CONTROLS.search(value):
                 what = "line ends or control characters"
                 raise Denied(f"{name} has {what}, so it goes into no request")
         return values
@@ -146,20 +217,6 @@ class Filling:
         request.data.path = b"".join(parts)
         return replaced
 
-    async def fill_body(self, flow: http.HTTPFlow) -> None:
-        """Put secrets into a body that is here, whole; raises what the keyholder says."""
-        how, texts, signed = flow.metadata.get("body", (None, {}, None))
-        content = came = flow.request.raw_content or b""
-        if names := proxy_places.find_forms(content, texts):
-            values = await self.get_values({name: ["body"] for name in names}, flow)
-            pairs = proxy_places.list_pairs(how, values, texts)
-            content = proxy_scrub.replace_needles(content, pairs)
-            flow.request.raw_content = content
-            flow.request.headers["content-length"] = str(len(content))
-            self.add_needles(flow, values, pairs)
-        if signed:
-            await self.sign(flow, signed, *map(proxy_sigv4.hash_payload, (came, content)))
-
     def find_signed(self, flow: http.HTTPFlow) -> Any:
         """A request that is signed for AWS, if a secret of this session may have done it."""
         request = flow.request
@@ -169,29 +226,50 @@ class Filling:
             return None
         return proxy_sigv4.SignedRequest(request.method, request.data.path, fields, found)
 
-    async def sign(self, flow: http.HTTPFlow, signed: Any, came: str, goes: str) -> None:
-        """Have a request signed by the secret whose placeholder has signed it; raises Denied.
+    def find_signer(
+        self, flow: http.HTTPFlow, plan: Plan, came: str | None
+    ) -> tuple[str, str | None, int] | None:
+        """By whom a request is to be signed anew, and its key's id, if a secret: put into the uses.
 
-        `came` and `goes` are its body's hash, or what stands for it, before and now. What somebody
-        else has signed goes as it is.
+        And by which reading. None where it is not signed, or by somebody else: that goes as it is.
+        Raises Denied.
         """
-        request = flow.request
+        signed = plan.signed
+        if not signed:
+            return None
         found = signed.find_signer(self.texts_for(flow, SIGNING), came)
         if not found:
-            said = b" ".join(request.headers.get_all("authorization")[0].encode().split())
+            said = b" ".join(flow.request.headers.get_all("authorization")[0].encode().split())
             if not proxy_headers.find_placeholders(said, self.gate.placeholders):
-                return
+                return None
             raise Denied(
                 "the request is signed by no placeholder that a rule has sign for this host",
                 "a secret that signs has a guard for that: avault guard GROUP/KEY --in sign",
             )
         name, reading = found
         own = self.gate.placeholders.get(signed.access.encode())
-        uses = {name: [SIGNING], **({own: [HEADER]} if own else {})}
         if own and own not in self.texts_for(flow, HEADER):
             raise Denied(f"{own} is no id of a key, for which a rule has this host's headers")
-        values = await self.get_values(uses, flow)
-        access, fields = values.get(own, signed.access), request.headers.fields
+        plan.uses.setdefault(name, []).append(SIGNING)
+        if own:
+            plan.uses.setdefault(own, []).append(HEADER)
+        return name, own, reading
+
+    def sign(
+        self,
+        flow: http.HTTPFlow,
+        signed: Any,
+        signer: tuple[str, str | None, int],
+        values: dict[str, str],
+        goes: str | None,
+    ) -> None:
+        """Have a request signed by the secret whose placeholder has signed it; raises Denied.
+
+        `goes` is its body's hash, or what stands for it, as it goes out.
+        """
+        request, (name, own, reading) = flow.request, signer
+        access = values[own] if own else signed.access
+        fields = request.headers.fields
         if not re.fullmatch("[A-Za-z0-9_+=.-]{1,128}", access):
             raise Denied(f"{own or name} is no id of a key of AWS")
         said = signed.sign(
@@ -201,7 +279,7 @@ class Filling:
             (each, said if each.lower() == b"authorization" else value) for each, value in fields
         )
         theirs = signed.signature.encode()
-        self.add_needles(flow, values, [(theirs, said[-len(theirs) :])])
+        self.add_needles(flow, {}, [(theirs, said[-len(theirs) :])])
 
     def hold(self, flow: http.HTTPFlow) -> None:
         """Have a body waited for, if no more is than a session may; raises Denied."""

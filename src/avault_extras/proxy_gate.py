@@ -56,14 +56,14 @@ class Gate:
     """Decides on connections and requests of one session.
 
     `session` is what the keyholder says of it: its `secrets`, each with `name`, `placeholder` and
-    `hosts`, and `egress`. `ask` gets a secret for a request, `tell` notes what was refused.
+    `hosts`, and `egress`. `ask` gets the secrets of a request, `tell` notes what was refused.
     """
 
     def __init__(
         self,
         session: dict[str, Any],
         token: str,
-        ask: Callable[[dict[str, Any]], Awaitable[str]],
+        ask: Callable[[dict[str, Any]], Awaitable[dict[str, str]]],
         tell: Callable[[dict[str, Any]], None],
     ) -> None:
         self.ask, self.tell, self.token = ask, tell, token
@@ -81,6 +81,7 @@ class Gate:
         self.texts = {name: each.decode() for each, name in self.placeholders.items()}
         self.targets: dict[str, Target] = {}
         self.stale: set[str] = set()  # secrets that an upstream did not take (401)
+        self.waiting: dict[str, asyncio.Future[None]] = {}  # requests that wait, by their flows
         self.heard: set[str] = set()  # clients from which something sensible has come
         self.cut: Callable[[Any], None] = lambda client: None  # ends a client's connection
         self.limit: Callable[[Any], None] = lambda client: None  # of what is read of it
@@ -217,20 +218,35 @@ class Gate:
             return
         self.heard.add(flow.client_conn.id)
         try:
-            await self.while_there(flow.client_conn, self.admit(flow))
+            await self.while_there(flow, self.admit(flow))
         except Exception as error:
             self.refuse(flow, understand(error))
 
-    async def while_there(self, client: Any, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for what a request needs, as long as its client does: the phone may be asked."""
+    async def while_there(self, flow: http.HTTPFlow, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for what a request needs, as long as its client does: the phone may be asked.
+
+        A client has left when its connection has ended, or its stream in that (`note_left`).
+        """
         task = asyncio.ensure_future(work)
+        left = self.waiting[flow.id] = asyncio.get_running_loop().create_future()
+        first = asyncio.FIRST_COMPLETED
         try:
-            while not (await asyncio.wait([task], timeout=LOOK))[0]:
-                if self.has_left(client):
+            while (
+                task not in (await asyncio.wait([task, left], timeout=LOOK, return_when=first))[0]
+            ):
+                if left.done() or self.has_left(flow.client_conn):
                     raise Unavailable("the client has left")
             await task
         finally:
             task.cancel()
+            left.cancel()
+            del self.waiting[flow.id]
+
+    def note_left(self, flow: http.HTTPFlow) -> None:
+        """A request was taken back by its client, which may go on with others."""
+        left = self.waiting.get(flow.id)
+        if left and not left.done():
+            left.set_result(None)
 
     async def admit(self, flow: http.HTTPFlow) -> None:
         """Raises AvaultError."""
@@ -281,7 +297,7 @@ class Gate:
         try:
             if length is not None and int(length) != len(content):
                 raise Denied("the request ends before its length")
-            await self.while_there(flow.client_conn, self.filling.fill_body(flow))
+            await self.while_there(flow, self.filling.fill_body(flow))
         except Exception as error:
             self.refuse(flow, understand(error))
         finally:

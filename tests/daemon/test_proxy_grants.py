@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proxy_use import use_one
 from test_asked import House
 from test_keyholder_alone import CALLER
 
@@ -81,7 +82,7 @@ class Counter(House):
         return avault.ProxiedUses(self.keyholder, session, request, is_owner=is_owner or not grant)
 
     async def use(self, session: avault.ProxiedUses, name: str = NAME, **asked: Any) -> dict[str, Any]:
-        return await session.use({"name": name, **CALL, **asked})
+        return await use_one(session, name, CALL, asked)
 
     async def seal(self, ask: str = "") -> None:
         """A key of which the phone is asked at each use, or at the first one in that time."""
@@ -437,7 +438,8 @@ async def read_end(answer: dict[str, Any]) -> dict[str, Any]:
     """What the proxy's process reads, of a secret that was opened."""
     with answer["end"] as end:
         end.setblocking(False)
-        return await avault.read_frame(end)
+        found = await avault.read_frame(end)
+        return {"values": {f"{each['group']}/{each['key']}": each["value"] for each in found["secrets"]}}
 
 
 async def test_a_sealed_secret_is_opened_for_one_request_and_the_keyholder_never_has_it(counter: Counter) -> None:
@@ -451,7 +453,7 @@ async def test_a_sealed_secret_is_opened_for_one_request_and_the_keyholder_never
         await counter.man.approve(number + 1)
         answer = await asked
         assert answer["ok"] and "value" not in answer
-        assert (await read_end(answer))["value"] == SEALED
+        assert (await read_end(answer))["values"][ASKED_OF] == SEALED
     assert counter.holding.store and SEALED not in counter.holding.store.vault.to_json()
 
 
@@ -463,10 +465,10 @@ async def test_the_last_use_of_a_sealed_secret_is_one(counter: Counter) -> None:
     asked = asyncio.create_task(counter.use(session, ASKED_OF))
     await counter.man.approve(1)
     await counter.man.approve(2)
-    assert (await read_end(await asked))["value"] == SEALED
+    assert (await read_end(await asked))["values"][ASKED_OF] == SEALED
     asked = asyncio.create_task(counter.use(session, ASKED_OF))  # of what stays open
     answer = await asked
-    assert answer.get("ok") and (await read_end(answer))["value"] == SEALED
+    assert answer.get("ok") and (await read_end(answer))["values"][ASKED_OF] == SEALED
     assert "as often as it may" in (await counter.use(session, ASKED_OF))["error"]["message"]
 
 
@@ -479,7 +481,7 @@ async def test_one_approval_is_good_for_this_session_and_host_alone(counter: Cou
     await counter.man.approve(2)
     await read_end(await asked)
     again = await counter.use(session, ASKED_OF, path="/v1/other")
-    assert (await read_end(again))["value"] == SEALED and len(counter.man.questions) == 2
+    assert (await read_end(again))["values"][ASKED_OF] == SEALED and len(counter.man.questions) == 2
     other = asyncio.create_task(counter.use(counter.begin(only=[ASKED_OF]), ASKED_OF))
     client = await counter.begin_client("get", group="asked", key="KEY")
     await counter.man.asked(3)
@@ -509,6 +511,69 @@ async def test_a_guard_that_comes_while_a_sealed_secret_is_opened(counter: Count
     await counter.serve("guard", group="asked", key="KEY", methods=["GET"])
     await counter.man.approve(2)
     assert (await asked)["error"]["code"] == "denied"
+
+
+# what one request wants
+
+TWO = {"openai/API_KEY": ["header"], "other/KEY": ["header"]}
+
+
+async def test_one_request_is_one_use_of_each_secret_and_of_the_grant(counter: Counter) -> None:
+    """In however many places a secret is; two secrets are one each."""
+    grant = await counter.grant(groups=["many", "other"], times=3)
+    await counter.serve("set", group="many", key="KEY", value=VALUE)
+    await counter.serve("guard", group="many", key="KEY", times=2, hosts=["api.openai.com", "path@api.openai.com"])
+    session, two = counter.begin(grant, prefix=True), {"many/KEY": ["header"], "other/KEY": ["header"]}
+    answer = await session.use({"names": {"many/KEY": ["path", "header"]}, **CALL})
+    assert answer["values"] == {"many/KEY": VALUE} and grant.times == 2
+    answer = await session.use({"names": two, **CALL})
+    assert answer["values"] == {"many/KEY": VALUE, "other/KEY": "other-value-0123"} and grant.times == 1
+    assert "as often as it may" in (await session.use({"names": two, **CALL}))["error"]["message"]
+    assert grant.times == 1 and (await counter.use(session, "other/KEY"))["ok"] and grant.times == 0
+    first, second = counter.lines("access.log")[-3:-1]
+    assert (first["group"], first["keys"], first["place"]) == ("many", ["KEY"], "path and header")
+    assert (second["group"], second["keys"]) == (None, ["many/KEY", "other/KEY"])
+
+
+async def test_a_guard_of_a_group_counts_a_request_once(counter: Counter) -> None:
+    await counter.serve("set", group="openai", key="ORG", value=VALUE)
+    await counter.serve("guard", group="openai", hosts=["api.openai.com"], times=1)
+    session = counter.begin()
+    assert (await session.use({"names": {NAME: ["header"], "openai/ORG": ["header"]}, **CALL}))["ok"]
+    assert "as often as it may" in (await counter.use(session))["error"]["message"]
+
+
+async def test_of_what_one_request_wants_none_is_given_where_one_is_refused(counter: Counter) -> None:
+    await counter.serve("guard", group="other", key="KEY", methods=["GET"])
+    await counter.serve("guard", group="openai", key="API_KEY", times=1)
+    session = counter.begin()
+    answer = await session.use({"names": TWO, **CALL})
+    assert "other/KEY may not be used by POST" in answer["error"]["message"] and VALUE not in str(answer)
+    assert (await counter.use(session))["ok"], "it was no use"
+
+
+async def test_one_question_names_all_that_a_request_wants(counter: Counter) -> None:
+    session = counter.begin(ask=True)
+    asked = asyncio.create_task(session.use({"names": TWO, **CALL}))
+    assert "wants to use openai/API_KEY, other/KEY of test@machine by the proxy, for the first time" in await counter.agree()
+    assert (await asked)["values"].keys() == TWO.keys()
+    assert (await counter.use(session, "other/KEY"))["ok"] and len(counter.consents) == 1
+
+
+async def test_sealed_ones_of_a_request_are_one_question_and_come_with_the_others(counter: Counter) -> None:
+    """Not one for each: who wants what is asked once. Each is opened by an answer of its own."""
+    await counter.seal()
+    await counter.serve("set", group="asked", key="ID", value=f"{SEALED}-id")
+    await counter.serve("guard", group="asked", key="ID", hosts=["api.openai.com"], ask=0)
+    session = counter.begin(groups=["asked", "openai"])
+    wanted = {"asked/ID": ["header"], "asked/KEY": ["header"], NAME: ["header"]}
+    asked = asyncio.create_task(session.use({"names": wanted, **CALL}))
+    said = await counter.man.approve(1)
+    assert "wants asked/ID, asked/KEY of test@machine, to send it by the proxy: POST api.openai.com/v1/chat" in said
+    for number in (2, 3):
+        await counter.man.approve(number)
+    assert (await read_end(await asked))["values"] == {"asked/ID": f"{SEALED}-id", "asked/KEY": SEALED, NAME: VALUE}
+    assert len(counter.man.questions) == 3
 
 
 # by chance
@@ -602,7 +667,7 @@ async def test_64_callers_while_their_grants_are_revoked(counter: Counter, monke
         loop, each = asyncio.get_running_loop(), streams[number]
         try:
             for count in range(100_000):
-                await loop.sock_sendall(each, avault.encode_frame({"use": count, "name": NAME, **CALL}))
+                await loop.sock_sendall(each, avault.encode_frame({"use": count, "names": {NAME: ["header"]}, **CALL}))
                 while True:
                     answer = await avault.read_frame(each)
                     if answer.get("id") == count:

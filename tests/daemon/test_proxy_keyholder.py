@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proxy_use import use_one
 from test_keyholder_alone import Desk
 
 import avault
@@ -34,7 +35,7 @@ class Counter(Desk):
         return avault.ProxiedUses(self.keyholder, self.session, request)
 
     async def use(self, session: avault.ProxiedUses, name: str = "openai/API_KEY", **asked: Any) -> dict[str, Any]:
-        return await session.use({"name": name, **ASKED, **asked})
+        return await use_one(session, name, ASKED, asked)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in Path(self.places.own(name)).read_text().splitlines()]

@@ -40,12 +40,12 @@ class Signing(Running):
         told = {name: [hosts] for name in VALUES} | {"aws/SECRET": [[f"sign@api.localhost:{self.api.port}"]]}
         return [{"name": name, "placeholder": MADE[name], "hosts": told[name]} for name in VALUES]
 
-    async def ask(self, fields: dict[str, Any]) -> str:
+    async def ask_one(self, fields: dict[str, Any]) -> str:
         """As the keyholder: what signs is in no place of a request, and all else signs nothing."""
         if (fields["name"] == "aws/SECRET") is not (fields["in"] == ["sign"]):
             self.asked.append(fields)
             raise avault.Denied("not there")
-        return await super().ask(fields)
+        return await super().ask_one(fields)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_a_secret_that_signs_is_in_no_header(proxy: Signing, header: str) -> Non
     request = signed("GET", f"https://api.localhost:{proxy.api.port}/", {header: MADE["aws/SECRET"]}, b"")
     answer = proxy.send(request)
     assert b" 403 " in answer.split(b"\r\n")[0] and not proxy.api.heads
-    assert all(each["in"] == ["header"] for each in proxy.asked)
+    assert all("header" in each["in"] for each in proxy.asked)
 
 
 def test_a_secret_that_signs_is_no_keys_id(proxy: Signing) -> None:

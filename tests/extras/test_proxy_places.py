@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import gzip
 import json
 import ssl
@@ -76,6 +78,33 @@ def test_in_several_places_it_is_asked_for_once(proxy: Running) -> None:
     proxy.send(get(f"/{KEY}?{KEY}", BEARER))
     assert [each["in"] for each in proxy.asked] == [["path", "query", "header"]]
     assert target(proxy) == f"/{VALUE}?{VALUE}".encode() and f"Bearer {VALUE}".encode() in proxy.api.heads[0]
+
+
+def test_in_head_and_body_too_that_is_one_use(proxy: Running) -> None:
+    """Its body is waited for before anything is asked."""
+    before, body = proxy.uses, b'{"key": "%s"}' % KEY.encode()
+    proxy.send(post(body, JSON, f"Authorization: Bearer {KEY}".encode()))
+    assert [each["in"] for each in proxy.asked] == [["header", "body"]] and proxy.uses == before + 1
+    assert VALUE.encode() in proxy.api.heads[0] and VALUE.encode() in proxy.api.bodies[0]
+
+
+def test_two_secrets_are_asked_for_at_once(proxy: Running) -> None:
+    before, pair = proxy.uses, base64.b64encode(f"{KEY}:{AWAY}".encode())
+    answer = proxy.send(get("/echo", b"Authorization: Basic " + pair))
+    assert [each["name"] for each in proxy.asked] == ["openai/API_KEY", "other/KEY"] and proxy.uses == before + 1
+    assert base64.b64encode(f"{VALUE}:{proxy.values['other/KEY']}".encode()) in proxy.api.heads[0] and pair in answer
+
+
+def test_a_body_that_is_expected_is_waited_for(proxy: Running) -> None:
+    """The client has its 100 of us, and the API sees no Expect."""
+    body = b'{"key": "%s"}' % KEY.encode()
+    with proxy.greet() as tls:
+        head, _, rest = post(body, JSON, b"Expect: 100-continue").partition(b"\r\n\r\n")
+        tls.sendall(head.replace(b"HOST", f"api.localhost:{proxy.api.port}".encode()) + b"\r\n\r\n")
+        assert tls.recv(1000).startswith(b"HTTP/1.1 100")
+        tls.sendall(rest)
+        assert b" 200 " in read_answer(tls)
+    assert VALUE.encode() in proxy.api.bodies[0] and b"xpect" not in proxy.api.heads[0]
 
 
 def test_a_bots_token_with_its_colon_by_percent() -> None:
@@ -302,6 +331,26 @@ def test_a_message_that_is_refused_is_the_last(proxy: Running) -> None:
         with pytest.raises(ConnectionClosed):
             client.recv(20)
     assert not came
+
+
+def test_who_closes_a_websocket_takes_the_question_along(proxy: Running) -> None:
+    asked, left = threading.Event(), threading.Event()
+
+    async def wait() -> str:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+        return VALUE
+
+    proxy.values["openai/API_KEY"] = wait
+    with live(proxy, lambda message: message, "websocket@") as (client, came):
+        client.send(KEY)
+        assert asked.wait(10) and not left.is_set()
+        client.socket.close()
+        assert left.wait(10)
+    assert not came and proxy.refused[-1]["why"] == "the client has left"
 
 
 def test_no_message_is_kept_and_none_is_without_end(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ class Running:
     """A session of the proxy in a thread, with a real API behind it."""
 
     def __init__(self, top: Path, api: Api, egress: str = "rules", places: tuple[str, ...] = ("",)) -> None:
-        self.api, self.port, self.bundle = api, 0, top / "bundle.pem"
+        self.api, self.port, self.bundle, self.uses = api, 0, top / "bundle.pem", 0
         self.values: dict[str, Any] = {"openai/API_KEY": VALUE, "other/KEY": OTHER}
         self.asked: list[dict[str, Any]] = []
         self.refused: list[dict[str, Any]] = []
@@ -86,12 +86,18 @@ class Running:
         await self.over.wait()
         running.cancel()
 
-    async def ask(self, fields: dict[str, Any]) -> str:
+    async def ask(self, fields: dict[str, Any]) -> dict[str, str]:
+        """All that one request wants is one question; `asked` has each secret of it by itself."""
+        self.uses += 1
+        said = {name: fields[name] for name in ("host", "port", "method", "path")}
+        return {name: await self.ask_one({"name": name, **said, "in": places}) for name, places in fields["names"].items()}
+
+    async def ask_one(self, fields: dict[str, Any]) -> str:
         self.asked.append(fields)
         value = self.values[fields["name"]]
         if isinstance(value, Exception):
             raise value
-        return str(value)
+        return str(await value() if callable(value) else value)
 
     def end(self) -> None:
         self.loop.call_soon_threadsafe(self.over.set)
@@ -692,13 +698,14 @@ async def test_who_waits_no_longer_takes_the_question_along(monkeypatch: pytest.
     broker = make_broker()
     monkeypatch.setattr(proxy_broker, "ANSWER_TIME", 0.01)
     with pytest.raises(avault.Unavailable, match="does not answer"):
-        await broker.ask({"name": "openai/API_KEY"})
-    assert broker.control.said == [{"use": 1, "name": "openai/API_KEY"}, {"drop": 1}] and not broker.answers
+        await broker.ask({"names": {"openai/API_KEY": ["header"]}})
+    said = [{"use": 1, "names": {"openai/API_KEY": ["header"]}}, {"drop": 1}]
+    assert broker.control.said == said and not broker.answers
 
 
 async def test_a_value_that_comes_as_its_client_leaves_is_closed() -> None:
     broker = make_broker()
-    asking = asyncio.create_task(broker.ask({"name": "openai/API_KEY"}))
+    asking = asyncio.create_task(broker.ask({"names": {"openai/API_KEY": ["header"]}}))
     await asyncio.sleep(0)
     ours, theirs = socket.socketpair()
     broker.hear({"id": 1, "ok": True}, theirs.detach())
@@ -1002,6 +1009,45 @@ def send_newer(
                 elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset | h2.events.ConnectionTerminated):
                     return status, body
     return status, body
+
+
+def test_a_stream_that_is_reset_takes_the_question_along(proxy: Running, newer: Api) -> None:
+    """The connection stays, and another request on it goes on: its question is another one."""
+    import h2.connection
+    import h2.events
+
+    asked, left, answered = threading.Semaphore(0), threading.Event(), asyncio.Event()
+
+    async def wait() -> str:
+        asked.release()
+        try:
+            await answered.wait()
+        except asyncio.CancelledError:
+            left.set()
+            raise
+        return VALUE
+
+    proxy.values["openai/API_KEY"] = wait
+    with proxy.greet(port=newer.port, newer=True) as tls:
+        connection = h2.connection.H2Connection()
+        connection.initiate_connection()
+        head = [(":method", "GET"), (":scheme", "https"), (":authority", f"api.localhost:{newer.port}")]
+        for number in (1, 3):
+            lines = [(":path", f"/echo?{number}"), ("authorization", f"Bearer {KEY}")]
+            connection.send_headers(number, [*head, *lines], end_stream=True)
+        tls.sendall(connection.data_to_send())
+        for _ in range(2):
+            assert asked.acquire(timeout=10)
+        connection.reset_stream(1)
+        tls.sendall(connection.data_to_send())
+        assert left.wait(10)
+        proxy.loop.call_soon_threadsafe(answered.set)
+        ended: list[int] = []
+        while not ended and (data := tls.recv(65536)):
+            ended = [each.stream_id for each in connection.receive_data(data) if isinstance(each, h2.events.StreamEnded)]
+            tls.sendall(connection.data_to_send())
+    assert ended == [3] and len(newer.heads) == 1 and b"/echo?3" in newer.heads[0]
+    assert proxy.refused[-1]["why"] == "the client has left" and not proxy.gate.waiting
 
 
 def test_http_2(proxy: Running, newer: Api) -> None:

@@ -245,7 +245,7 @@ def sum_hosts(lines: list[bytes]) -> list[dict[str, Any]]:
             empty: dict[str, Any] = {"requests": 0, "refused": 0, "secrets": [], "last": ""}
             one = found.setdefault(entry["host"], {"host": entry["host"], **empty})
             one["requests" if entry["outcome"] == "ok" else "refused"] += 1
-            one["secrets"] = sorted({*one["secrets"], *filter(None, [names(entry)])})
+            one["secrets"] = sorted({*one["secrets"], *filter(None, names(entry).split(", "))})
             one["last"] = max(one["last"], str(entry["time"]))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue

@@ -92,7 +92,7 @@ ANSWERED: dict[str, Callable[[Vault, Message], Message]] = {
     "get": answer_get,
     "export": answer_export,
     "reveal": answer_reveal,
-    "proxy": answer_get,  # to the proxy's process
+    "proxy": answer_reveal,  # to the proxy's process
 }
 
 

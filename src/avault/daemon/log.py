@@ -31,7 +31,7 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
     At most so many names, none wider, and how many there were besides.
     """
     # each op with the fields that it looks at
-    many = request["op"] in ("export", "reveal", "provide", "import", "move", "grant")
+    many = request["op"] in ("export", "reveal", "provide", "import", "move", "grant", "proxy")
     groups, keys = (
         (request.get(field) for field in ("groups", "only"))
         if many

@@ -18,13 +18,13 @@ from avault.daemon.keyholder import Keyholder
 from avault.daemon.phone_share import share_phone
 from avault.daemon.restraint import describe_who, who_asks
 from avault.daemon.wire import Session
-from avault.daemon.wishing import describe_call
+from avault.daemon.wishing import describe_call, show_names
 from avault.errors import Denied, TimedOut
 from avault.process import uptime
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from avault.daemon.gate import Passage
@@ -87,10 +87,13 @@ class ProxyConsent:
         self.identity = secrets.token_hex(8)
         self.agreed: set[str] = set()
         self.turn = asyncio.Lock()  # one question at a time
-        self.questions: dict[str, HostQuestion] = {}
+        self.questions: dict[tuple[str, ...], HostQuestion] = {}
 
-    async def obtain(self, session: Session, name: str, asked: Message) -> None:
-        """Have the phone agree to what it has to agree to first; raises AvaultError."""
+    async def obtain(self, session: Session, names: Iterable[str], asked: Message) -> None:
+        """Have the phone agree to what it has to agree to first; raises AvaultError.
+
+        What one request wants is one question.
+        """
         grant = session.grant
         if grant and grant.asks:
             caller = ProxyCaller(session.caller or {}, grant)
@@ -106,13 +109,15 @@ class ProxyConsent:
                 raise TimedOut("nobody approved in time", "is the signer app open?") from None
         port = "" if asked["port"] == 443 else f":{asked['port']}"
         place = f" ({asked['place']})" if asked.get("place") else ""
-        label = f"{name} to {asked['host']}{port}{place}"
-        if not self.asks or label in self.agreed:
+        labels = {f"{name} to {asked['host']}{port}{place}": name for name in sorted(names)}
+        named = {label: name for label, name in labels.items() if label not in self.agreed}
+        if not self.asks or not named:
             return
-        question = self.questions.get(label)
+        number = (*named,)
+        question = self.questions.get(number)
         if not question:
-            work = self.ask(session, name, label, asked)
-            question = self.questions[label] = HostQuestion(asyncio.ensure_future(work))
+            work = self.ask(session, named, asked)
+            question = self.questions[number] = HostQuestion(asyncio.ensure_future(work))
         question.waiting += 1
         try:
             await asyncio.shield(question.task)
@@ -120,66 +125,64 @@ class ProxyConsent:
             question.waiting -= 1
             if not question.waiting:
                 question.task.cancel()
-                self.questions.pop(label, None)
+                self.questions.pop(number, None)
 
-    async def ask(self, session: Session, name: str, label: str, asked: Message) -> None:
-        """Ask whether a secret may go to a host; raises Denied, TimedOut, Locked.
+    async def ask(self, session: Session, named: dict[str, str], asked: Message) -> None:
+        """Ask whether secrets may go to a host; raises Denied, TimedOut, Locked.
 
-        What was refused, or not answered, is not asked again for a while, ever longer.
+        `named` has their names, by what is agreed to. What was refused, or not answered, is not
+        asked again for a while, ever longer.
         """
-        keyholder, who = self.keyholder, who_asks(session.caller or {})
+        keyholder, who, labels = self.keyholder, who_asks(session.caller or {}), [*named]
         askings, holding = keyholder.askings, keyholder.holding
-        askings.restraint.check(who, [label])
+        askings.restraint.check(who, labels)
         store = keyholder.open_store()
+        names = [*named.values()]
         sentence = (
-            f"avault: {describe_who(session.caller or {})} on {holding.host} wants to use {name} of"
-            f" {store.vault.name} by the proxy, for the first time with this host:"
-            f" {describe_call(asked)}"
+            f"avault: {describe_who(session.caller or {})} on {holding.host} wants to use"
+            f" {show_names(names)} of {store.vault.name} by the proxy, for the first time with this"
+            f" host: {describe_call(asked)}"
         )
+        number = (*labels, self)
 
         def tell(code: str) -> None:
             by = describe_who(session.caller or {})
             since = render_time(time.time())
-            askings.questions[label, self] = {
-                "names": [name],
-                "by": by,
-                "code": code,
-                "since": since,
-            }
+            askings.questions[number] = {"names": names, "by": by, "code": code, "since": since}
             keyholder.reporter.report()
 
         try:
-            async with asyncio.timeout(PROXY_ASK_TIME), self.turn, askings.alone(who, [label]):
-                askings.restraint.check(who, [label])
+            async with asyncio.timeout(PROXY_ASK_TIME), self.turn, askings.alone(who, labels):
+                askings.restraint.check(who, labels)
                 with share_phone(keyholder, session):
                     await ask_operator(holding, store, {}, CONSENT_TITLE, sentence, tell)
         except (Denied, TimeoutError, asyncio.CancelledError) as error:
-            if (label, self) in askings.questions:
-                askings.restraint.note(who, [label])
+            if number in askings.questions:
+                askings.restraint.note(who, labels)
             if isinstance(error, TimeoutError):
                 raise TimedOut("nobody approved in time", "is the signer app open?") from None
             raise
         finally:
-            askings.questions.pop((label, self), None)
+            askings.questions.pop(number, None)
             keyholder.reporter.report()
-        askings.restraint.forgive(who, [label])
-        self.agreed.add(label)
+        askings.restraint.forgive(who, labels)
+        self.agreed |= {*labels}
 
     async def open(
         self, session: Session, asked: Message, admit: Callable[[bool], Passage]
     ) -> socket.socket:
-        """Have a secret opened for one request: a socket on which it comes to who reads that.
+        """Have secrets opened for one request: a socket on which they come to who reads that.
 
-        It is opened by a process that ends with that, or that stays as long as its guard says, for
-        this session and host. What it says is not read here. Raises AvaultError.
+        With them comes what else that wants. Who opens them is a process that ends with that, or
+        that stays as long as a guard says, for this session and host. What it says is not read
+        here. Raises AvaultError.
         """
         where = f"{self.identity} {asked['host']}:{asked['port']}"
         caller = {**(session.caller or {}), "proxy": where}
-        group, key = str(asked["group"]), str(asked["key"])
-        if any(
-            len(each.value) > LONGEST_SEALED for each in admit(False).vault.groups[group].keys[key]
-        ):
-            raise Denied(f"{group}/{key} is too long for a header")
+        for group, there in admit(False).vault.groups.items():
+            for key, found in there.keys.items():
+                if any(len(each.value) > LONGEST_SEALED for each in found):
+                    raise Denied(f"{group}/{key} is too long for a header")
         ours, theirs = socket.socketpair()
         try:
             with theirs:

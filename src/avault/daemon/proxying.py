@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from avault.daemon.gate import Passage, check, take_out
 from avault.daemon.grant import ASK_MAKER
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.proxy_asks import describe_proxied, read_asked, read_wanted
 from avault.daemon.proxy_consent import ProxyConsent
 from avault.daemon.refreshing import renew_token
 from avault.daemon.wire import Session, hide_names
@@ -21,14 +22,11 @@ from avault.errors import AvaultError, Denied, Unavailable, Usage, complain, pri
 from avault.vault.choosing import check_names, choose
 from avault.vault.guards import Guards
 from avault.vault.placeholders import make_placeholder
-from avault.vault.proxy_rules import canonical_host, find_proxy_fault
+from avault.vault.proxy_rules import find_proxy_fault
 from avault.vault.records import Vault
 from avault.vault.rule_members import (
     EXAMPLES,
-    HEADER,
-    PLACES,
     RENEWAL,
-    SIGNING,
     find_hosts_fault,
     is_host,
     part_host,
@@ -37,6 +35,7 @@ from avault.vault.rules import MOST, is_place, join_rules
 from avault.vault.secret import is_sealed
 
 if TYPE_CHECKING:
+    from avault.daemon.proxy_asks import Wanted
     from avault.protocol import Message
     from avault.vault.proxy_rules import Hosts
 
@@ -204,35 +203,37 @@ class ProxiedUses:
         return {"secrets": told, "egress": self.egress, "tcp": tcp, "uids": uids}
 
     async def use(self, message: Message) -> Message:
-        """The answer to what the proxy asks: a value for one request, or why not. It is logged."""
+        """The answer to what the proxy asks: values for one request, or why not. It is logged.
+
+        Whatever one request wants is one use: of each secret in it, and of the grant.
+        """
         noted: Message = {"op": "proxy"}
         try:
-            name = str(message.get("name"))
-            if name not in self.placeholders:
+            wanted, asked = read_wanted(message), read_asked(message)
+            if not wanted.keys() <= self.placeholders.keys():
                 raise Denied("that is no secret of this session")
-            group, _, key = name.partition("/")
-            noted |= {"group": group, "key": key, **read_asked(message)}
-            if (places := read_places(message)) != [HEADER]:
-                noted["place"] = " and ".join(map(str, places))
-            passage, grant = self.admit(message, name), self.session.grant
-            await self.consent.obtain(self.session, name, noted)
+            noted |= describe_proxied(wanted, asked)
+            passage, grant = self.admit(wanted, asked), self.session.grant
+            await self.consent.obtain(self.session, wanted, noted)
             if grant:
                 grant.use("proxy")
-            passage = self.admit(message, name)  # what has changed while the phone was asked
-            is_refused = message.get("refused") is True
-            if await self.renew(name, is_refused):
-                passage = self.admit(message, name)
+            passage = self.admit(wanted, asked)  # what has changed while the phone was asked
+            refused = check_names(message, "refused")
+            renewed = [await self.renew(name, name in refused) for name in wanted]
+            if any(renewed):
+                passage = self.admit(wanted, asked)
             if passage.asked:
                 end = await self.consent.open(
-                    self.session, noted, lambda is_counted: self.admit(message, name, is_counted)
+                    self.session, noted, lambda is_counted: self.admit(wanted, asked, is_counted)
                 )
                 found: Message = {"ok": True, "end": end}
             else:
                 if passage.is_counted:
                     await self.keyholder.change(passage.count(self.keyholder.open_store().machine))
-                    passage = self.admit(message, name, is_counted=True)
+                    passage = self.admit(wanted, asked, is_counted=True)
                 self.keyholder.release(self.session, noted)
-                found = {"ok": True, "value": passage.vault.groups[group].keys[key][0].value}
+                values = {each: passage.vault.secrets(*each.split("/"))[0].value for each in wanted}
+                found = {"ok": True, "values": values}
             self.count += 1
             if len(self.reached) < MOST_REACHED:
                 self.reached.add(str(noted["host"]))
@@ -259,7 +260,7 @@ class ProxiedUses:
                 raise
             raise Unavailable(f"{name} has expired, and there is no new one", ASK_MAKER) from error
 
-    def admit(self, message: Message, name: str, is_counted: bool = False) -> Passage:
+    def admit(self, wanted: Wanted, asked: Message, is_counted: bool = False) -> Passage:
         """What of the vault one request may have; raises Denied, NotFound, Locked.
 
         One whose use `is_counted` may have none left.
@@ -268,31 +269,33 @@ class ProxiedUses:
         if not is_counted:
             store.refresh()
         vault, guards = self.keyholder.see(self.session), self.keyholder.gate.look(store.vault)
-        group, _, key = name.partition("/")
-        values = vault.secrets(group, key)
+        places = [(group, key) for group, _, key in (name.partition("/") for name in wanted)]
+        for each in places:
+            vault.secrets(*each)
         if self.session.grant:
             self.session.grant.check_way("proxy")
-        rules = guards.rules_of(guards.of(name))
-        if fault := self.find_fault(vault, guards, name, is_counted):
-            raise fault
-        asked = read_asked(message)
-        said = find_proxy_fault(
-            asked["host"],
-            asked["port"],
-            asked["method"],
-            asked["path"],
-            self.hosts(guards, name),
-            rules.named["methods"],
-            rules.named["paths"],
-            read_places(message),
-        )
-        if said:
-            raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
-        passage = Passage(take_out(vault, [(group, key)]), "proxy", rules.times is not None)
-        is_sealed_yet = any(is_sealed(each.value) for each in values)
-        if rules.ask is not None or is_sealed_yet:
-            passage.asked[name] = rules.ask or 0
-            passage.thawed += [name] if rules.ask is None else []
+        passage = Passage(take_out(vault, places), "proxy")
+        for name, where in wanted.items():
+            rules = guards.rules_of(guards.of(name))
+            if fault := self.find_fault(vault, guards, name, is_counted):
+                raise fault
+            said = find_proxy_fault(
+                asked["host"],
+                asked["port"],
+                asked["method"],
+                asked["path"],
+                self.hosts(guards, name),
+                rules.named["methods"],
+                rules.named["paths"],
+                where,
+            )
+            if said:
+                raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
+            passage.is_counted = passage.is_counted or rules.times is not None
+            values = vault.secrets(*name.split("/"))
+            if rules.ask is not None or any(is_sealed(each.value) for each in values):
+                passage.asked[name] = rules.ask or 0
+                passage.thawed += [name] if rules.ask is None else []
         return passage
 
     def note_refused(self, told: Message) -> None:
@@ -310,27 +313,3 @@ def renews(guards: Guards, name: str) -> bool:
     """Whether a guard has a secret renew tokens alone: no command sends it anywhere."""
     sets = guards.rules_of(guards.of(name)).named["hosts"]
     return any(one and all(part_host(each)[0] == RENEWAL for each in one) for one in sets)
-
-
-def read_asked(message: Message) -> Message:
-    """What a request asks for, as the log and the rules have it; raises Usage."""
-    port = message.get("port")
-    if type(port) is not int or not all(
-        isinstance(message.get(each), str) for each in ("host", "method", "path")
-    ):
-        raise Usage("not a request of the proxy")
-    return {
-        "host": canonical_host(message["host"]),
-        "port": port,
-        "method": message["method"],
-        "path": message["path"],
-    }
-
-
-def read_places(message: Message) -> list[str]:
-    """Where in a request a value is to be, a header if nothing is said; raises Usage."""
-    places = message.get("in", [HEADER])
-    known = (HEADER, *PLACES, SIGNING)
-    if not isinstance(places, list) or not places or any(each not in known for each in places):
-        raise Usage("not a request of the proxy")
-    return places

@@ -82,7 +82,7 @@ async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> 
     store = keyholder.open_store()
     refuse_elsewhere(keyholder, tokens, canonical_host(host), port, path)
     asked = {"host": host, "port": port, "method": "POST", "path": path}
-    noted: Message = {"op": "proxy", "group": tokens.group, "key": REFRESH_TOKEN, **asked}
+    noted: Message = {"op": "proxy", "groups": [tokens.group], "only": [REFRESH_TOKEN], **asked}
     keyholder.release(session, noted)
     job = {
         **asked,

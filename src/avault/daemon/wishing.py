@@ -27,10 +27,7 @@ def describe_wish(
 ) -> str:
     """Who wants what of a vault, and what for, in the phone's words; raises Denied for too much."""
     names = sorted(passage.asked)
-    if len(names) > SHOWN_NAMES or len(", ".join(names)) > SHOWN_LENGTH:
-        raise Denied(
-            f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
-        )
+    show_names(names)
     purpose = PURPOSES.get(str(request["op"]), "to show it")
     if request["op"] == "proxy":
         purpose = f"to send it by the proxy: {describe_call(request)}"
@@ -46,6 +43,16 @@ def describe_wish(
     ]
     who = describe_who(session.caller or {})
     return f"{who} on {host} {wants} {', '.join(shown)} of {vault}, {purpose}"
+
+
+def show_names(names: list[str]) -> str:
+    """Secrets that are asked for together; raises Denied for more than a phone shows."""
+    shown = ", ".join(names)
+    if len(names) > SHOWN_NAMES or len(shown) > SHOWN_LENGTH:
+        raise Denied(
+            f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
+        )
+    return shown
 
 
 def describe_call(asked: Message) -> str:

@@ -17,6 +17,7 @@ from avault.running.inside import start_forwarder
 from avault.running.looking import Secrets
 from avault.running.proxy_variables import INHERITED, proxy_variables
 from avault.running.secrets import Injection, find_references, refuse_dangerous
+from avault.running.stores import Stores
 from avault.systemd import NoDaemon
 from avault.terminal.talk import say, warn
 from avault.terminal.terminal import Terminal, tell_of_asking
@@ -79,8 +80,11 @@ class Proxied:
     `choice` has the fields of the request `proxy`.
     """
 
-    def __init__(self, terminal: Terminal, choice: dict[str, Any], egress: str) -> None:
+    def __init__(
+        self, terminal: Terminal, choice: dict[str, Any], egress: str, stores: Stores
+    ) -> None:
         self.terminal, self.choice, self.egress = terminal, choice, egress
+        self.stores = stores
         self.placeholders: dict[str, str] = {}
 
     def give(
@@ -101,6 +105,9 @@ class Proxied:
             refuse_dangerous(variables, allow)
             wanted = [find_references(value.encode(), name) for name, value in variables.items()]
             fields["also"] = sorted({place for each in wanted for place in each})
+        if self.stores.wanted:
+            there = terminal.ask("list", format="names")["output"].split()
+            fields["also"] = [*fields.get("also", []), *self.stores.choose({*there})]
         self.session = ProxySession(terminal, fields, tcp)
         told = self.session.told
         self.placeholders = dict(told["placeholders"])
@@ -125,6 +132,7 @@ class Proxied:
             injection.set(terminal, variables, allow)
             for place in self.placeholders:
                 del injection.secrets[place]
+        injection.variables |= self.stores.fill(self.placeholders, is_alone=not tcp)
         shown = sorted(self.placeholders)
         say(f"through the proxy: {printable(', '.join(shown) or 'no secret', 2000)}")
         if tcp:

@@ -18,6 +18,7 @@ from avault.running.process import allow_cores, become_command, forbid_cores
 from avault.running.proxied import Proxied
 from avault.running.sandbox import Sandbox
 from avault.running.secrets import Injection, read_env_file, read_project_file, reveal_for_masks
+from avault.running.stores import Stores
 from avault.running.terminal_job import TerminalJob
 from avault.terminal.commands import command, option
 from avault.terminal.talk import say, warn
@@ -70,6 +71,7 @@ def optional_duration(name: str) -> click.Option:
     option("--egress"),
     option("--host", "hosts", multiple=True),
     option("--ask", is_flag=True),
+    option("--store", "stores", multiple=True),
     lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     interspersed=False,
 )
@@ -92,12 +94,14 @@ def cmd_run(
     egress: str | None,
     hosts: tuple[str, ...],
     ask: bool,
+    stores: tuple[str, ...],
     words: tuple[str, ...],
 ) -> int:
     """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
                   [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
                   [--as-file KEY]… [--sandbox [--bind PATH]… [--bind-ro PATH]…]
-                  [--proxy [--host GROUP/KEY=HOST]… [--egress rules|open] [--ask]]
+                  [--proxy [--host GROUP/KEY=HOST]… [--egress rules|open] [--ask]
+                           [--store CLIENT[=GROUP[/KEY]]]…]
                   [--] CMD…
 
     Runs a command with secrets in its environment, over what is there: those
@@ -136,6 +140,10 @@ def cmd_run(
     first goes to a host, with method, host and path. It ends with the command, and
     with the lock. What --proxy is for, and what not: references/proxy.md
 
+    --store has a client that looks for its key in a file of its own find a
+    placeholder in one: claude, codex, gh, aws; the key is in the group of that name,
+    or in GROUP. The client's own file is not touched; the other goes with the session.
+
     Exit code: the command's; 128 + n if signal n ended it; 126 it cannot be
     executed, 127 it is not there.
 
@@ -154,8 +162,9 @@ def cmd_run(
     names = [name for each in only for name in each.split(",")]
     if everything and (groups or names or named):
         raise Usage("--all excludes --group, --only and --as", "leave it out")
-    if not proxy and (hosts or egress or ask):
-        raise Usage("--host, --egress and --ask are for --proxy", "avault run --proxy -- my-agent")
+    if not proxy and (hosts or egress or ask or stores):
+        said = "--host, --egress, --ask and --store are for --proxy"
+        raise Usage(said, "avault run --proxy -- my-agent")
     if proxy and no_mask:
         raise Usage("--proxy excludes --no-mask: it ends with us", "leave --no-mask out")
     variables = None if env_file is None else read_env_file(env_file)
@@ -169,6 +178,9 @@ def cmd_run(
     if wait is not None:
         wait_open(terminal, timeout)
     # what it looks at may change: as late as can be
+    kept = Stores(stores)
+    click.get_current_context().call_on_close(kept.end)
+    writable += (kept.directory,) if kept.directory else ()
     room = Sandbox(terminal.places, writable, readable) if sandbox else None
     forbid_cores()
     injection = Injection()
@@ -184,6 +196,7 @@ def cmd_run(
                 "ask": ask,
             },
             egress or "rules",
+            kept,
         )
         is_asked = env_file is not None
         proxied.give(terminal, injection, variables, is_asked, tcp=not room)
@@ -201,6 +214,9 @@ def cmd_run(
         environment = injection.environment()
         if proxy:
             environment = proxied.environment(environment, injection)
+    others = kept.others() - injection.variables.keys()
+    for name in others:
+        environment.pop(name.encode(), None)
     patterns = None
     if not no_mask:
         hidden = reveal_for_masks(terminal, injection.secrets)
