@@ -541,6 +541,7 @@ if TYPE_CHECKING:
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
     Lock = dict[str, Any]
+    Made = TypeVar("Made")
     Make = Callable[["Deal"], Awaitable[Any]]
     Manage = Callable[["Warden", "Message", dict[str, Any]], Awaitable["Message"]]
     Message = dict[str, Any]
@@ -23085,15 +23086,15 @@ class Keyholder:
 # Work for a client, which ends when that leaves.
 
 
-async def while_there(session: Session, work: Coroutine[Any, Any, None]) -> None:
-    """Do something for a client, for as long as it is there."""
+async def while_there(session: Session, work: Coroutine[Any, Any, Made]) -> Made:
+    """What comes of something for a client, done for as long as that is there."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait([task], timeout=0.5))[0]:
             if has_left(session.transport.get_extra_info("socket").fileno()):
                 session.transport.abort()
                 raise asyncio.CancelledError
-        await task
+        return await task
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -24993,7 +24994,15 @@ NOSTR_FIELDS = frozenset({"as", "payload", "peer", "public", "group", "key"})
 
 
 async def serve_signature(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Sign what a guard lets be signed, for SSH, for Nostr or a payment: what is understood."""
+    """Sign what a guard lets be signed, for SSH, for Nostr or a payment: what is understood.
+
+    Who has closed the connection is gone, and takes along what it asked for.
+    """
+    return await while_there(session, sign_understood(keyholder, session, request))
+
+
+async def sign_understood(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The same, for who is there."""
     if request.get("as") in EVM_USES:
         return await sign_for_wallet(keyholder, session, request)
     if request.get("as") in SOLANA_USES:

@@ -307,6 +307,23 @@ async def test_a_caller_that_is_gone_gets_nothing_signed(works: Works) -> None:
     assert "is not asked again" in (await works.end(client))["error"]["message"]
 
 
+async def test_a_caller_that_is_gone_takes_its_question_along(works: Works) -> None:
+    """Nothing is written to it meanwhile that would show that it has gone."""
+    await works.make()
+    _, client = await works.log_in()
+    await works.man.approve(1)
+    await works.man.asked(2)
+    while not works.keyholder.askings.questions:
+        await asyncio.sleep(0.01)
+    client.close()
+    async with asyncio.timeout(5):
+        while works.keyholder.askings.signing:
+            await asyncio.sleep(0.01)
+    assert not works.keyholder.askings.questions
+    await works.man.approve(2)
+    await works.gone()
+
+
 async def test_one_that_leaves_takes_nothing_from_those_who_wait_with_it(works: Works) -> None:
     await works.make()
     (_, first), (payload, second) = [await works.log_in() for _ in range(2)]

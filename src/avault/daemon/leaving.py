@@ -10,18 +10,20 @@ from avault.daemon.wire import Session
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-    from typing import Any
+    from typing import Any, TypeVar
+
+    Made = TypeVar("Made")
 
 
-async def while_there(session: Session, work: Coroutine[Any, Any, None]) -> None:
-    """Do something for a client, for as long as it is there."""
+async def while_there(session: Session, work: Coroutine[Any, Any, Made]) -> Made:
+    """What comes of something for a client, done for as long as that is there."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait([task], timeout=0.5))[0]:
             if has_left(session.transport.get_extra_info("socket").fileno()):
                 session.transport.abort()
                 raise asyncio.CancelledError
-        await task
+        return await task
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

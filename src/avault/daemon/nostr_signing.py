@@ -10,6 +10,7 @@ from avault.daemon.askers import Asker, ask_invited, find_asker
 from avault.daemon.gate import Passage
 from avault.daemon.key_wishes import Wish
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.leaving import while_there
 from avault.daemon.signing import (
     WAY_FOR_NOSTR,
     admit_key,
@@ -50,7 +51,15 @@ NOSTR_FIELDS = frozenset({"as", "payload", "peer", "public", "group", "key"})
 
 
 async def serve_signature(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Sign what a guard lets be signed, for SSH, for Nostr or a payment: what is understood."""
+    """Sign what a guard lets be signed, for SSH, for Nostr or a payment: what is understood.
+
+    Who has closed the connection is gone, and takes along what it asked for.
+    """
+    return await while_there(session, sign_understood(keyholder, session, request))
+
+
+async def sign_understood(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The same, for who is there."""
     if request.get("as") in EVM_USES:
         return await sign_for_wallet(keyholder, session, request)
     if request.get("as") in SOLANA_USES:
