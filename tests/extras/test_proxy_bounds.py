@@ -62,10 +62,10 @@ def test_what_comes_while_a_request_waits(proxy: Running, monkeypatch: pytest.Mo
     """For the phone, as here, or for its upstream."""
     may_go = threading.Event()
 
-    async def ask(fields: dict[str, Any]) -> str:
+    async def ask(fields: dict[str, Any]) -> dict[str, str]:
         while not may_go.is_set():
             await asyncio.sleep(0.01)
-        return VALUE
+        return dict.fromkeys(fields["names"], VALUE)
 
     monkeypatch.setattr(proxy.gate, "ask", ask)
     with proxy.greet() as tls:

@@ -395,10 +395,10 @@ def test_messages_that_come_while_one_waits(proxy: Running, monkeypatch: pytest.
     """For the phone, as here: no more is read than some of them."""
     may_go, sent = threading.Event(), [0]
 
-    async def ask(fields: dict[str, Any]) -> str:
+    async def ask(fields: dict[str, Any]) -> dict[str, str]:
         while not may_go.is_set():
             await asyncio.sleep(0.01)
-        return VALUE
+        return dict.fromkeys(fields["names"], VALUE)
 
     def flood(client: Any) -> None:
         much = os.urandom(1 << 20)  # else it is packed
