@@ -9,7 +9,7 @@ from mitmproxy.flow import Flow
 
 
 def trust_types() -> None:
-    """Have mitmproxy not look at the types of a message's parts, all of which it has made itself."""
+    """Have mitmproxy not look at the types of messages' parts: it has made them itself."""
     http.MessageData.__post_init__ = lambda self: None
 
 
