@@ -15886,6 +15886,7 @@ class Control:
         self.fds: list[int] = []
         self.queue: list[tuple[bytes, int | None]] = []
         self.loop = asyncio.get_running_loop()
+        self.is_full = False  # whether the stream takes no more for now
         sock.setblocking(False)
         self.loop.add_reader(sock, self.readable)
 
@@ -15908,6 +15909,7 @@ class Control:
                 sent = socket.send_fds(self.sock, [data], [] if fd is None else [fd])
             except BlockingIOError:
                 self.loop.add_writer(self.sock, self.flush)
+                self.is_full = True
                 return
             except OSError as error:
                 # descriptors under way are counted too: some are taken soon
@@ -15921,7 +15923,9 @@ class Control:
             self.queue[0] = (data[sent:], None)
             if sent == len(data):
                 self.queue.pop(0)
-        self.loop.remove_writer(self.sock)
+        if self.is_full:
+            self.loop.remove_writer(self.sock)
+            self.is_full = False
 
     def readable(self) -> None:
         """Take what has come."""
@@ -28810,10 +28814,12 @@ class ProxiedUses:
         rules, found = guards.rules_of(guards.of(name)), vault.secrets(group, key)
         if not is_sealed(found[0].value) and (fault := find_form_fault(name, found[0].value)):
             return fault
-        now, others = time.time(), join_rules([rules])
-        others.times = None
-        if is_counted and others.lets("proxy", now):
-            return None
+        now = time.time()
+        if is_counted:
+            others = join_rules([rules])
+            others.times = None
+            if others.lets("proxy", now):
+                return None
         try:
             check(guards, name, "proxy", now)
         except Denied as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import importlib.util
 import ipaddress
 import json
@@ -49,10 +50,12 @@ from mitmproxy.proxy.layers import http, websocket  # noqa: E402
 from mitmproxy.proxy.layers.http import _http1, _http2  # noqa: E402
 
 proxy_bounds = avault.load_extra("proxy_bounds", "proxy")
+proxy_hooks = avault.load_extra("proxy_hooks", "proxy")
 proxy_sockets = avault.load_extra("proxy_sockets", "proxy")
 proxy_streams = avault.load_extra("proxy_streams", "proxy")
 
 LIFE = datetime.timedelta(days=90)  # of the authority, which ends with the process long before
+YOUNG = 5_000  # objects that are made until it is looked which of them are gone
 ROOTS = (  # where systems keep the authorities that they trust, as one file
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -280,6 +283,7 @@ class Engine:
         for module in (_http1, _http2):
             module.format_error = render_error
         _http1.Http1Client.send = send_with_end
+        proxy_hooks.trust_types()
         proxy_sockets.SparingWebSocket.talks = gate.talks
         WatchedStream.gate, http.HttpStream = gate, WatchedStream
         websocket.WebsocketConnection = proxy_sockets.SparingWebSocket
@@ -289,6 +293,7 @@ class Engine:
         ends = proxy_bounds.Ends()
         proxy_bounds.bound_connections(ends)
         streams = proxy_streams.Streams(self.proxies, gate, ends)
+        self.master.addons.handle_lifecycle = proxy_hooks.Hooks(self.master.addons.chain).call
         self.master.addons.add(
             Core(),
             gate,
@@ -308,6 +313,9 @@ class Engine:
         self.count = 0
         gate.cut, gate.limit, gate.has_left = self.cut, streams.limit, self.has_left
         self.gate = gate
+        gc.collect()
+        gc.freeze()  # what is here stays: it need not be looked through again and again
+        gc.set_threshold(YOUNG, 5, 3)
 
     def cut(self, client: Any) -> None:
         """End a client's connection, whatever it still sends."""

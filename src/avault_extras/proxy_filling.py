@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import avault
-from avault import HEADER, SIGNING, AvaultError, Denied, fits_hosts, headers_for
+from avault import HEADER, SIGNING, AvaultError, Denied, fits_hosts
 
 if TYPE_CHECKING:
     from mitmproxy import http
@@ -149,7 +149,7 @@ class Filling:
 
     def find_fields(self, flow: http.HTTPFlow, fields: Any, is_signed: bool) -> list[Any]:
         """Where each header has placeholders, None for one that has none; raises Denied."""
-        allowed = headers_for(self.gate.targets[flow.client_conn.id].host)
+        allowed = self.gate.targets[flow.client_conn.id].headers
         if is_signed:
             allowed |= {proxy_sigv4.SESSION}
         return [
@@ -179,11 +179,14 @@ class Filling:
     def texts_for(self, flow: http.HTTPFlow, place: str) -> dict[str, str]:
         """The placeholders, by name, that rules let into a place of requests to this host."""
         target = self.gate.targets[flow.client_conn.id]
-        return {
-            name: self.gate.texts[name]
-            for name, sets in self.gate.sets.items()
-            if fits_hosts(target.host, target.port, sets, place)
-        }
+        if place not in target.texts:
+            target.texts[place] = {
+                name: self.gate.texts[name]
+                for name, sets in self.gate.sets.items()
+                if fits_hosts(target.host, target.port, sets, place)
+            }
+        found: dict[str, str] = target.texts[place]
+        return found
 
     async def get_values(self, uses: Uses, flow: http.HTTPFlow) -> dict[str, str]:
         """Secrets, by name, for a request; raises what the keyholder says, and Denied."""

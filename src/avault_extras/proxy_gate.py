@@ -23,6 +23,7 @@ from avault import (
     canonical_host,
     complain,
     fits_hosts,
+    headers_for,
     is_address,
     read_authority,
 )
@@ -46,10 +47,16 @@ STATUS = {"denied": 403, "locked": 503, "unavailable": 503, "timed_out": 504}
 
 
 class Target:
-    """What a client has asked to be connected to, as it is compared."""
+    """What a client has asked to be connected to, as it is compared.
+
+    `headers` are those in which that host takes keys; `texts` is for what is found out of a host
+    once: the placeholders that go there, by place.
+    """
 
     def __init__(self, host: str, port: int, is_tunnel: bool) -> None:
         self.host, self.port, self.is_tunnel = host, port, is_tunnel
+        self.headers = headers_for(host)
+        self.texts: dict[str, dict[str, str]] = {}
 
 
 class Gate:

@@ -8,37 +8,22 @@ who has an upstream echo guesses could see by the time that one begins as the va
 from __future__ import annotations
 
 import base64
+import functools
 import re
 from urllib.parse import quote, quote_plus
 
 import avault
 
+PLAIN = re.compile("[A-Za-z0-9._~-]*")  # what nothing escapes (RFC 3986, 2.3)
 FREE = re.compile(rb"[^\x00-\x1f]*\Z")  # no value that a header may carry has any of these
 
 
 def list_needles(value: str, placeholder: str) -> list[tuple[bytes, bytes]]:
     """What is looked for, the longest first, each with what takes its place."""
 
-    def forms(text: str) -> list[bytes]:
-        plain = text.encode()
-        percent = quote(text, safe="")
-        digits = [plain.hex(), *(plain.hex(apart) for apart in " :-")]
-        shown = [
-            text,
-            percent,
-            re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), percent),
-            quote_plus(text),
-            *avault.in_json(text),
-            *avault.in_html(text),
-            base64.b64encode(plain).decode().rstrip("="),
-            base64.urlsafe_b64encode(plain).decode().rstrip("="),
-            *(spell for each in digits for spell in (each, each.upper())),
-        ]
-        return [each.encode() for each in shown]
-
     pairs = list[tuple[bytes, bytes]]()
     for text in list_texts(value):
-        pairs += zip(forms(text), forms(placeholder), strict=True)
+        pairs += zip(list_forms(text), known_forms(placeholder), strict=True)
     return sort_needles(pairs)
 
 
@@ -50,6 +35,38 @@ def list_texts(value: str) -> list[str]:
     shown = value.encode().decode("latin-1")
     texts = dict.fromkeys((value, value.strip(" \t"), shown, shown.strip(" \t")))
     return [each for each in texts if len(each.encode()) >= avault.SHORTEST_PROXIED]
+
+
+def list_spellings(text: str) -> list[str]:
+    """How a text may be escaped; all are the text itself where it is `PLAIN`."""
+    percent = quote(text, safe="")
+    return [
+        text,
+        percent,
+        re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), percent),
+        quote_plus(text),
+        *avault.in_json(text),
+        *avault.in_html(text),
+    ]
+
+
+SPELLINGS = len(list_spellings(""))
+
+
+def list_forms(text: str) -> list[bytes]:
+    """All that is looked for of a text, as bytes, in the same order for each."""
+    plain = text.encode()
+    digits = [plain.hex(), *(plain.hex(apart) for apart in " :-")]
+    shown = [
+        *([text] * SPELLINGS if PLAIN.fullmatch(text) else list_spellings(text)),
+        base64.b64encode(plain).decode().rstrip("="),
+        base64.urlsafe_b64encode(plain).decode().rstrip("="),
+        *(spell for each in digits for spell in (each, each.upper())),
+    ]
+    return [each.encode() for each in shown]
+
+
+known_forms = functools.lru_cache(256)(list_forms)  # of placeholders alone: no value stays
 
 
 def sort_needles(pairs: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

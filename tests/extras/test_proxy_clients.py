@@ -31,6 +31,7 @@ BEGINNINGS = {  # a secret that each kind of client uses, and how such keys begi
     "github/GITHUB_TOKEN": "ghp_",
     "npm/NPM_TOKEN": "npm_",
     "pypi/PYPI_TOKEN": "pypi-",
+    "crates/CARGO_REGISTRIES_TINY_TOKEN": "",
 }
 pytestmark = [
     pytest.mark.slow,
@@ -43,6 +44,7 @@ def vault(lend: Callable[..., Machine], services: Services, canary: Canary) -> I
     """An open vault, whose secrets are for the proxy alone, and for the API alone."""
     machine = lend(prepare, services, canary.mark)
     services.heads.clear()
+    services.talks = False
     (machine.top / "project").mkdir()
     machine.top = machine.top / "project"
     yield machine
@@ -103,6 +105,14 @@ console.log(await new Promise((done, fail) => https.get(url + "/echo", {headers}
   let text = ""; for await (const piece of answer) text += piece; done(text) }).on("error", fail)))""",
     "axios": 'console.log((await load("axios").get(url + "/echo", {headers})).data)',
     "node-fetch": 'console.log(await (await load("node-fetch").default(url + "/echo", {headers})).text())',
+    "undici": """
+const {EnvHttpProxyAgent, request} = load("undici")
+console.log(await (await request(url + "/echo", {headers, dispatcher: new EnvHttpProxyAgent()})).body.text())""",
+    "websocket": """
+console.log(await new Promise((done, fail) => {
+  const socket = new WebSocket(url.replace("https:", "wss:") + "/socket", {headers})
+  socket.onmessage = (message) => { socket.close(); done(message.data) }
+  socket.onerror = (event) => fail(event.error ?? event.message) }))""",
     "openai": """
 const client = new (load("openai").OpenAI)({baseURL: url + "/v1"})
 const asked = {model: "m", messages: [{role: "user", content: "Say hello"}]}
@@ -153,15 +163,43 @@ def python(name: str, url: str) -> Client:
 
 def javascript(program: str, options: str, name: str, url: str) -> Client:
     head = f'const url = "{url}", headers = {{authorization: "Bearer " + process.env.OPENAI_API_KEY}}\n'
-    if name != "fetch":
+    if name not in ("fetch", "websocket"):
         load = f'const load = createRequire("{clients.modules("libraries")}/x.js")'
         head = f'import {{createRequire}} from "node:module"\n{load}\n{head}'
     line = f"{program} {options} {shlex.quote(head + SCRIPT[name])}"
+    if name == "websocket":
+        return Client(line, paths=("/socket",))
     return python(name, url)._replace(line=line) if name in PYTHON else Client(line)
 
 
 def curl(url: str) -> Client:
     return Client(f'{clients.have("curl")} -sS -H "Authorization: Bearer $OPENAI_API_KEY" {url}/echo')
+
+
+def wget(url: str) -> Client:
+    """Of GnuTLS: it looks at no variable for authorities."""
+    trusts = '--ca-certificate="$SSL_CERT_FILE"'
+    return Client(f'{clients.have("wget")} -qO- {trusts} --header "Authorization: Bearer $OPENAI_API_KEY" {url}/echo')
+
+
+def gh(url: str) -> Client:
+    host = url.removeprefix("https://")
+    line = f'GH_HOST={host} GH_ENTERPRISE_TOKEN="$GITHUB_TOKEN" {clients.have("gh")} api {url}/echo'
+    return Client(line, "github/GITHUB_TOKEN")
+
+
+def cargo(url: str) -> Client:
+    line = f"""export CARGO_HOME="$HOME/cargo" CARGO_REGISTRIES_TINY_INDEX=sparse+{url}/cargo/
+        {clients.have("cargo")} owner --list tiny --registry tiny"""
+    return Client(line, "crates/CARGO_REGISTRIES_TINY_TOKEN", ("/cargo/api/v1/crates/tiny/owners",))
+
+
+def uv(url: str) -> Client:
+    program = clients.python("python-programs")
+    host = url.removeprefix("https://")
+    line = f"{program.replace('/python', '/uv')} pip install -q --no-cache --no-config --target work --python {program}"
+    line = f'{line} -i "https://__token__:$PYPI_TOKEN@{host}/simple/" tiny && ls work/tiny.py'
+    return Client(line, "pypi/PYPI_TOKEN", ("/simple/tiny/",), shows=False)
 
 
 def git(url: str) -> Client:
@@ -215,6 +253,11 @@ CLIENTS: dict[str, Callable[[str], Client]] = {
     "go": go,
     "claude": claude,
     "codex": codex,
+    "codex by WebSocket": codex,
+    "wget": wget,
+    "gh": gh,
+    "cargo": cargo,
+    "uv": uv,
     **{f"python {name}": (lambda url, name=name: python(name, url)) for name in PYTHON},  # type: ignore[misc]
     **{
         f"node24 {name}": (lambda url, name=name: javascript(clients.node24(), "--input-type=module -e", name, url))  # type: ignore[misc]
@@ -224,6 +267,7 @@ CLIENTS: dict[str, Callable[[str], Client]] = {
         f"node22 {name}": (lambda url, name=name: javascript(clients.program("node22"), "--input-type=module -e", name, url))  # type: ignore[misc]
         for name in ("fetch", "openai")
     },
+    "deno websocket": lambda url: javascript(clients.program("deno"), "eval", "websocket", url),
     "deno": lambda url: javascript(clients.program("deno"), "eval", "fetch", url),
     "bun": lambda url: javascript(clients.program("bun"), "-e", "fetch", url),
 }
@@ -263,12 +307,15 @@ def test_a_client(vault: Machine, services: Services, canary: Canary, name: str)
     if name == "git":
         subprocess.run(["git", "init", "-q", "--bare", services.repositories / "tiny.git"], check=True)
         subprocess.run(["git", "-C", services.repositories / "tiny.git", "config", "http.receivepack", "true"], check=True)
+    services.talks = name == "codex by WebSocket"
     client = CLIENTS[name](services.url)
     value = value_of(client.place, canary.mark)
     printed = run(vault, client)
     arrived = services.found(value)
     for path in {*client.paths}:
         assert arrived.count(path) >= client.paths.count(path), (arrived, printed)
+    if services.talks:  # nor did it fall back
+        assert not any(head.startswith(b"POST") for head in services.heads)
     instead = placeholder(vault, client)
     assert instead.startswith(BEGINNINGS[client.place]) and instead != value and len(instead) == len(value)
     holds_nothing(vault, printed, value)

@@ -102,12 +102,18 @@ class Api:
         self.heads.append(head)
         self.bodies.append(body)
         path = head.split()[1].decode("latin-1").partition("?")[0]
+        if b"\nupgrade: websocket" in head.lower() and self.talk(path, head, tls, stream):
+            return False
         if b"\nexpect:" in head.lower():
             tls.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             time.sleep(0.3)  # the next request is under way by then
         for piece in self.pieces(path, head, body):
             tls.sendall(piece)
         return path != "/until-close"
+
+    def talk(self, path: str, head: bytes, tls: ssl.SSLSocket, stream) -> bool:
+        """Whether a WebSocket was begun, and is over; here none is."""
+        return False
 
     def read_body(self, head: bytes, stream) -> bytes:
         if b"transfer-encoding: chunked" in head:

@@ -1,12 +1,13 @@
 """How fast the proxy is: against the API directly, and against mitmdump with nothing to do, in one run.
 
-    python tests/tools/bench_proxy.py [--requests N]    prints a Markdown table
-    python tests/tools/bench_proxy.py --write           writes it into references/performance.md
+    python tests/tools/bench_proxy.py                                       prints a Markdown table
+    python tests/tools/bench_proxy.py --rounds 0 --requests 100000          what many requests do to its memory, in some minutes
+    python tests/tools/bench_proxy.py --write                               writes that into references/performance.md
 
 An API and who asks it are Node's (peers/load.mjs), all on the loopback. Each request through avault carries a placeholder: the
 keyholder is asked, the log has a line, and the answer, in which the value comes back, is scrubbed. Of each row the best of some
 rounds, in which the three take turns; with --rounds 0 there are none. --requests is how many go through one session while its
-memory is looked at; 100,000 take some minutes.
+memory is looked at, 0 for none.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ LOAD = Path(peers.HERE) / "load.mjs"
 DOCUMENT = "references/performance.md"
 PLACE = "group0/KEY_0"
 LARGE = 100 << 20
+STEPS = 10  # at which memory is looked at
 ROWS = (  # what, protocol, callers, requests, way, bytes; and the least that it is to be of mitmdump
     ("1 connection", "h1", 1, 400, "", 0, 1.0),
     ("20 connections", "h1", 20, 1000, "", 0, 1.0),
@@ -135,7 +137,26 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.0f} MB"
 
 
-def measure(top: Path, requests: int, rounds: int) -> tuple[list[tuple[str, ...]], list[str]]:
+def measure_many(mine: dict[str, str], ports: dict[str, int], pid: int, requests: int) -> list[str]:
+    """Many callers, and many requests of some: what is said of errors, of which there is to be none, and of memory."""
+    notes = [f"memory of the proxy's process at its start: {megabytes(resident(pid))}"]
+    for protocol, name in (("h1", "HTTP/1.1"), ("h2", "HTTP/2")):
+        ask(mine, ports[protocol], protocol, 200, 2000)
+        notes.append(f"200 callers at once by {name}: 2,000 requests, no error")
+    looked, begun = [resident(pid)], time.monotonic()
+    for _ in range(STEPS):
+        ask(mine, ports["h1"], "h1", 20, requests // STEPS)
+        looked.append(resident(pid))
+        print("memory", megabytes(looked[-1]), f"{time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    took = time.monotonic() - begun
+    notes.append(
+        f"{requests:,} requests more by 20 callers, in {took:,.0f} s: no error. Its memory before them, and after each "
+        f"{requests // STEPS:,}: {', '.join(map(megabytes, looked))}"
+    )
+    return notes
+
+
+def measure(top: Path, requests: int, rounds: int, only: str = "") -> tuple[list[tuple[str, ...]], list[str]]:
     """The rows of the table, and what is said below it."""
     roots, server = make_certificates(top)
     vault = Vault(top / "vault", 10, Path(sys.executable).parent / "avault")
@@ -152,8 +173,8 @@ def measure(top: Path, requests: int, rounds: int) -> tuple[list[tuple[str, ...]
             "mitmdump": {**theirs, "KEY": "x" * 40},
             "avault": mine,
         }
-        begun = resident(my_pid)
-        for what, protocol, callers, count, way, size, least in ROWS if rounds else ():
+        wanted = [row for row in ROWS if only in f"{row[1]} {row[0]}"]
+        for what, protocol, callers, count, way, size, least in wanted if rounds else ():
             best: dict[str, float] = {}
             for _ in range(rounds):
                 for side, env in sides.items():
@@ -168,20 +189,10 @@ def measure(top: Path, requests: int, rounds: int) -> tuple[list[tuple[str, ...]
             name = {"h1": "HTTP/1.1", "h2": "HTTP/2"}[protocol]
             rows.append((f"{name}, {what}", *(unit(best[side]) for side in sides), f"{ratio:.2f}", f"{least:.1f}"))
             print(rows[-1], megabytes(resident(my_pid)), file=sys.stderr)
-        for protocol, name in (("h1", "HTTP/1.1"), ("h2", "HTTP/2")):
-            ask(mine, ports[protocol], protocol, 200, 2000)
-            notes.append(f"200 callers at once by {name}: 2,000 requests, no error")
-        at_200 = resident(my_pid)
-        looked = []
-        for _ in range(4):
-            ask(mine, ports["h1"], "h1", 20, requests // 4)
-            looked.append(resident(my_pid))
-            print("memory", megabytes(looked[-1]), file=sys.stderr)
-        notes.append(
-            f"memory of the proxy's process: {megabytes(begun)} at its start, {megabytes(at_200)} after all of that, "
-            f"and after each quarter of {requests:,} more requests {', '.join(map(megabytes, looked))}"
-        )
-        notes.append(f"mitmdump after the same rows: {megabytes(resident(their_pid))}")
+        kept = [f"mitmdump after the same rows: {megabytes(resident(their_pid))}"] if rounds else []
+        if requests:
+            notes += measure_many(mine, ports, my_pid, requests)
+        notes += kept
     return rows, notes
 
 
@@ -189,22 +200,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="rows whose protocol and name have this in them, as 'h1 1 conn'")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     top = Path(tempfile.mkdtemp(prefix="bench", dir="/tmp"))
     try:
-        rows, notes = measure(top, given.requests, given.rounds)
+        rows, notes = measure(top, given.requests, given.rounds, given.only)
     finally:
         shutil.rmtree(top, ignore_errors=True)
     heads = ("", "direct", "mitmdump", "avault", "of mitmdump", "at least")
     table = "\n".join("| " + " | ".join(row) + " |" for row in [heads, ("---",) * len(heads), *rows])
     load = os.getloadavg()[0]
     head = f"{time.strftime('%-d %B %Y')}, Python {platform.python_version()}, {os.cpu_count()} processors, load {load:.1f}"
-    table = f"{head}\n\n{table}\n\n" + "\n".join(f"- {note}" for note in notes)
-    print(table)
+    said = "\n".join(f"- {note}" for note in notes)
+    parts = {"proxy-memory": f"{head}\n\n{said}"} if not given.rounds else {"proxy": f"{head}\n\n{table}\n\n{said}"}
+    print(*parts.values())
     if given.write:
         path = documents.ROOT / DOCUMENT
-        path.write_text(documents.refresh(path.read_text(encoding="utf-8"), proxy=table), encoding="utf-8")
+        path.write_text(documents.refresh(path.read_text(encoding="utf-8"), **parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "avault.py"
 if __name__ == "__main__":  # in a test, what is installed is imported
-    sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+    sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / "scripts"))  # also where a benchmark is run by itself
 
 import amalgamate  # noqa: E402
 import click  # noqa: E402
@@ -214,7 +215,7 @@ def messages(text: str) -> list[str]:
 
 # The blocks that are written
 
-BLOCKS = "bench|rooms|custodians|replica|reboot|presets|proxy"
+BLOCKS = "bench|rooms|custodians|replica|reboot|presets|proxy|proxy-memory"
 BLOCK = re.compile(rf"(<!-- (help: avault ?[a-z ]*|{BLOCKS}) -->\n)(.*?)(<!-- /(?:help|{BLOCKS}) -->)", re.DOTALL)
 
 
@@ -255,7 +256,15 @@ def presets_block() -> str:
 
 def refresh(text: str, bench: str | None = None, **tables: str) -> str:
     """A document with its blocks as they should be; the benchmarks' only if their table is given."""
-    measured = {"bench": bench, "custodians": None, "replica": None, "reboot": None, "proxy": None, **tables}
+    measured = {
+        "bench": bench,
+        "custodians": None,
+        "replica": None,
+        "reboot": None,
+        "proxy": None,
+        "proxy-memory": None,
+        **tables,
+    }
 
     def replace(match: re.Match[str]) -> str:
         if match[2] in measured:

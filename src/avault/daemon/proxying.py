@@ -158,10 +158,12 @@ class ProxiedUses:
         rules, found = guards.rules_of(guards.of(name)), vault.secrets(group, key)
         if not is_sealed(found[0].value) and (fault := find_form_fault(name, found[0].value)):
             return fault
-        now, others = time.time(), join_rules([rules])
-        others.times = None
-        if is_counted and others.lets("proxy", now):
-            return None
+        now = time.time()
+        if is_counted:
+            others = join_rules([rules])
+            others.times = None
+            if others.lets("proxy", now):
+                return None
         try:
             check(guards, name, "proxy", now)
         except Denied as error:

@@ -41,6 +41,7 @@ class Control:
         self.fds: list[int] = []
         self.queue: list[tuple[bytes, int | None]] = []
         self.loop = asyncio.get_running_loop()
+        self.is_full = False  # whether the stream takes no more for now
         sock.setblocking(False)
         self.loop.add_reader(sock, self.readable)
 
@@ -63,6 +64,7 @@ class Control:
                 sent = socket.send_fds(self.sock, [data], [] if fd is None else [fd])
             except BlockingIOError:
                 self.loop.add_writer(self.sock, self.flush)
+                self.is_full = True
                 return
             except OSError as error:
                 # descriptors under way are counted too: some are taken soon
@@ -76,7 +78,9 @@ class Control:
             self.queue[0] = (data[sent:], None)
             if sent == len(data):
                 self.queue.pop(0)
-        self.loop.remove_writer(self.sock)
+        if self.is_full:
+            self.loop.remove_writer(self.sock)
+            self.is_full = False
 
     def readable(self) -> None:
         """Take what has come."""
