@@ -500,7 +500,7 @@ def test_what_the_vault_knows_is_taken_away_whatever_file_is_there(alone: Desk, 
     alone.custody.custodians.write(["phone", "beside"])
     alone.shared.save(there)
     alone.retire(old, avault.REPLACED, old, new)
-    alone.state, alone.report = "unlocked", {"consent": "phone", "proven": True}  # type: ignore[attr-defined]
+    alone.condition.state, alone.condition.report = "unlocked", {"consent": "phone", "proven": True}
     alone.child = SimpleNamespace(control=True)  # type: ignore[attr-defined]
     wishes: list[dict[str, Any]] = []
 

@@ -69,7 +69,8 @@ class Desk:
         self.told: list[dict[str, Any]] = []
         self.keyholder.control.send = self.take  # type: ignore[method-assign]
         self.holding.contact.connect = lambda *_: avault.Connected(self.holding.contact, self.phone)  # type: ignore[assignment, method-assign]
-        self.session: Any = SimpleNamespace(caller=CALLER, send=lambda message: None, grant=None)
+        there = SimpleNamespace(get_extra_info=lambda name: self.theirs, is_closing=lambda: False)  # who does not leave
+        self.session: Any = SimpleNamespace(caller=CALLER, send=lambda message: None, grant=None, transport=there)
 
     def take(self, message: dict[str, Any], fd: int | None = None) -> None:
         """What the keyholder tells; a grant's socket is made and closed at once."""

@@ -45,8 +45,8 @@ def compared(kind: str) -> avault.Ended:
 
 
 def key_of(data: bytes) -> avault.Ended:
-    """A machine that has let the desk in says which key it was given."""
-    return said({"ok": True, "key": avault.public_hex(avault.read_keys(data.decode().strip()))})
+    """A machine that has let the desk in says by which key, as that has signed for it."""
+    return said({"ok": True, "key": avault.read_signed(data.decode().strip())[0]})
 
 
 OPEN, LACKS, HAS = state("unlocked"), said({"groups": []}, state("unlocked")), said(LISTED, state("unlocked"))
@@ -62,7 +62,7 @@ ROWS: list[tuple[str, int, tuple[str, ...], list[Reply]]] = [  # word, exit code
     ("well", 0, ("doctor",), [lambda _: said(f"{time.time():.0f}", {"checks": []}, OPEN)]),
     ("whole", 0, ("log",), [said({"intact": True}, {"op": "get", "time": "2999-01-01T00:00:00Z"})]),
     ("enrolled", 0, ("enroll", "--yes"), [said(OPEN), key_of]),
-    ("left", 0, ("leave", "--yes"), [said({"ok": True})]),
+    ("left", 0, ("leave", "--yes"), [said({"ok": True}, {"ok": True, "desk": "desk-fleet", "key": None})]),
     ("has none", 0, ROTATE, [LACKS]),
     ("not verified", 0, ("log",), [said(error("locked"))]),
     ("waiting", 3, ("status",), [said(state("waiting", code="7K3F", waiting={"since": "12:03"}), code=3)]),

@@ -430,7 +430,7 @@ async def test_uses_are_counted_before_they_are_signed(hall: Hall) -> None:
         except avault.Denied:
             return False
 
-    hall.session = SimpleNamespace(caller=None, grant=None, send=lambda message: None, transport=hall.session)
+    hall.session = SimpleNamespace(caller=None, grant=None, send=lambda message: None, transport=hall.session.transport)
     hall.keyholder.identify = lambda session: {}  # type: ignore[method-assign]
     assert sum(await asyncio.gather(*(one() for _ in range(8)))) == 3
 
@@ -862,7 +862,7 @@ def through(hall: Hall, **fields: Any) -> avault.Grant:
     """A grant, through which the next requests come."""
     grant = avault.Grant("web", ["nostr"], [], fields.pop("can", ["sign"]))
     grant.times = fields.get("times")
-    hall.session = SimpleNamespace(caller=CALLER, send=lambda message: None, grant=grant)
+    hall.session = SimpleNamespace(**{**vars(hall.session), "grant": grant})
     return grant
 
 

@@ -508,7 +508,7 @@ async def test_a_grant_that_ends_while_it_is_signed_gets_nothing(office: Office,
         grant.is_ended = True
         return answer
 
-    office.session = SimpleNamespace(caller=CALLER, send=lambda message: None, grant=grant)
+    office.session = SimpleNamespace(**{**vars(office.session), "grant": grant})
     monkeypatch.setattr(office.keyholder.signing, "ask", sign_meanwhile)
     with pytest.raises(avault.Denied, match="the grant web has ended"):
         await office.sign(sshsig(), "sshsig")

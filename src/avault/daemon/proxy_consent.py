@@ -107,11 +107,13 @@ class ProxyConsent:
                     await approve_grant(keyholder.holding, keyholder.grants, caller, grant, note)
             except TimeoutError:
                 raise TimedOut("nobody approved in time", "is the signer app open?") from None
+        if not self.asks:
+            return
         port = "" if asked["port"] == 443 else f":{asked['port']}"
         place = f" ({asked['place']})" if asked.get("place") else ""
         labels = {f"{name} to {asked['host']}{port}{place}": name for name in sorted(names)}
         named = {label: name for label, name in labels.items() if label not in self.agreed}
-        if not self.asks or not named:
+        if not named:
             return
         number = (*named,)
         question = self.questions.get(number)

@@ -219,7 +219,8 @@ class ProxiedUses:
             await self.consent.obtain(self.session, wanted, noted)
             if grant:
                 grant.use("proxy")
-            passage = self.admit(wanted, asked)  # what has changed while the phone was asked
+            if grant or self.consent.asks:  # what has changed while the phone was asked
+                passage = self.admit(wanted, asked)
             refused = check_names(message, "refused")
             renewed = [await self.renew(name, name in refused) for name in wanted]
             if any(renewed):
