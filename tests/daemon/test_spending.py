@@ -162,6 +162,19 @@ def test_a_key_that_was_rotated_away_gives_nothing_back() -> None:
     assert avault.sum_spent(avault.join_facts(ours.facts, added), ACCOUNT, NOON) == 20
 
 
+def test_a_key_that_was_rotated_away_keeps_nobody_from_paying() -> None:
+    """It may name any number of accounts, and hours that are to come: neither takes the place of what is."""
+    ours = avault.Vault("v", "a", "o", "n")
+    avault.note_spent(ours, ACCOUNT, "m", (NOON // 3600, "r"), 20, 0)
+    forged = ours.copy()
+    for number in range(150):
+        avault.note_spent(forged, f"{number:016x}", "m", (NOON // 3600, "r"), 1, 0)
+    avault.note_spent(forged, ACCOUNT, "n", (1 << 24, "r"), 1, 0)
+    both = avault.join_facts(ours.facts, avault.only_additions(ours.facts, forged.facts, NOON))
+    assert len(avault.find_spending(both, NOON)) == avault.MOST_ACCOUNTS
+    assert avault.sum_spent(both, ACCOUNT, NOON) == 20 and avault.find_spending(both, NOON + 25 * 3600) == set()
+
+
 def test_what_two_runs_of_a_machine_have_counted_adds_up() -> None:
     """One went on with an older copy: that it gave all of its own back frees nothing of the other's."""
     one = avault.Vault("v", "a", "o", "n")

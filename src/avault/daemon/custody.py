@@ -14,6 +14,7 @@ from avault.custody.shared import (
     REMOVED,
     Shared,
     digest_shared,
+    is_shared,
     read_described,
     refuse_retired,
 )
@@ -181,7 +182,7 @@ class Custody:
             with contextlib.suppress(AvaultError):
                 content = self.custodians.load(name, candidate=True)
                 is_known = digest_shared(content) in self.given().keys() - self.retired().keys()
-                if content.get("signed") and is_known:
+                if is_shared(content) and is_known:
                     if name in self.order():
                         self.custodians.save(content)
                     Shared(self.places).save(content)

@@ -30,6 +30,7 @@ UINT256 = 1 << 256
 # chains on which a transaction costs no more than its own fee says. Those of the OP stack take
 # another one for its bytes on Ethereum, in no field of it; so may any that is not known here
 WHOLE_FEES = frozenset({1, 56, 100, 137, 31337, 42161, 43114, 11155111})
+OF_THE_OP_STACK = frozenset({10, 8453, 84532})  # whose scalars are known: Optimism, Base
 DEAREST = 150  # gwei: Ethereum's fees for gas and for blobs, up to which that other fee is counted
 BESIDES_DATA = 220  # bytes of a transaction besides its data, with the signature: never more
 MOST_GAS, MOST_NONCE = 1 << 40, 1 << 64  # the last by EIP-2681

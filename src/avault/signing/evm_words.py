@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.errors import printable
-from avault.signing.evm_transactions import DEAREST, WHOLE_FEES
+from avault.signing.evm_transactions import DEAREST, OF_THE_OP_STACK, WHOLE_FEES
 from avault.signing.ssh_words import quote_words
 from avault.vault.evm_address import show_address
 from avault.vault.wallet_rules import (
@@ -86,7 +86,11 @@ def describe_fee(use: dict[str, Any], rules: list[WalletRule]) -> str:
         return ""
     coins = {each.symbol for each in rules if (each.chain, each.token) == (chain, b"")}
     symbol = coins.pop() if len(coins) == 1 else "of the chain's own coin"
-    more = "" if chain in WHOLE_FEES else f", more if Ethereum is above {DEAREST} gwei"
+    more = ", and what that chain takes besides, which is not known"
+    if chain in OF_THE_OP_STACK:
+        more = f", more if Ethereum is above {DEAREST} gwei"
+    elif chain in WHOLE_FEES:
+        more = ""
     return f", fee up to {render_units(use['fee'], NATIVE_DECIMALS)} {symbol}{more}"
 
 

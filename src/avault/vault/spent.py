@@ -77,9 +77,13 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def without_returns(fact: Any) -> Any:
-    """A fact as it frees nothing: for one whose writer is not to be believed."""
-    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
+def without_returns(fact: Any, now: int) -> Any:
+    """A fact as it frees nothing, and is over a day after now: its writer is not to be believed."""
+    hours = {
+        when: (counted[0], 0)
+        for when, counted in read_spent(fact.value).items()
+        if when[0] <= now // HOUR + 1
+    }
     kept = fact.created, fact.updated, fact.machine, fact.count
     return Secret(render_spent(hours), *kept)
 
