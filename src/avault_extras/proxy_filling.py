@@ -87,7 +87,8 @@ class Filling:
             plan.uses.setdefault(name, []).append("body")
         values = await self.put_in(flow, plan, payload, payload)
         if plan.bodily:
-            fill_stream(request, proxy_places.list_pairs(plan.how, values, plan.bodily))
+            there = {name: values[name] for name in plan.bodily}
+            fill_stream(request, proxy_places.list_pairs(plan.how, there, plan.bodily))
         elif not is_socket:
             request.stream = True
 

@@ -268,6 +268,8 @@ class Gate:
         target = self.targets.get(client.id)
         if not target or target.is_tunnel or client.tls_version is None:
             raise Denied("nothing goes out in clear", "use https://")
+        if request.data.scheme == b"http":
+            raise Denied("nothing goes out in clear", "use https://")
         if not self.may_greet(client):
             raise Denied("TLS names another host than the connection")
         method = request.data.method  # as it came: mitmproxy shows it in capitals

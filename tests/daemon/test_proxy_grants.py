@@ -568,6 +568,18 @@ async def test_one_question_names_all_that_a_request_wants(counter: Counter) -> 
     assert (await counter.use(session, "other/KEY"))["ok"] and len(counter.consents) == 1
 
 
+async def test_what_is_agreed_to_is_a_secret_where_it_stands(counter: Counter) -> None:
+    """That another secret of the request stood in its query, says nothing of this one."""
+    for key in ("ONE", "TWO"):
+        await counter.serve("set", group="both", key=key, value=VALUE)
+    await counter.serve("guard", group="both", hosts=["api.openai.com", "query@api.openai.com"])
+    session = counter.begin(ask=True)
+    for number, (one, two) in enumerate((("header", "query"), ("query", "header")), 1):
+        asked = asyncio.create_task(session.use({"names": {"both/ONE": [one], "both/TWO": [two]}, **CALL}))
+        assert "both/ONE, both/TWO" in await counter.agree(number)
+        assert (await asked)["ok"]
+
+
 async def test_sealed_ones_of_a_request_are_one_question_and_come_with_the_others(counter: Counter) -> None:
     """Not one for each: who wants what is asked once. Each is opened by an answer of its own."""
     await counter.seal()

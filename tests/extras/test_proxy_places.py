@@ -96,6 +96,12 @@ def test_two_secrets_are_asked_for_at_once(proxy: Running) -> None:
     assert base64.b64encode(f"{VALUE}:{proxy.values['other/KEY']}".encode()) in proxy.api.heads[0] and pair in answer
 
 
+def test_one_in_the_head_and_another_in_a_body_that_goes_by(proxy: Running) -> None:
+    request = chunked(b'{"key": "%s"}' % KEY.encode()).replace(JSON, JSON + b"\r\nAuthorization: Bearer " + AWAY.encode())
+    assert b" 200 " in proxy.send(request)
+    assert proxy.values["other/KEY"].encode() in proxy.api.heads[0] and VALUE.encode() in proxy.api.bodies[0]
+
+
 def test_a_body_that_is_expected_is_waited_for(proxy: Running) -> None:
     """The client has its 100 of us, and the API sees no Expect."""
     body = b'{"key": "%s"}' % KEY.encode()

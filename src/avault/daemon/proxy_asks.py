@@ -48,3 +48,9 @@ def describe_proxied(wanted: Wanted, asked: Message) -> Message:
         noted["groups"], noted["only"] = ([each] for each in noted["only"][0].split("/"))
     places = dict.fromkeys(each for where in wanted.values() for each in where)
     return {**noted, "place": " and ".join(places)} if [*places] != [HEADER] else noted
+
+
+def name_places(where: list[str]) -> str:
+    """Where in a request a secret is to be, as it is agreed to; "" for a header alone."""
+    places = sorted({*where})
+    return f" ({' and '.join(places)})" if places != [HEADER] else ""

@@ -16,6 +16,7 @@ from avault.daemon.asked import obtain
 from avault.daemon.entrusting import ask_operator
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.phone_share import share_phone
+from avault.daemon.proxy_asks import name_places
 from avault.daemon.restraint import describe_who, who_asks
 from avault.daemon.wire import Session
 from avault.daemon.wishing import describe_call, show_names
@@ -24,11 +25,12 @@ from avault.process import uptime
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
     from avault.daemon.gate import Passage
     from avault.daemon.grant import Grant
+    from avault.daemon.proxy_asks import Wanted
     from avault.protocol import Message
 
 
@@ -89,10 +91,10 @@ class ProxyConsent:
         self.turn = asyncio.Lock()  # one question at a time
         self.questions: dict[tuple[str, ...], HostQuestion] = {}
 
-    async def obtain(self, session: Session, names: Iterable[str], asked: Message) -> None:
+    async def obtain(self, session: Session, wanted: Wanted, asked: Message) -> None:
         """Have the phone agree to what it has to agree to first; raises AvaultError.
 
-        What one request wants is one question.
+        What one request wants is one question. What was agreed to is a secret, with where it stands.
         """
         grant = session.grant
         if grant and grant.asks:
@@ -110,8 +112,10 @@ class ProxyConsent:
         if not self.asks:
             return
         port = "" if asked["port"] == 443 else f":{asked['port']}"
-        place = f" ({asked['place']})" if asked.get("place") else ""
-        labels = {f"{name} to {asked['host']}{port}{place}": name for name in sorted(names)}
+        labels = {
+            f"{name} to {asked['host']}{port}{name_places(wanted[name])}": name
+            for name in sorted(wanted)
+        }
         named = {label: name for label, name in labels.items() if label not in self.agreed}
         if not named:
             return

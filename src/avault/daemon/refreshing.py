@@ -48,7 +48,7 @@ class Outdated(AvaultError):
 
 
 async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refused: bool) -> bool:
-    """Have the token GROUP/KEY renewed if it is due; whether the vault has another one now.
+    """Have the token GROUP/KEY renewed if it is due; whether the vault may have changed by now.
 
     `is_refused` says that a server did not take it. What is sealed, or double, renews nothing.
     Raises what keeps it from that, unless the token may be good for a while yet.
@@ -58,11 +58,11 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
     group = name.partition("/")[0]
     turn = keyholder.brokers.turns.setdefault(group, asyncio.Lock())
     async with turn:
-        found = await take_back(keyholder, group)
+        await take_back(keyholder, group)
         try:
             tokens = Tokens(keyholder.open_store().vault, group)
         except Denied:
-            return found
+            return True
         last, now = keyholder.brokers.renewed.get(group), time.time()
         is_late = last is None or time.monotonic() - last >= RENEWED_PAUSE or tokens.is_over(now)
         if not is_late or not (is_refused or tokens.is_due(now)):
@@ -70,11 +70,11 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
         try:
             kept = await ask_server(keyholder, session, tokens)
             keyholder.brokers.renewed[group] = time.monotonic()
-            return await take_back(keyholder, group, kept)
+            await take_back(keyholder, group, kept)
         except AvaultError:
-            if not tokens.is_over(time.time()):
-                return found
-            raise
+            if tokens.is_over(time.time()):
+                raise
+        return True
 
 
 async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> str:
