@@ -628,6 +628,12 @@ def stop_when_all_is_sent(machine: Machine) -> None:
     stop(machine)
 
 
+def is_removed(directory: Path) -> bool:
+    """Whether a directory is gone by now, with all that is in it."""
+    shutil.rmtree(directory, ignore_errors=True)
+    return not directory.exists()
+
+
 @pytest.mark.parametrize(("finder", "way"), [("push", "restore"), ("daemon", "restore"), ("daemon", "unlock")])
 def test_a_machine_that_was_restored_from_a_backup(
     open_vault: Machine, fickle: Fickle, place: Any, finder: str, way: str
@@ -647,7 +653,7 @@ def test_a_machine_that_was_restored_from_a_backup(
     push(open_vault)
     stop_when_all_is_sent(open_vault)
     for name, directory in there.items():
-        shutil.rmtree(directory)
+        wait_until(lambda directory=directory: is_removed(directory), what="the end of what still writes there")
         shutil.copytree(place.top / f"night-{name}", directory)
     (open_vault.own / "replica.json").unlink()
     fickle.ends = False  # away, as it were
