@@ -2615,7 +2615,7 @@ def python_flags(home: str | None = None) -> list[str]:
     place, own = site.getusersitepackages(), os.path.expanduser("~") + os.sep
     if home and place.startswith(own):
         place = os.path.join(home, place.removeprefix(own))
-    is_left_out = sys.flags.no_user_site or not any(
+    is_left_out = (sys.flags.no_user_site and home is None) or not any(
         os.path.lexists(os.path.join(place, each)) for each in PACKAGES
     )
     return ["-s", "-P"] if is_left_out else ["-P"]
@@ -4774,9 +4774,13 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def without_returns(fact: Any) -> Any:
-    """A fact as it frees nothing: for one whose writer is not to be believed."""
-    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
+def without_returns(fact: Any, now: int) -> Any:
+    """A fact as it frees nothing, and is over a day after now: its writer is not to be believed."""
+    hours = {
+        when: (counted[0], 0)
+        for when, counted in read_spent(fact.value).items()
+        if when[0] <= now // HOUR + 1
+    }
     kept = fact.created, fact.updated, fact.machine, fact.count
     return Secret(render_spent(hours), *kept)
 
@@ -4962,16 +4966,20 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     Who got that key says anything under each name, of any count and time. So what ours do not say
     in the same words is named by its own, as said once and just now: it takes the place of nothing.
     What the operator took away stays so; of uses, the higher number counts. What lets nothing
-    through until it is named is named by none of them.
+    through until it is named is named by none of them. What is spent is no more accounts than may
+    be in a day, and nothing that is to come.
     """
     added: Facts = {}
     here = Guards(ours)
     said = now or int(time.time())
     names: dict[str, str] = {}  # of guards, by what theirs call them
+    spending = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
         if kind == SPENT:
-            added[name] = [without_returns(fact)]
+            if len({*spending, identity}) <= max(MOST_ACCOUNTS, len(spending)):
+                spending.add(identity)
+                added[name] = [without_returns(fact, said)]
             continue
         is_gone_here = f"unguarded/{identity}" in ours
         if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
@@ -13599,6 +13607,7 @@ UINT256 = 1 << 256
 # chains on which a transaction costs no more than its own fee says. Those of the OP stack take
 # another one for its bytes on Ethereum, in no field of it; so may any that is not known here
 WHOLE_FEES = frozenset({1, 56, 100, 137, 31337, 42161, 43114, 11155111})
+OF_THE_OP_STACK = frozenset({10, 8453, 84532})  # whose scalars are known: Optimism, Base
 DEAREST = 150  # gwei: Ethereum's fees for gas and for blobs, up to which that other fee is counted
 BESIDES_DATA = 220  # bytes of a transaction besides its data, with the signature: never more
 MOST_GAS, MOST_NONCE = 1 << 40, 1 << 64  # the last by EIP-2681
@@ -14298,7 +14307,11 @@ def describe_fee(use: dict[str, Any], rules: list[WalletRule]) -> str:
         return ""
     coins = {each.symbol for each in rules if (each.chain, each.token) == (chain, b"")}
     symbol = coins.pop() if len(coins) == 1 else "of the chain's own coin"
-    more = "" if chain in WHOLE_FEES else f", more if Ethereum is above {DEAREST} gwei"
+    more = ", and what that chain takes besides, which is not known"
+    if chain in OF_THE_OP_STACK:
+        more = f", more if Ethereum is above {DEAREST} gwei"
+    elif chain in WHOLE_FEES:
+        more = ""
     return f", fee up to {render_units(use['fee'], NATIVE_DECIMALS)} {symbol}{more}"
 
 
@@ -17132,7 +17145,7 @@ class Custody:
             with contextlib.suppress(AvaultError):
                 content = self.custodians.load(name, candidate=True)
                 is_known = digest_shared(content) in self.given().keys() - self.retired().keys()
-                if content.get("signed") and is_known:
+                if is_shared(content) and is_known:
                     if name in self.order():
                         self.custodians.save(content)
                     Shared(self.places).save(content)
@@ -18112,17 +18125,11 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
     try:
         tried = await try_custodian(warden.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
-        if for_all:
-            before = [digest_shared(each) for each in find_stated(warden, name)]
-            digest = digest_shared(content)
-            await retire(warden, content, before, secrets.token_hex(16), caller, digest)
     except BaseException:
         await drop_candidate(warden, name)
         raise
-    custody.custodians.save(content)
-    custody.custodians.drop_candidate(name)
-    if for_all:
-        give_to_all(warden, content)
+    # a client that leaves by now leaves nothing half
+    await asyncio.shield(asyncio.ensure_future(install_tried(warden, content, for_all, caller)))
     if old and for_all:  # what took its place is for all, too
         await run_errand(warden.places, "delete", old, Reach({}))
     elif old:
@@ -18135,6 +18142,25 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
         if asks_phones(content):
             warden.child.control.send({"do": "renew"})
     return {"name": name, "asks": content["asks"], "shared": for_all}
+
+
+async def install_tried(
+    warden: Warden, content: dict[str, Any], for_all: bool, caller: dict[str, Any]
+) -> None:
+    """Have a custodian that was tried count: here, and if it is for all, in the vault and there."""
+    name = content["custodian"]
+    if for_all:
+        before = [digest_shared(each) for each in find_stated(warden, name)]
+        digest = digest_shared(content)
+        try:
+            await retire(warden, content, before, secrets.token_hex(16), caller, digest)
+        except BaseException:
+            await drop_candidate(warden, name)
+            raise
+    warden.custody.custodians.save(content)
+    warden.custody.custodians.drop_candidate(name)
+    if for_all:
+        give_to_all(warden, content)
 
 
 def refuse_one_place(warden: Warden, content: dict[str, Any]) -> None:
@@ -28306,6 +28332,12 @@ def describe_proxied(wanted: Wanted, asked: Message) -> Message:
     return {**noted, "place": " and ".join(places)} if [*places] != [HEADER] else noted
 
 
+def name_places(where: list[str]) -> str:
+    """Where in a request a secret is to be, as it is agreed to; "" for a header alone."""
+    places = sorted({*where})
+    return f" ({' and '.join(places)})" if places != [HEADER] else ""
+
+
 # -------------------------------------------------- daemon/proxy_consent ----
 # The phone, asked for a use by the proxy: of a host, of a grant, of a secret that is sealed.
 #
@@ -28369,10 +28401,10 @@ class ProxyConsent:
         self.turn = asyncio.Lock()  # one question at a time
         self.questions: dict[tuple[str, ...], HostQuestion] = {}
 
-    async def obtain(self, session: Session, names: Iterable[str], asked: Message) -> None:
+    async def obtain(self, session: Session, wanted: Wanted, asked: Message) -> None:
         """Have the phone agree to what it has to agree to first; raises AvaultError.
 
-        What one request wants is one question.
+        What one request wants is one question. What was agreed to is a secret, with where it stands.
         """
         grant = session.grant
         if grant and grant.asks:
@@ -28387,11 +28419,15 @@ class ProxyConsent:
                     await approve_grant(keyholder.holding, keyholder.grants, caller, grant, note)
             except TimeoutError:
                 raise TimedOut("nobody approved in time", "is the signer app open?") from None
+        if not self.asks:
+            return
         port = "" if asked["port"] == 443 else f":{asked['port']}"
-        place = f" ({asked['place']})" if asked.get("place") else ""
-        labels = {f"{name} to {asked['host']}{port}{place}": name for name in sorted(names)}
+        labels = {
+            f"{name} to {asked['host']}{port}{name_places(wanted[name])}": name
+            for name in sorted(wanted)
+        }
         named = {label: name for label, name in labels.items() if label not in self.agreed}
-        if not self.asks or not named:
+        if not named:
             return
         number = (*named,)
         question = self.questions.get(number)
@@ -28505,7 +28541,7 @@ class Outdated(AvaultError):
 
 
 async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refused: bool) -> bool:
-    """Have the token GROUP/KEY renewed if it is due; whether the vault has another one now.
+    """Have the token GROUP/KEY renewed if it is due; whether the vault may have changed by now.
 
     `is_refused` says that a server did not take it. What is sealed, or double, renews nothing.
     Raises what keeps it from that, unless the token may be good for a while yet.
@@ -28515,11 +28551,11 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
     group = name.partition("/")[0]
     turn = keyholder.brokers.turns.setdefault(group, asyncio.Lock())
     async with turn:
-        found = await take_back(keyholder, group)
+        await take_back(keyholder, group)
         try:
             tokens = Tokens(keyholder.open_store().vault, group)
         except Denied:
-            return found
+            return True
         last, now = keyholder.brokers.renewed.get(group), time.time()
         is_late = last is None or time.monotonic() - last >= RENEWED_PAUSE or tokens.is_over(now)
         if not is_late or not (is_refused or tokens.is_due(now)):
@@ -28527,11 +28563,11 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
         try:
             kept = await ask_server(keyholder, session, tokens)
             keyholder.brokers.renewed[group] = time.monotonic()
-            return await take_back(keyholder, group, kept)
+            await take_back(keyholder, group, kept)
         except AvaultError:
-            if not tokens.is_over(time.time()):
-                return found
-            raise
+            if tokens.is_over(time.time()):
+                raise
+        return True
 
 
 async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> str:
@@ -28875,7 +28911,8 @@ class ProxiedUses:
             await self.consent.obtain(self.session, wanted, noted)
             if grant:
                 grant.use("proxy")
-            passage = self.admit(wanted, asked)  # what has changed while the phone was asked
+            if grant or self.consent.asks:  # what has changed while the phone was asked
+                passage = self.admit(wanted, asked)
             refused = check_names(message, "refused")
             renewed = [await self.renew(name, name in refused) for name in wanted]
             if any(renewed):

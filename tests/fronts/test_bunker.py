@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from signing_thread import signing_for
 from test_gate import asks
-from test_keyholder_alone import CALLER, Desk
+from test_keyholder_alone import Desk
 
 import avault
 

@@ -99,7 +99,7 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
         await drop_candidate(warden, name)
         raise
     # a client that leaves by now leaves nothing half
-    await asyncio.shield(asyncio.ensure_future(put_in_place(warden, content, for_all, caller)))
+    await asyncio.shield(asyncio.ensure_future(install_tried(warden, content, for_all, caller)))
     if old and for_all:  # what took its place is for all, too
         await run_errand(warden.places, "delete", old, Reach({}))
     elif old:
@@ -114,7 +114,7 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
     return {"name": name, "asks": content["asks"], "shared": for_all}
 
 
-async def put_in_place(
+async def install_tried(
     warden: Warden, content: dict[str, Any], for_all: bool, caller: dict[str, Any]
 ) -> None:
     """Have a custodian that was tried count: here, and if it is for all, in the vault and there."""
