@@ -8,6 +8,7 @@ HTTP/1.1 as no more is read of it, by HTTP/2 as its window stays as it is (RFC 9
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -19,6 +20,7 @@ from mitmproxy.proxy.layers import http
 from mitmproxy.proxy.layers.http import _http1, _http2
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
 
 LONGEST_HEAD = 256 << 10  # bytes of a head, or of what stands before a chunk
@@ -81,6 +83,15 @@ def count_waiting(layer: Any) -> int:
         found += len(layer._paused_event_queue)
         layer = getattr(layer, "child_layer", None)
     return found
+
+
+def is_closed(sock: socket.socket) -> bool:
+    """Whether the other end of a connection sends nothing any more."""
+    if sock.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
 
 
 class Paced:

@@ -11,7 +11,6 @@ import ipaddress
 import json
 import logging
 import os
-import select
 import socket
 import ssl
 import sys
@@ -276,15 +275,6 @@ def render_error(status: int, message: str) -> bytes:
     return json.dumps(error.to_dict()).encode() + b"\n"
 
 
-def is_closed(sock: socket.socket) -> bool:
-    """Whether the other end of a connection sends nothing any more."""
-    if sock.fileno() < 0:
-        return True
-    poll = select.poll()
-    poll.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
-    return bool(poll.poll(0))
-
-
 class Engine:
     """mitmproxy with a gate before it; `serve` is given each connection."""
 
@@ -341,7 +331,9 @@ class Engine:
         if not (found and found.reader and found.writer):
             return True
         # what it has sent may lie here unread, and its end behind that
-        return bool(found.reader.at_eof()) or is_closed(found.writer.get_extra_info("socket"))
+        return bool(found.reader.at_eof()) or proxy_bounds.is_closed(
+            found.writer.get_extra_info("socket")
+        )
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection, until it ends."""

@@ -266,9 +266,8 @@ class Gate:
         """Raises Denied where a request says several things of where it goes, or none."""
         request, client = flow.request, flow.client_conn
         target = self.targets.get(client.id)
-        if not target or target.is_tunnel or client.tls_version is None:
-            raise Denied("nothing goes out in clear", "use https://")
-        if request.data.scheme == b"http":
+        is_clear = client.tls_version is None or request.data.scheme == b"http"
+        if not target or target.is_tunnel or is_clear:
             raise Denied("nothing goes out in clear", "use https://")
         if not self.may_greet(client):
             raise Denied("TLS names another host than the connection")

@@ -914,6 +914,24 @@ def hold_for_a_while(repository, monkeypatch, name):
     return waited
 
 
+def test_a_custodian_that_goes_while_it_is_committed_goes_from_the_next_commit(repository, monkeypatch):
+    monkeypatch.setenv("HOME", str(repository.home))
+    by_hand(repository)
+    file, stage = repository.vault / "custody-box.json", avault.Repository.stage
+    file.write_bytes(b"{}\n")
+
+    def stage_late(self, paths):
+        file.unlink()
+        stage(self, paths)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(avault.Repository, "stage", stage_late)
+        assert avault.commit_files(avault.Repository(str(repository.vault)), ANYTHING)
+    assert in_head(repository, file.name) == b"{}\n"
+    assert avault.commit_files(avault.Repository(str(repository.vault)), ANYTHING)
+    assert not git(repository, "status", "--porcelain") and git_run(repository, "rev-parse", f"HEAD:./{file.name}").returncode
+
+
 def test_another_git_s_lock_is_waited_for(repository, monkeypatch):
     by_hand(repository)
     data = change(repository)

@@ -94,7 +94,7 @@ class ProxyConsent:
     async def obtain(self, session: Session, wanted: Wanted, asked: Message) -> None:
         """Have the phone agree to what it has to agree to first; raises AvaultError.
 
-        What one request wants is one question. What was agreed to is a secret, with where it stands.
+        What one request wants is one question. A secret is agreed to with the place where it is.
         """
         grant = session.grant
         if grant and grant.asks:

@@ -110,9 +110,16 @@ class Repository:
         return os.path.relpath(os.path.join(self.directory, name), self.top)
 
     def tracked(self) -> list[str]:
-        """What git knows in the vault directory that may be of custodians, gone or not."""
-        words = ("--no-literal-pathspecs", "ls-files", "-z", "--", ":(glob)custody-*.json")
-        return os.fsdecode(run_git(self.directory, *words).stdout).split("\0")[:-1]
+        """What git knows in the vault directory that may be of custodians, gone or not.
+
+        Also what the last commit alone has: a file may go while it is committed.
+        """
+        listing = ("--no-literal-pathspecs", "ls-files", "-z", "--", ":(glob)custody-*.json")
+        found = [
+            run_git(self.directory, *words).stdout
+            for words in (listing, ("ls-tree", "-z", "--name-only", "HEAD"))
+        ]
+        return [name for each in found for name in os.fsdecode(each).split("\0")[:-1]]
 
     def are_ours(self, paths: Iterable[str]) -> bool:
         """Whether paths are all of our files, also of a custodian's that is gone."""
