@@ -9955,10 +9955,11 @@ class PairingCode:
     """Who answers our pairing code: the first who echoes its secret is the signer.
 
     A second one ends the pairing: both have seen the code, and nobody can tell which of them is
-    the operator's.
+    the operator's. `pair_anew` is the command that hints name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pair_anew: str) -> None:
+        self.pair_anew = pair_anew
         self.secret: str | None = None
         self.greeted: asyncio.Future[str] | None = None  # by whom
         self.rival: AvaultError | None = None  # a second one has echoed it
@@ -9976,7 +9977,7 @@ class PairingCode:
         """Take an echo of the secret: who the signer is, as far as it is known."""
         if self.greeted and not self.greeted.done():
             if is_old_form:
-                self.greeted.set_exception(old_form())
+                self.greeted.set_exception(old_form(self.pair_anew))
                 return signer
             self.greeted.set_result(author)
             return author
@@ -10005,11 +10006,11 @@ class PairingCode:
             alarm.cancel()
 
 
-def old_form() -> AvaultError:
-    """Why an answer of the signer cannot be read."""
+def old_form(pair_anew: str) -> AvaultError:
+    """Why an answer of the signer cannot be read; the hint has the command that pairs anew."""
     return AvaultError(
         "the signer answers in an old form (NIP-04), which avault does not read",
-        "update the app, or pair with another: avault pair --replace",
+        f"update the app, or pair with another: {pair_anew}",
     )
 
 
@@ -10903,15 +10904,20 @@ class RemoteSigner:
 
     `signer` is the remote signer's public key (hex); None until `greet` or a
     bunker URI has told it. `changed` is called when `describe()` would say
-    something new.
+    something new. `pair_anew` is the command that hints name.
     """
 
     def __init__(
-        self, keys: Keys, relays: list[str], signer: str | None, changed: Callable[[], None]
+        self,
+        keys: Keys,
+        relays: list[str],
+        signer: str | None,
+        changed: Callable[[], None],
+        pair_anew: str = "avault pair --replace",
     ) -> None:
         self.signer, self.changed = signer, changed
         self.relays = Relays(keys, relays, self.hear, changed)
-        self.code = PairingCode()
+        self.code = PairingCode(pair_anew)
         self.remarks = Remarks()
         self.pending: Request | None = None
         self.sent = Sent()
@@ -11001,7 +11007,7 @@ class RemoteSigner:
                 self.show_page(error, author)
             return
         if is_old_form:
-            request.answer.set_exception(old_form())
+            request.answer.set_exception(old_form(self.code.pair_anew))
             return
         if self.remarks.check_clock(made):
             self.changed()
@@ -11063,7 +11069,7 @@ class RemoteSigner:
             )
             return
         if is_stranger or request.method == "connect":
-            hint = "approve it there, or pair again with: avault pair --replace"
+            hint = f"approve it there, or pair again with: {self.code.pair_anew}"
         else:
             hint = "ask again with: avault unlock"
         refused = Denied(f"the signer refused: {said}", hint)
@@ -13454,7 +13460,7 @@ def check_desk(content: dict[str, Any], vault: Vault, keys: Keys | None = None) 
     """
     if keys and content["agreed"] != mark_agreed(keys, {**content, "shared": False}):
         said = f"the desk {content['custodian']} is not as it was agreed to"
-        raise Tampered(said, "enroll it anew at the desk")
+        raise Tampered(said, "at the desk: avault fleet enroll --only HOST")
     if content["settings"].get("operator") not in map(to_npub, vault.operators()):
         name = content["custodian"]
         raise Denied(
@@ -14078,7 +14084,7 @@ SIGN_IN = regex(  # ERC-4361, whole, but for resources: one may hand on rights (
     r"Chain ID: ([0-9]{1,15})\nNonce: ([A-Za-z0-9]{8,40})\nIssued At: [^\n]+"
     r"(?:\nExpiration Time: [^\n]+)?(?:\nNot Before: [^\n]+)?(?:\nRequest ID: [^\n]*)?"
 )
-# of a text of 32 bytes: who looks for a digest that is a text finds one of so few letters in 2^58
+# of a text of 32 bytes: a digest has only these letters once in 2^58
 OF_TEXTS = LETTERS | DIGITS | set(" .,:-_/!?'")
 DIGEST_BYTES = 32
 SIGN_IN_WORDS = "wants you to sign in with your"
@@ -20193,7 +20199,7 @@ class Brokers:
     """Starts them, through the supervisor; `control` is the stream to that."""
 
     START_TIME = 20.0  # seconds: mitmproxy takes a few on a busy machine
-    MOST = 16  # sessions at once: each has some 80 MB
+    MOST = 16  # sessions at once: each has some 140 MB
     MOST_OF_GRANT = 2  # of one grant; and half of them of all grants
     MOST_RENEWING = 8  # besides, that have a token renewed, for some seconds
 
@@ -24513,8 +24519,8 @@ def refuse_many(vault: Vault, costs: list[Cost], now: float) -> None:
     there = find_spending(vault.facts, now)
     if len(there | {each.account for each in costs}) > max(MOST_ACCOUNTS, len(there)):
         raise Denied(
-            f"too many kinds of money are spent in a day: at most {MOST_ACCOUNTS}",
-            "see which: avault wallet limits",
+            f"{MOST_ACCOUNTS} keys and assets have paid in the last 24 hours: no other may now",
+            "see when some is free: avault wallet limits",
         )
 
 
@@ -28404,7 +28410,7 @@ class ProxyConsent:
     async def obtain(self, session: Session, wanted: Wanted, asked: Message) -> None:
         """Have the phone agree to what it has to agree to first; raises AvaultError.
 
-        What one request wants is one question. What was agreed to is a secret, with where it stands.
+        What one request wants is one question. A secret is agreed to with the place where it is.
         """
         grant = session.grant
         if grant and grant.asks:
@@ -31693,7 +31699,8 @@ exit codes: 0 done, 1 error, 2 usage, 3 locked, 4 not found, 5 denied,
 6 no daemon or relay, 7 nobody answered, 8 damaged or rolled back
 
 avault COMMAND --help says more. --dir names the vault directory; else
-$AVAULT_DIR, $WORKSPACE/.avault, ~/clawd/.avault, ~/.openclaw/workspace/.avault.
+$AVAULT_DIR, $WORKSPACE/.avault, a .avault here or above that this machine has
+opened, ~/clawd/.avault, ~/.openclaw/workspace/.avault.
 """
 
 
@@ -36069,8 +36076,11 @@ KEY_FORMS = {  # by kind; the whole value has this form
     "evm": regex(r"0x[0-9a-fA-F]{64}"),
     # 64 bytes, as solana-keygen writes them, and as wallets do
     "solana": regex(rf"\[\s*(?:\d{{1,3}}\s*,\s*){{63}}\d{{1,3}}\s*\]|[{BASE58}]{{86,88}}"),
-    # RFC 7517, of a private key
-    "jwk": regex(r"\{(?=[^{}]*\"kty\"\s*:)(?=[^{}]*\"d\"\s*:)[^{}]*\}"),
+    # RFC 7517, of a private key, of the kinds that are imported
+    "jwk": regex(
+        r"\{(?=[^{}]*\"kty\"\s*:)(?=[^{}]*\"d\"\s*:)"
+        r"(?=[^{}]*\"crv\"\s*:\s*\"(?:Ed25519|P-256)\")[^{}]*\}"
+    ),
     # BIP-39: words of 3 to 8 letters
     "mnemonic": regex(r"(?:[a-z]{3,8} ){11}(?:(?:[a-z]{3,8} ){3}){0,4}[a-z]{3,8}"),
 }
@@ -36081,7 +36091,7 @@ WORDS_OF_KINDS = {  # of `key import`, for those that do not say what they are f
     "nostr": " --kind nostr",
     "evm": " --kind evm",
     "solana": " --kind solana",
-    "mnemonic": " --kind evm (or solana, or nostr)",
+    "mnemonic": " --kind KIND",
 }
 
 
@@ -37693,11 +37703,12 @@ def tell_of_keys(found: ImportedSecrets) -> None:
     kinds = {f"{group}/{key}": find_key_kind(value) for (group, key), value in found.items()}
     for name, kind in sorted((name, kind) for name, kind in kinds.items() if kind):
         take = f"avault key import - GROUP/KEY{WORDS_OF_KINDS.get(kind, '')}"
+        choice = "; KIND is evm, solana or nostr" if kind == "mnemonic" else ""
         warn(
             f"{name} {'is' if kind in SAYS_ITSELF else 'seems to be'} a private key ({kind}): "
             "whoever gets it can sign anything",
             f"to have it sign and never go out: avault get {name} | {take}, "
-            f"then avault delete {name}",
+            f"then avault delete {name}{choice}",
         )
 
 
@@ -41068,7 +41079,7 @@ def write_codex(given: Instead) -> str:
 
 
 def write_gh(given: Instead) -> str:
-    """The hosts.yml of gh, for github.com; what JSON has between quotes is YAML, too."""
+    """The hosts.yml of gh, for github.com; the token is quoted as JSON, which YAML reads."""
     token = json.dumps(next(iter(given.values())))
     return (
         f"github.com:\n    git_protocol: https\n    user: avault\n    oauth_token: {token}\n"
@@ -42074,10 +42085,11 @@ def cmd_run(
     your files it gets by --bind PATH, only to read them by --bind-ro PATH. What
     it starts ends with it. Where no sandbox can be had, the command is not run.
 
-    --proxy has the command's HTTPS go through a proxy of avault's own, and gives
-    it placeholders for those keys that a guard, or --host, names hosts for: of the
-    same form, and worth nothing. On the way to these hosts, in the header for keys,
-    the value takes a placeholder's place; in the answer it is taken out again.
+    --proxy has the command's HTTPS go through a proxy of avault's own (Linux,
+    Python 3.12 or later), and gives it placeholders for those keys that a guard, or
+    --host, names hosts for: of the same form, and worth nothing. On the way to these
+    hosts, in the header for keys, the value takes a placeholder's place; in the
+    answer it is taken out again.
     Other keys it gets as without --proxy, but only those that --group, --only,
     --as, --env-file or --all name. Other hosts are refused; with --egress open
     they are reached, and nothing is put in. --ask has the phone asked before a key
@@ -42086,7 +42098,8 @@ def cmd_run(
 
     --store has a client that looks for its key in a file of its own find a
     placeholder in one: claude, codex, gh, aws; the key is in the group of that name,
-    or in GROUP. The client's own file is not touched; the other goes with the session.
+    or in GROUP. The client's own file is not touched; the file with the placeholder
+    is deleted when the command ends.
 
     Exit code: the command's; 128 + n if signal n ended it; 126 it cannot be
     executed, 127 it is not there.
@@ -47191,6 +47204,7 @@ NEXT = {  # what to do about a word
     "no avault": "install it, or name it in the list: HOST program=~/.local/bin/avault",
     "no vault": "name its directory in the list: HOST vault=DIR",
     "too old": "update avault there",
+    "ssh refuses": "mend ~/.ssh/config; try: ssh HOST true",
     "locked": "avault fleet unlock",
     "stopped": "avault fleet unlock",
     "unpaired": "pair it there: avault pair",
@@ -48223,6 +48237,7 @@ async def leave_host(crew: Crew, host: Host, desk: str) -> Outcome:
 # A group of machines opened together: by one approval for each of their keys, which turns then.
 
 
+NOT_ASKED = "not asked: the question before it was not approved"
 LOCKED_STATES = ("locked", "waiting", "stopped", "starting", "unpaired")
 
 
@@ -48258,7 +48273,8 @@ class Together:
             if state.word not in (*LOCKED_STATES, "unlocked"):
                 self.board.show(host, state)
             elif number is None:
-                note = "this desk has not the key that opens it: avault fleet enroll --only it"
+                label = printable(host.label())
+                note = f"this desk has no key for it: avault fleet enroll --only {label}"
                 self.board.show(host, Outcome("not enrolled", 5, note))
             elif state.word == "unlocked":
                 self.board.show(host, state)
@@ -48271,7 +48287,7 @@ class Together:
             if not await self.open_with(crew, kept[number], waiting[number], which):
                 for later in [each for each in sorted(waiting) if each > number]:
                     for host in waiting[later]:
-                        self.board.show(host, Outcome("locked", 3, "not asked after that"))
+                        self.board.show(host, Outcome("locked", 3, NOT_ASKED))
                 break
         await self.turn(crew)
 
@@ -49324,12 +49340,12 @@ def open_key_file(text: str) -> str:
             )
         except OSError:
             raise Unavailable(
-                "a key with a passphrase, in OpenSSH's own form, and no ssh-keygen to open it",
+                "this key needs ssh-keygen, which is not installed",
                 "install OpenSSH's client, or take the passphrase off a copy elsewhere",
             ) from None
         if done.returncode:
             if "passphrase" in done.stderr:
-                raise Denied("the passphrase is not the key's", "try again")
+                raise Denied("the passphrase is wrong", "try again")
             raise Usage("that is no private key", "as ssh-keygen or openssl writes one")
         copy.seek(0)
         return copy.read().decode(errors="replace")
@@ -49344,7 +49360,7 @@ def check_asking() -> None:
     except OSError:
         raise Usage(
             "the key has a passphrase, and there is no terminal to ask for it",
-            "take it off a copy in memory: cp KEY /dev/shm/k; ssh-keygen -p -f /dev/shm/k",
+            "run it in a terminal, or set SSH_ASKPASS",
         ) from None
 
 
@@ -49561,8 +49577,8 @@ def cmd_key_import(
       avault key import words.txt pay/SOL --kind solana --path "m/44'/501'/0'/0'"
     """
     if kind not in (None, *KINDS_NAMED):
-        which = ", ".join(KINDS_NAMED)
-        raise Usage("no such kind of key to import", f"{which}; of others the file says it")
+        hint = f"one of: {', '.join(KINDS_NAMED)}; for SSH keys and JWKs leave --kind out"
+        raise Usage("no such kind of key to import", hint)
     text = open_key_file(read_key_file(file))
     fields = {"action": "import", **name_key(group), **name_all_uses(**uses)}
     fields |= {name: each for name, each in (("kind", kind), ("path", path)) if each}
@@ -51686,7 +51702,7 @@ async def meet_signer(
     if uri is not None:
         signer, relays, secret = parse_bunker(uri)
     keys = make_keys()
-    remote = RemoteSigner(keys, relays, signer, lambda: None)
+    remote = RemoteSigner(keys, relays, signer, lambda: None, PAIR_ANEW)
     say(f"connecting to {len(relays)} relay{'' if len(relays) == 1 else 's'}")
     await remote.open()
     try:
@@ -51701,10 +51717,8 @@ async def meet_signer(
             say("the signer is connected")
             operator = await remote.request("get_public_key", [], parse_npub, False)
     except TimeoutError:
-        raise TimedOut("the signer did not answer in time", "is the signer app open?") from None
-    except AvaultError as error:  # its hint is for a machine with a vault
-        error.hint = (error.hint or "").replace("avault pair --replace", PAIR_ANEW)
-        raise
+        hint = f"open the signer app, then: {PAIR_ANEW}"
+        raise TimedOut("the signer did not answer in time", hint) from None
     finally:
         await remote.close()
     return DeskFile(keys, signer, operator, relays, label)
@@ -51906,7 +51920,8 @@ def refuse_member(desk: DeskFile, host: Host, state: Outcome, group: str) -> Out
     except Usage:
         return Outcome("no sense", 1, "it does not say whose it is")
     if operator != desk.operator:
-        return Outcome("refused", 5, "its operator is another than this desk's")
+        said = "another operator's phone opens it: enroll it from their desk"
+        return Outcome("refused", 5, said)
     return None
 
 
@@ -52506,7 +52521,7 @@ def cmd_fleet_run(
         line = command_line(host, "run", *options, "--", *words)
         ended = await crew.reach(host, line, most=MOST_OUTPUT, is_once=True)
         outcome = judge_run(ended)
-        if not terminal.want_json and ended.begun:  # else it is ssh's word, which comes last
+        if not terminal.want_json and ended.begun:  # else ssh failed; its message is in the summary
             print_output(board, host, ended.out, ended.err)
         fields = {"stdout": ended.out, "stderr": ended.err, "exit": ended.code}
         return Outcome(outcome.word, outcome.code, outcome.note, fields)
@@ -54610,7 +54625,7 @@ def tell_way_back(terminal: Terminal) -> None:
     if len(outbox.relays) == 1:
         warn(
             "one relay alone can keep the newest copy back, and nobody would know",
-            "another, of other people: avault replica add RELAY",
+            "add one that other people run: avault replica add RELAY",
         )
     if outbox.agent and outbox.relays:
         profile = render_profile(outbox.agent, outbox.relays)
@@ -54661,7 +54676,7 @@ def cmd_replica_status(terminal: Terminal) -> int:
         return show(terminal, {"ok": True, **fields, **told})
     tell_relays(told)
     if not urls:
-        say("hint: to have some keep it: avault replica add RELAY RELAY")
+        say("hint: to keep copies on relays: avault replica add RELAY RELAY")
     if told.get("problem"):
         warn(printable(told["problem"]))
     if profile:

@@ -17,6 +17,7 @@ from avault import Usage
 JWK_KINDS = {("OKP", "Ed25519"): "an Ed25519 key", ("EC", "P-256"): "a P-256 key"}
 JWK_ALGORITHMS = (None, "EdDSA", "Ed25519", "ES256")  # that sign with these (RFC 8037, 9864, 7518)
 NUMBER = 32  # bytes of each half
+NO_GOOD = "take another copy of it, or make a new key: avault key generate"
 
 
 def take_jwk(data: bytes) -> Any:
@@ -30,7 +31,7 @@ def take_jwk(data: bytes) -> Any:
         raise Usage("that is no private key", "as ssh-keygen or openssl writes one") from None
     if not isinstance(said, dict) or not isinstance(said.get("kty"), str):
         which = "of a keystore or an id.json say what it is: --kind evm, or solana"
-        raise Usage("that is JSON, and no JWK", which)
+        raise Usage("this JSON is no JWK", which)
     kind = said["kty"], str(said.get("crv"))
     if kind not in JWK_KINDS:
         raise Usage("a JWK of another kind", f"what is taken is {' or '.join(JWK_KINDS.values())}")
@@ -38,9 +39,11 @@ def take_jwk(data: bytes) -> Any:
         raise Usage("that is a public key", "name the file of the private one")
     operations = said.get("key_ops", ["sign"])
     if said.get("use", "sig") != "sig" or said.get("alg") not in JWK_ALGORITHMS:
-        raise Usage("a JWK that says that it does not sign", "see its use and alg")
+        hint = "its use or alg says it may not sign: take another key"
+        raise Usage("a JWK that says that it does not sign", hint)
     if not isinstance(operations, list) or "sign" not in operations:
-        raise Usage("a JWK that says that it does not sign", "see its key_ops")
+        hint = "its key_ops say it may not sign: take another key"
+        raise Usage("a JWK that says that it does not sign", hint)
     secret, public = read_number(said, "d"), read_number(said, "x")
     if kind[0] == "OKP":
         key = ed25519.Ed25519PrivateKey.from_private_bytes(secret)
@@ -51,7 +54,7 @@ def take_jwk(data: bytes) -> Any:
         number = int.from_bytes(secret, "big")
         made = ec.derive_private_key(number, ec.SECP256R1())
     except ValueError:
-        raise Usage("a JWK whose number is none of its curve's") from None
+        raise Usage("a JWK whose number is none of its curve's", NO_GOOD) from None
     point = made.public_key().public_numbers()
     said_point = public + read_number(said, "y")
     return check_own(made, point.x.to_bytes(32, "big") + point.y.to_bytes(32, "big") == said_point)
@@ -73,7 +76,7 @@ def read_number(said: dict[str, Any], name: str) -> bytes:
             return data
     except ValueError:
         pass
-    raise Usage(f"a JWK whose {name} is not {NUMBER} bytes in base64url")
+    raise Usage(f"a JWK whose {name} is not {NUMBER} bytes in base64url", NO_GOOD)
 
 
 def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

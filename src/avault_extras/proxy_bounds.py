@@ -63,16 +63,16 @@ class Ends:
         return isinstance(other, BoundedNewServer) and other.has_unsent(end.stream_id)
 
     def next_layer(self, nextlayer: Any) -> None:
-        """A tunnel is followed, too."""
+        """Keep the layer of a tunnel, too, so that what waits in it is counted."""
         if isinstance(nextlayer.layer, layers.TCPLayer):
             self.known[nextlayer.context.client.id] = nextlayer.layer
 
     def client_disconnected(self, client: Any) -> None:
-        """It is gone."""
+        """Forget a client's connection, which has ended."""
         self.known.pop(client.id, None)
 
     def server_disconnected(self, data: Any) -> None:
-        """It is gone."""
+        """Forget an upstream's connection, which has ended."""
         self.known.pop(data.server.id, None)
 
 
@@ -101,7 +101,7 @@ class Paced:
         self.reader, self.is_full, self.is_over = reader, is_full, is_over
 
     async def read(self, size: int) -> bytes:
-        """As of a stream."""
+        """Read from the stream, at most `size` bytes, once it may be read."""
         while self.is_full() and not self.is_over():
             await asyncio.sleep(LOOK)
         return bytes(await self.reader.read(size))
@@ -148,11 +148,11 @@ class Older(End):
 
 
 class BoundedServer(Older, _http1.Http1Server):  # type: ignore[misc]
-    """That of a client."""
+    """The end of a connection with a client, by HTTP/1.1."""
 
 
 class BoundedClient(Older, _http1.Http1Client):  # type: ignore[misc]
-    """That of an upstream."""
+    """The end of a connection with an upstream, by HTTP/1.1."""
 
 
 class OwingConnection(Buffered):  # type: ignore[misc,valid-type]
@@ -165,16 +165,16 @@ class OwingConnection(Buffered):  # type: ignore[misc,valid-type]
         self.owed: dict[int, int] = {}
 
     def initiate_connection(self) -> None:
-        """As of mitmproxy's, which opens the window of the connection for all that there is."""
+        """Begin with a window of WHOLE; mitmproxy begins with the largest that there is."""
         super(Buffered, self).initiate_connection()
         self.increment_flow_control_window(WHOLE - self.inbound_flow_control_window)
 
     def acknowledge_received_data(self, acknowledged_size: int, stream_id: int) -> None:
-        """Something has come."""
+        """Note it; the window opens in give_back."""
         self.owed[stream_id] = self.owed.get(stream_id, 0) + acknowledged_size
 
     def give_back(self, stream_id: int) -> None:
-        """It was taken."""
+        """Open the window by what a stream owed, once it was taken."""
         super().acknowledge_received_data(self.owed.pop(stream_id), stream_id)
 
 
@@ -214,7 +214,7 @@ class Newer(End):
 
 
 class BoundedNewServer(Newer, _http2.Http2Server):  # type: ignore[misc]
-    """That of a client; it is cut where it sends more than anything is waited for."""
+    """The end of a connection with a client, by HTTP/2; one that sends too much is cut."""
 
     def _handle_event(self, event: Any) -> Iterator[Any]:
         yield from super()._handle_event(event)
@@ -224,7 +224,7 @@ class BoundedNewServer(Newer, _http2.Http2Server):  # type: ignore[misc]
             yield commands.CloseConnection(self.conn)
 
     def is_slow(self, stream_id: int) -> bool:
-        """Of a request: it waits, or its upstream does not take it."""
+        """Whether a request waits, or its upstream does not take it."""
         stream = self.all_of_it.streams.get(stream_id)
         flow = getattr(stream, "flow", None)
         if not stream or not flow:
@@ -235,10 +235,10 @@ class BoundedNewServer(Newer, _http2.Http2Server):  # type: ignore[misc]
 
 
 class BoundedNewClient(Newer, _http2.Http2Client):  # type: ignore[misc]
-    """That of an upstream."""
+    """The end of a connection with an upstream, by HTTP/2."""
 
     def is_slow(self, stream_id: int) -> bool:
-        """Of an answer: the client does not take it."""
+        """Whether the client does not take an answer."""
         theirs = self.their_stream_id.get(stream_id)
         stream = self.all_of_it.streams.get(theirs)
         other = self.ends.get(self.context.client)
@@ -256,7 +256,7 @@ class ShortHello(layers.ClientTLSLayer):  # type: ignore[misc]
     pieces = 0
 
     def receive_handshake_data(self, data: bytes) -> Any:
-        """As of mitmproxy's."""
+        """Cut a first message that is too long, or in too many pieces; else as mitmproxy does."""
         self.pieces += 1
         is_long = len(self.recv_buffer) + len(data) > LONGEST_HELLO or self.pieces > MOST_HELLO
         if is_long and not self.client_hello_parsed:
@@ -265,7 +265,7 @@ class ShortHello(layers.ClientTLSLayer):  # type: ignore[misc]
 
 
 class WithoutTrailers(ChunkedReader):
-    """A body in chunks; what follows it is let go (RFC 9112, 7.1.2), as mitmproxy stops at that."""
+    """A body in chunks; trailers are dropped (RFC 9112, 7.1.2), as mitmproxy stops at them."""
 
     def __call__(self, buf: Any) -> Any:
         found = super().__call__(buf)
@@ -273,7 +273,7 @@ class WithoutTrailers(ChunkedReader):
 
 
 def bound_connections(ends: Ends) -> None:
-    """Have mitmproxy hold no more than that, in this process."""
+    """Replace mitmproxy's private classes; made for the pinned version."""
     End.ends = ends
     http.Http1Server, http.Http1Client = BoundedServer, BoundedClient
     http.Http2Server, http.Http2Client = BoundedNewServer, BoundedNewClient

@@ -46,7 +46,7 @@ def machine(lend: Callable[..., Machine], services: Services, canary: Canary) ->
 def begin(machine: Machine, services: Services, mark: str) -> None:
     machine.init_unproven(NOSTR_NSEC=NSEC, AVAULT_ROOTS=str(services.roots))
     install, *lines = RUN["once"].splitlines()
-    assert install == "pip install 'avault-nostr[proxy]'"  # which the test's environment has
+    assert install == "pip install '.[proxy]'"  # which the test's environment has
     for line in lines:
         words = shlex.split(line)
         asked = words[2] if words[1] == "set" else ""

@@ -698,6 +698,7 @@ def test_private_keys_are_known_by_what_they_are(opened: Machine, allow: Callabl
         "IDENTITY | avault key import - GROUP/KEY --kind nostr, then avault delete wallet/IDENTITY",
         "EVM_PRIVATE_KEY | avault key import - GROUP/KEY --kind evm, then",
         "SIGNER | avault key import - GROUP/KEY, then",
+        "WORDS | avault key import - GROUP/KEY --kind KIND, then avault delete wallet/WORDS; KIND is evm, solana or nostr",
     ):
         assert f"to have it sign and never go out: avault get wallet/{words}" in done.stderr
     assert "wallet/EDITOR" not in done.stderr

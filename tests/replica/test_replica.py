@@ -157,7 +157,7 @@ def test_nothing_is_published_unasked(open_vault: Machine, fickle: Fickle) -> No
     assert "not confirmed" in done.stderr
     assert not fickle.received
     said = open_vault("replica", "status").stderr
-    assert "no relay keeps this vault" in said and "hint: to have some keep it: avault replica add" in said
+    assert "no relay keeps this vault" in said and "hint: to keep copies on relays: avault replica add" in said
 
 
 def test_what_is_to_be_written_down_is_said_when_it_is_switched_on(open_vault: Machine, fickle: Fickle) -> None:

@@ -310,6 +310,15 @@ async def test_an_answer_in_an_old_form(asking: Asking) -> None:
         await told
 
 
+async def test_who_pairs_anew_otherwise_is_told_that(asking: Asking) -> None:
+    """A desk of a fleet has no vault: its hints name its own command."""
+    asking.remote.code.pair_anew = avault.RemoteSigner(asking.client, [], None, lambda: None, "avault fleet pair").code.pair_anew
+    asking.hear(old_form=True, result="x")
+    with pytest.raises(avault.AvaultError) as told:
+        await asking.request.answer
+    assert told.value.hint == "update the app, or pair with another: avault fleet pair"
+
+
 async def test_a_page_that_another_key_wants_opened(asking: Asking) -> None:
     """Signet's admin key does; it knows the question's id, which only the signer can have told it."""
     url = "https://signet.example/requests/1"

@@ -82,10 +82,10 @@ async def test_one_signs_files_and_is_given_to_nobody(office: Office) -> None:
         ({"kty": "oct", "k": "AQAB"}, "a JWK of another kind"),
         ({**ED25519, "kty": "EC"}, "a JWK of another kind"),
         ({name: each for name, each in P256.items() if name != "d"}, "a public key"),
-        ({"keys": [P256]}, "JSON, and no JWK"),
-        ([P256], "JSON, and no JWK"),
-        ([*range(64)], "JSON, and no JWK"),
-        ({"version": 3, "crypto": {}}, "JSON, and no JWK"),
+        ({"keys": [P256]}, "this JSON is no JWK"),
+        ([P256], "this JSON is no JWK"),
+        ([*range(64)], "this JSON is no JWK"),
+        ({"version": 3, "crypto": {}}, "this JSON is no JWK"),
         ({**P256, "use": "enc"}, "does not sign"),
         ({**P256, "alg": "ECDH-ES"}, "does not sign"),
         ({**P256, "alg": ["ES256"]}, "does not sign"),
@@ -104,7 +104,7 @@ async def test_one_signs_files_and_is_given_to_nobody(office: Office) -> None:
         ({**ED25519, "x": ED25519["x"][:-1] + "p"}, "x is not 32 bytes"),
         (json.dumps(ED25519).replace("}", ', "d": "AAAA"}'), "no private key"),
         ("{" * 9_000, "no private key"),
-        ("{}", "JSON, and no JWK"),
+        ("{}", "this JSON is no JWK"),
     ],
 )  # fmt: skip
 def test_what_is_no_key_that_signs_is_refused(said: Any, says: str) -> None:

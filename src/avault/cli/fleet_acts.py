@@ -305,7 +305,7 @@ def cmd_fleet_run(
         line = command_line(host, "run", *options, "--", *words)
         ended = await crew.reach(host, line, most=MOST_OUTPUT, is_once=True)
         outcome = judge_run(ended)
-        if not terminal.want_json and ended.begun:  # else it is ssh's word, which comes last
+        if not terminal.want_json and ended.begun:  # else ssh failed; its message is in the summary
             print_output(board, host, ended.out, ended.err)
         fields = {"stdout": ended.out, "stderr": ended.err, "exit": ended.code}
         return Outcome(outcome.word, outcome.code, outcome.note, fields)

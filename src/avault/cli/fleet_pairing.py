@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.cli.ceremony import SIGNER_SETTINGS, Ceremony, read_bunker
-from avault.errors import AvaultError, Denied, TimedOut, Usage
+from avault.errors import Denied, TimedOut, Usage
 from avault.fleet.desk_file import DeskFile, DeskLock
 from avault.fleet.together import DeskSigner
 from avault.hardening import harden
@@ -148,7 +148,7 @@ async def meet_signer(
     if uri is not None:
         signer, relays, secret = parse_bunker(uri)
     keys = make_keys()
-    remote = RemoteSigner(keys, relays, signer, lambda: None)
+    remote = RemoteSigner(keys, relays, signer, lambda: None, PAIR_ANEW)
     say(f"connecting to {len(relays)} relay{'' if len(relays) == 1 else 's'}")
     await remote.open()
     try:
@@ -163,10 +163,8 @@ async def meet_signer(
             say("the signer is connected")
             operator = await remote.request("get_public_key", [], parse_npub, False)
     except TimeoutError:
-        raise TimedOut("the signer did not answer in time", "is the signer app open?") from None
-    except AvaultError as error:  # its hint is for a machine with a vault
-        error.hint = (error.hint or "").replace("avault pair --replace", PAIR_ANEW)
-        raise
+        hint = f"open the signer app, then: {PAIR_ANEW}"
+        raise TimedOut("the signer did not answer in time", hint) from None
     finally:
         await remote.close()
     return DeskFile(keys, signer, operator, relays, label)

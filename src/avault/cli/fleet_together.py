@@ -183,7 +183,8 @@ def refuse_member(desk: DeskFile, host: Host, state: Outcome, group: str) -> Out
     except Usage:
         return Outcome("no sense", 1, "it does not say whose it is")
     if operator != desk.operator:
-        return Outcome("refused", 5, "its operator is another than this desk's")
+        said = "another operator's phone opens it: enroll it from their desk"
+        return Outcome("refused", 5, said)
     return None
 
 

@@ -150,8 +150,8 @@ def cmd_key_import(
       avault key import words.txt pay/SOL --kind solana --path "m/44'/501'/0'/0'"
     """
     if kind not in (None, *KINDS_NAMED):
-        which = ", ".join(KINDS_NAMED)
-        raise Usage("no such kind of key to import", f"{which}; of others the file says it")
+        hint = f"one of: {', '.join(KINDS_NAMED)}; for SSH keys and JWKs leave --kind out"
+        raise Usage("no such kind of key to import", hint)
     text = open_key_file(read_key_file(file))
     fields = {"action": "import", **name_key(group), **name_all_uses(**uses)}
     fields |= {name: each for name, each in (("kind", kind), ("path", path)) if each}

@@ -59,12 +59,12 @@ def open_key_file(text: str) -> str:
             )
         except OSError:
             raise Unavailable(
-                "a key with a passphrase, in OpenSSH's own form, and no ssh-keygen to open it",
+                "this key needs ssh-keygen, which is not installed",
                 "install OpenSSH's client, or take the passphrase off a copy elsewhere",
             ) from None
         if done.returncode:
             if "passphrase" in done.stderr:
-                raise Denied("the passphrase is not the key's", "try again")
+                raise Denied("the passphrase is wrong", "try again")
             raise Usage("that is no private key", "as ssh-keygen or openssl writes one")
         copy.seek(0)
         return copy.read().decode(errors="replace")
@@ -79,5 +79,5 @@ def check_asking() -> None:
     except OSError:
         raise Usage(
             "the key has a passphrase, and there is no terminal to ask for it",
-            "take it off a copy in memory: cp KEY /dev/shm/k; ssh-keygen -p -f /dev/shm/k",
+            "run it in a terminal, or set SSH_ASKPASS",
         ) from None

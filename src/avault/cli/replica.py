@@ -163,7 +163,7 @@ def tell_way_back(terminal: Terminal) -> None:
     if len(outbox.relays) == 1:
         warn(
             "one relay alone can keep the newest copy back, and nobody would know",
-            "another, of other people: avault replica add RELAY",
+            "add one that other people run: avault replica add RELAY",
         )
     if outbox.agent and outbox.relays:
         profile = render_profile(outbox.agent, outbox.relays)
@@ -214,7 +214,7 @@ def cmd_replica_status(terminal: Terminal) -> int:
         return show(terminal, {"ok": True, **fields, **told})
     tell_relays(told)
     if not urls:
-        say("hint: to have some keep it: avault replica add RELAY RELAY")
+        say("hint: to keep copies on relays: avault replica add RELAY RELAY")
     if told.get("problem"):
         warn(printable(told["problem"]))
     if profile:

@@ -109,7 +109,7 @@ def check_desk(content: dict[str, Any], vault: Vault, keys: Keys | None = None) 
     """
     if keys and content["agreed"] != mark_agreed(keys, {**content, "shared": False}):
         said = f"the desk {content['custodian']} is not as it was agreed to"
-        raise Tampered(said, "enroll it anew at the desk")
+        raise Tampered(said, "at the desk: avault fleet enroll --only HOST")
     if content["settings"].get("operator") not in map(to_npub, vault.operators()):
         name = content["custodian"]
         raise Denied(

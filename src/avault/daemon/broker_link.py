@@ -90,7 +90,7 @@ class Brokers:
     """Starts them, through the supervisor; `control` is the stream to that."""
 
     START_TIME = 20.0  # seconds: mitmproxy takes a few on a busy machine
-    MOST = 16  # sessions at once: each has some 80 MB
+    MOST = 16  # sessions at once: each has some 140 MB
     MOST_OF_GRANT = 2  # of one grant; and half of them of all grants
     MOST_RENEWING = 8  # besides, that have a token renewed, for some seconds
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError
+from avault.errors import AvaultError, printable
 from avault.fleet.board import Board
 from avault.fleet.desk_file import DeskFile
 from avault.fleet.hosts import Host
@@ -27,6 +27,7 @@ from avault.vault.seal import request_code
 if TYPE_CHECKING:
     from typing import Any
 
+NOT_ASKED = "not asked: the question before it was not approved"
 LOCKED_STATES = ("locked", "waiting", "stopped", "starting", "unpaired")
 
 
@@ -62,7 +63,8 @@ class Together:
             if state.word not in (*LOCKED_STATES, "unlocked"):
                 self.board.show(host, state)
             elif number is None:
-                note = "this desk has not the key that opens it: avault fleet enroll --only it"
+                label = printable(host.label())
+                note = f"this desk has no key for it: avault fleet enroll --only {label}"
                 self.board.show(host, Outcome("not enrolled", 5, note))
             elif state.word == "unlocked":
                 self.board.show(host, state)
@@ -75,7 +77,7 @@ class Together:
             if not await self.open_with(crew, kept[number], waiting[number], which):
                 for later in [each for each in sorted(waiting) if each > number]:
                     for host in waiting[later]:
-                        self.board.show(host, Outcome("locked", 3, "not asked after that"))
+                        self.board.show(host, Outcome("locked", 3, NOT_ASKED))
                 break
         await self.turn(crew)
 

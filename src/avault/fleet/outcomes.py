@@ -71,6 +71,7 @@ NEXT = {  # what to do about a word
     "no avault": "install it, or name it in the list: HOST program=~/.local/bin/avault",
     "no vault": "name its directory in the list: HOST vault=DIR",
     "too old": "update avault there",
+    "ssh refuses": "mend ~/.ssh/config; try: ssh HOST true",
     "locked": "avault fleet unlock",
     "stopped": "avault fleet unlock",
     "unpaired": "pair it there: avault pair",

@@ -131,9 +131,10 @@ def tell_of_keys(found: ImportedSecrets) -> None:
     kinds = {f"{group}/{key}": find_key_kind(value) for (group, key), value in found.items()}
     for name, kind in sorted((name, kind) for name, kind in kinds.items() if kind):
         take = f"avault key import - GROUP/KEY{WORDS_OF_KINDS.get(kind, '')}"
+        choice = "; KIND is evm, solana or nostr" if kind == "mnemonic" else ""
         warn(
             f"{name} {'is' if kind in SAYS_ITSELF else 'seems to be'} a private key ({kind}): "
             "whoever gets it can sign anything",
             f"to have it sign and never go out: avault get {name} | {take}, "
-            f"then avault delete {name}",
+            f"then avault delete {name}{choice}",
         )

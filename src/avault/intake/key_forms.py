@@ -14,8 +14,11 @@ KEY_FORMS = {  # by kind; the whole value has this form
     "evm": regex(r"0x[0-9a-fA-F]{64}"),
     # 64 bytes, as solana-keygen writes them, and as wallets do
     "solana": regex(rf"\[\s*(?:\d{{1,3}}\s*,\s*){{63}}\d{{1,3}}\s*\]|[{BASE58}]{{86,88}}"),
-    # RFC 7517, of a private key
-    "jwk": regex(r"\{(?=[^{}]*\"kty\"\s*:)(?=[^{}]*\"d\"\s*:)[^{}]*\}"),
+    # RFC 7517, of a private key, of the kinds that are imported
+    "jwk": regex(
+        r"\{(?=[^{}]*\"kty\"\s*:)(?=[^{}]*\"d\"\s*:)"
+        r"(?=[^{}]*\"crv\"\s*:\s*\"(?:Ed25519|P-256)\")[^{}]*\}"
+    ),
     # BIP-39: words of 3 to 8 letters
     "mnemonic": regex(r"(?:[a-z]{3,8} ){11}(?:(?:[a-z]{3,8} ){3}){0,4}[a-z]{3,8}"),
 }
@@ -26,7 +29,7 @@ WORDS_OF_KINDS = {  # of `key import`, for those that do not say what they are f
     "nostr": " --kind nostr",
     "evm": " --kind evm",
     "solana": " --kind solana",
-    "mnemonic": " --kind evm (or solana, or nostr)",
+    "mnemonic": " --kind KIND",
 }
 
 

@@ -130,10 +130,11 @@ def cmd_run(
     your files it gets by --bind PATH, only to read them by --bind-ro PATH. What
     it starts ends with it. Where no sandbox can be had, the command is not run.
 
-    --proxy has the command's HTTPS go through a proxy of avault's own, and gives
-    it placeholders for those keys that a guard, or --host, names hosts for: of the
-    same form, and worth nothing. On the way to these hosts, in the header for keys,
-    the value takes a placeholder's place; in the answer it is taken out again.
+    --proxy has the command's HTTPS go through a proxy of avault's own (Linux,
+    Python 3.12 or later), and gives it placeholders for those keys that a guard, or
+    --host, names hosts for: of the same form, and worth nothing. On the way to these
+    hosts, in the header for keys, the value takes a placeholder's place; in the
+    answer it is taken out again.
     Other keys it gets as without --proxy, but only those that --group, --only,
     --as, --env-file or --all name. Other hosts are refused; with --egress open
     they are reached, and nothing is put in. --ask has the phone asked before a key
@@ -142,7 +143,8 @@ def cmd_run(
 
     --store has a client that looks for its key in a file of its own find a
     placeholder in one: claude, codex, gh, aws; the key is in the group of that name,
-    or in GROUP. The client's own file is not touched; the other goes with the session.
+    or in GROUP. The client's own file is not touched; the file with the placeholder
+    is deleted when the command ends.
 
     Exit code: the command's; 128 + n if signal n ended it; 126 it cannot be
     executed, 127 it is not there.

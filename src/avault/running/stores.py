@@ -42,7 +42,7 @@ def write_codex(given: Instead) -> str:
 
 
 def write_gh(given: Instead) -> str:
-    """The hosts.yml of gh, for github.com; what JSON has between quotes is YAML, too."""
+    """The hosts.yml of gh, for github.com; the token is quoted as JSON, which YAML reads."""
     token = json.dumps(next(iter(given.values())))
     return (
         f"github.com:\n    git_protocol: https\n    user: avault\n    oauth_token: {token}\n"

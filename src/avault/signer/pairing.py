@@ -197,10 +197,11 @@ class PairingCode:
     """Who answers our pairing code: the first who echoes its secret is the signer.
 
     A second one ends the pairing: both have seen the code, and nobody can tell which of them is
-    the operator's.
+    the operator's. `pair_anew` is the command that hints name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pair_anew: str) -> None:
+        self.pair_anew = pair_anew
         self.secret: str | None = None
         self.greeted: asyncio.Future[str] | None = None  # by whom
         self.rival: AvaultError | None = None  # a second one has echoed it
@@ -218,7 +219,7 @@ class PairingCode:
         """Take an echo of the secret: who the signer is, as far as it is known."""
         if self.greeted and not self.greeted.done():
             if is_old_form:
-                self.greeted.set_exception(old_form())
+                self.greeted.set_exception(old_form(self.pair_anew))
                 return signer
             self.greeted.set_result(author)
             return author
@@ -247,9 +248,9 @@ class PairingCode:
             alarm.cancel()
 
 
-def old_form() -> AvaultError:
-    """Why an answer of the signer cannot be read."""
+def old_form(pair_anew: str) -> AvaultError:
+    """Why an answer of the signer cannot be read; the hint has the command that pairs anew."""
     return AvaultError(
         "the signer answers in an old form (NIP-04), which avault does not read",
-        "update the app, or pair with another: avault pair --replace",
+        f"update the app, or pair with another: {pair_anew}",
     )

@@ -45,15 +45,20 @@ class RemoteSigner:
 
     `signer` is the remote signer's public key (hex); None until `greet` or a
     bunker URI has told it. `changed` is called when `describe()` would say
-    something new.
+    something new. `pair_anew` is the command that hints name.
     """
 
     def __init__(
-        self, keys: Keys, relays: list[str], signer: str | None, changed: Callable[[], None]
+        self,
+        keys: Keys,
+        relays: list[str],
+        signer: str | None,
+        changed: Callable[[], None],
+        pair_anew: str = "avault pair --replace",
     ) -> None:
         self.signer, self.changed = signer, changed
         self.relays = Relays(keys, relays, self.hear, changed)
-        self.code = PairingCode()
+        self.code = PairingCode(pair_anew)
         self.remarks = Remarks()
         self.pending: Request | None = None
         self.sent = Sent()
@@ -143,7 +148,7 @@ class RemoteSigner:
                 self.show_page(error, author)
             return
         if is_old_form:
-            request.answer.set_exception(old_form())
+            request.answer.set_exception(old_form(self.code.pair_anew))
             return
         if self.remarks.check_clock(made):
             self.changed()
@@ -205,7 +210,7 @@ class RemoteSigner:
             )
             return
         if is_stranger or request.method == "connect":
-            hint = "approve it there, or pair again with: avault pair --replace"
+            hint = f"approve it there, or pair again with: {self.code.pair_anew}"
         else:
             hint = "ask again with: avault unlock"
         refused = Denied(f"the signer refused: {said}", hint)

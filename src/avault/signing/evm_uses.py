@@ -32,7 +32,7 @@ SIGN_IN = regex(  # ERC-4361, whole, but for resources: one may hand on rights (
     r"Chain ID: ([0-9]{1,15})\nNonce: ([A-Za-z0-9]{8,40})\nIssued At: [^\n]+"
     r"(?:\nExpiration Time: [^\n]+)?(?:\nNot Before: [^\n]+)?(?:\nRequest ID: [^\n]*)?"
 )
-# of a text of 32 bytes: who looks for a digest that is a text finds one of so few letters in 2^58
+# of a text of 32 bytes: a digest has only these letters once in 2^58
 OF_TEXTS = LETTERS | DIGITS | set(" .,:-_/!?'")
 DIGEST_BYTES = 32
 SIGN_IN_WORDS = "wants you to sign in with your"

@@ -86,5 +86,6 @@ exit codes: 0 done, 1 error, 2 usage, 3 locked, 4 not found, 5 denied,
 6 no daemon or relay, 7 nobody answered, 8 damaged or rolled back
 
 avault COMMAND --help says more. --dir names the vault directory; else
-$AVAULT_DIR, $WORKSPACE/.avault, ~/clawd/.avault, ~/.openclaw/workspace/.avault.
+$AVAULT_DIR, $WORKSPACE/.avault, a .avault here or above that this machine has
+opened, ~/clawd/.avault, ~/.openclaw/workspace/.avault.
 """
