@@ -264,7 +264,7 @@ class ShortHello(layers.ClientTLSLayer):  # type: ignore[misc]
         return (yield from super().receive_handshake_data(data))
 
 
-class WithoutTrailers(ChunkedReader):
+class WithoutTrailers(ChunkedReader):  # type: ignore[misc]
     """A body in chunks; trailers are dropped (RFC 9112, 7.1.2), as mitmproxy stops at them."""
 
     def __call__(self, buf: Any) -> Any:
