@@ -24,7 +24,7 @@ def python_flags(home: str | None = None) -> list[str]:
     place, own = site.getusersitepackages(), os.path.expanduser("~") + os.sep
     if home and place.startswith(own):
         place = os.path.join(home, place.removeprefix(own))
-    is_left_out = (sys.flags.no_user_site and home is None) or not any(
+    is_left_out = (sys.flags.no_user_site and home in (None, os.path.expanduser("~"))) or not any(
         os.path.lexists(os.path.join(place, each)) for each in PACKAGES
     )
     return ["-s", "-P"] if is_left_out else ["-P"]

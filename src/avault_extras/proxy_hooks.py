@@ -35,15 +35,15 @@ class Hooks:
                 if (done := getattr(each, hook.name)(data)) is not None:
                     await done
         except Exception:  # neither said nor kept: a value may be in it
-            end(data)
+            end(hook.name, data)
 
 
-def end(data: Any) -> None:
+def end(name: str, data: Any) -> None:
     """End what a hook has failed about: a message, a request, a connection that is to begin."""
     if isinstance(data, Flow):
         if isinstance(data, http.HTTPFlow) and data.websocket and data.websocket.messages:
             data.websocket.messages[-1].drop()
         if data.killable:
             data.kill()
-    elif server := getattr(data, "server", None):
-        server.error = "it failed"
+    elif name == "server_connect":
+        data.server.error = "it failed"

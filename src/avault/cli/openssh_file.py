@@ -79,5 +79,5 @@ def check_asking() -> None:
     except OSError:
         raise Usage(
             "the key has a passphrase, and there is no terminal to ask for it",
-            "run it in a terminal, or set SSH_ASKPASS",
+            "run it in a terminal, or set SSH_ASKPASS, and SSH_ASKPASS_REQUIRE=force",
         ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 import socket
@@ -95,11 +94,17 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
     try:
         tried = await try_custodian(warden.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
+        if for_all:
+            before = [digest_shared(each) for each in find_stated(warden, name)]
+            digest = digest_shared(content)
+            await retire(warden, content, before, secrets.token_hex(16), caller, digest)
     except BaseException:
         await drop_candidate(warden, name)
         raise
-    # a client that leaves by now leaves nothing half
-    await asyncio.shield(asyncio.ensure_future(install_tried(warden, content, for_all, caller)))
+    custody.custodians.save(content)
+    custody.custodians.drop_candidate(name)
+    if for_all:
+        give_to_all(warden, content)
     if old and for_all:  # what took its place is for all, too
         await run_errand(warden.places, "delete", old, Reach({}))
     elif old:
@@ -112,25 +117,6 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
         if asks_phones(content):
             warden.child.control.send({"do": "renew"})
     return {"name": name, "asks": content["asks"], "shared": for_all}
-
-
-async def install_tried(
-    warden: Warden, content: dict[str, Any], for_all: bool, caller: dict[str, Any]
-) -> None:
-    """Have a custodian that was tried count: here, and if it is for all, in the vault and there."""
-    name = content["custodian"]
-    if for_all:
-        before = [digest_shared(each) for each in find_stated(warden, name)]
-        digest = digest_shared(content)
-        try:
-            await retire(warden, content, before, secrets.token_hex(16), caller, digest)
-        except BaseException:
-            await drop_candidate(warden, name)
-            raise
-    warden.custody.custodians.save(content)
-    warden.custody.custodians.drop_candidate(name)
-    if for_all:
-        give_to_all(warden, content)
 
 
 def refuse_one_place(warden: Warden, content: dict[str, Any]) -> None:

@@ -134,8 +134,8 @@ def refuse_many(vault: Vault, costs: list[Cost], now: float) -> None:
     there = find_spending(vault.facts, now)
     if len(there | {each.account for each in costs}) > max(MOST_ACCOUNTS, len(there)):
         raise Denied(
-            f"{MOST_ACCOUNTS} keys and assets have paid in the last 24 hours: no other may now",
-            "see when some is free: avault wallet limits",
+            f"payments of {MOST_ACCOUNTS} keys and assets were asked for in the last 24 hours",
+            "see which: avault wallet limits",
         )
 
 

@@ -27,7 +27,7 @@ from avault.vault.seal import request_code
 if TYPE_CHECKING:
     from typing import Any
 
-NOT_ASKED = "not asked: the question before it was not approved"
+NOT_ASKED = "not asked: the one before it was not opened"
 LOCKED_STATES = ("locked", "waiting", "stopped", "starting", "unpaired")
 
 
