@@ -2615,7 +2615,7 @@ def python_flags(home: str | None = None) -> list[str]:
     place, own = site.getusersitepackages(), os.path.expanduser("~") + os.sep
     if home and place.startswith(own):
         place = os.path.join(home, place.removeprefix(own))
-    is_left_out = (sys.flags.no_user_site and home is None) or not any(
+    is_left_out = (sys.flags.no_user_site and home in (None, os.path.expanduser("~"))) or not any(
         os.path.lexists(os.path.join(place, each)) for each in PACKAGES
     )
     return ["-s", "-P"] if is_left_out else ["-P"]
@@ -4775,12 +4775,14 @@ def join_spent(found: list[Any]) -> list[Any]:
 
 
 def without_returns(fact: Any, now: int) -> Any:
-    """A fact as it frees nothing, and is over a day after now: its writer is not to be believed."""
-    hours = {
-        when: (counted[0], 0)
-        for when, counted in read_spent(fact.value).items()
-        if when[0] <= now // HOUR + 1
-    }
+    """A fact as it frees nothing, and is over a day after now: its writer is not to be believed.
+
+    What it has of a time to come was spent just now: a clock that is behind loses none of it.
+    """
+    hours: Hours = {}
+    for (hour, run), (reserved, _) in read_spent(fact.value).items():
+        when = min(hour, now // HOUR), run
+        hours[when] = min(hours.get(when, (0, 0))[0] + reserved, MOST_SPENT), 0
     kept = fact.created, fact.updated, fact.machine, fact.count
     return Secret(render_spent(hours), *kept)
 
@@ -4966,20 +4968,22 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     Who got that key says anything under each name, of any count and time. So what ours do not say
     in the same words is named by its own, as said once and just now: it takes the place of nothing.
     What the operator took away stays so; of uses, the higher number counts. What lets nothing
-    through until it is named is named by none of them. What is spent is no more accounts than may
-    be in a day, and nothing that is to come.
+    through until it is named is named by none of them. Of what is spent they name no more new
+    accounts than leave as many to ours, and nothing is of a time to come.
     """
     added: Facts = {}
     here = Guards(ours)
     said = now or int(time.time())
     names: dict[str, str] = {}  # of guards, by what theirs call them
-    spending = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
+    known = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
+    spending = find_spending(ours, said)
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
         if kind == SPENT:
-            if len({*spending, identity}) <= max(MOST_ACCOUNTS, len(spending)):
-                spending.add(identity)
-                added[name] = [without_returns(fact, said)]
+            if identity not in known and len({*spending, identity}) > MOST_ACCOUNTS // 2:
+                continue
+            spending.add(identity)
+            added[name] = [without_returns(fact, said)]
             continue
         is_gone_here = f"unguarded/{identity}" in ours
         if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
@@ -18131,11 +18135,17 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
     try:
         tried = await try_custodian(warden.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
+        if for_all:
+            before = [digest_shared(each) for each in find_stated(warden, name)]
+            digest = digest_shared(content)
+            await retire(warden, content, before, secrets.token_hex(16), caller, digest)
     except BaseException:
         await drop_candidate(warden, name)
         raise
-    # a client that leaves by now leaves nothing half
-    await asyncio.shield(asyncio.ensure_future(install_tried(warden, content, for_all, caller)))
+    custody.custodians.save(content)
+    custody.custodians.drop_candidate(name)
+    if for_all:
+        give_to_all(warden, content)
     if old and for_all:  # what took its place is for all, too
         await run_errand(warden.places, "delete", old, Reach({}))
     elif old:
@@ -18148,25 +18158,6 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
         if asks_phones(content):
             warden.child.control.send({"do": "renew"})
     return {"name": name, "asks": content["asks"], "shared": for_all}
-
-
-async def install_tried(
-    warden: Warden, content: dict[str, Any], for_all: bool, caller: dict[str, Any]
-) -> None:
-    """Have a custodian that was tried count: here, and if it is for all, in the vault and there."""
-    name = content["custodian"]
-    if for_all:
-        before = [digest_shared(each) for each in find_stated(warden, name)]
-        digest = digest_shared(content)
-        try:
-            await retire(warden, content, before, secrets.token_hex(16), caller, digest)
-        except BaseException:
-            await drop_candidate(warden, name)
-            raise
-    warden.custody.custodians.save(content)
-    warden.custody.custodians.drop_candidate(name)
-    if for_all:
-        give_to_all(warden, content)
 
 
 def refuse_one_place(warden: Warden, content: dict[str, Any]) -> None:
@@ -24519,8 +24510,8 @@ def refuse_many(vault: Vault, costs: list[Cost], now: float) -> None:
     there = find_spending(vault.facts, now)
     if len(there | {each.account for each in costs}) > max(MOST_ACCOUNTS, len(there)):
         raise Denied(
-            f"{MOST_ACCOUNTS} keys and assets have paid in the last 24 hours: no other may now",
-            "see when some is free: avault wallet limits",
+            f"payments of {MOST_ACCOUNTS} keys and assets were asked for in the last 24 hours",
+            "see which: avault wallet limits",
         )
 
 
@@ -36124,6 +36115,7 @@ OTHER_FORMS = (
     r"nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,}",
     r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
     r"-----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY-----",
+    r"\{(?=[^{}]*\"kty\"\s*:)(?=[^{}]*\"d\"\s*:)[^{}]*\}",  # RFC 7517, of a private key
     r"[a-z][a-z0-9+.-]*://[^\s/:@\"'$]*:[^\s/@\"'$]+@",
 )
 TOKEN_FORMS = regex(
@@ -48237,7 +48229,7 @@ async def leave_host(crew: Crew, host: Host, desk: str) -> Outcome:
 # A group of machines opened together: by one approval for each of their keys, which turns then.
 
 
-NOT_ASKED = "not asked: the question before it was not approved"
+NOT_ASKED = "not asked: the one before it was not opened"
 LOCKED_STATES = ("locked", "waiting", "stopped", "starting", "unpaired")
 
 
@@ -49360,7 +49352,7 @@ def check_asking() -> None:
     except OSError:
         raise Usage(
             "the key has a passphrase, and there is no terminal to ask for it",
-            "run it in a terminal, or set SSH_ASKPASS",
+            "run it in a terminal, or set SSH_ASKPASS, and SSH_ASKPASS_REQUIRE=force",
         ) from None
 
 
