@@ -662,8 +662,8 @@ def test_an_interactive_shell_inside(shell: Screen) -> None:
     shell.expect("/dev/\\w+\r\n")
     shell.type("\x1a")
     shell.expect("Stopped.*\\$ ")
-    # `wait` does not wait for what is stopped, and `exit` refuses while it is there
-    shell.type("kill %1; while jobs %1 &>/dev/null; do :; done; echo here $((40 + 2))\r")
+    # not `wait`, which does not wait for what is stopped; and `exit` refuses while that is there
+    shell.type("kill %1; fg; echo here $((40 + 2))\r")
     shell.expect("\nhere 42\r\n")
     shell.type("exit 4\r")
     shell.expect("exit\r\n.*\\$ ")
