@@ -4774,15 +4774,9 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def without_returns(fact: Any, now: int) -> Any:
-    """A fact as it frees nothing, and is over a day after now: its writer is not to be believed.
-
-    What it has of a time to come was spent just now: a clock that is behind loses none of it.
-    """
-    hours: Hours = {}
-    for (hour, run), (reserved, _) in read_spent(fact.value).items():
-        when = min(hour, now // HOUR), run
-        hours[when] = min(hours.get(when, (0, 0))[0] + reserved, MOST_SPENT), 0
+def without_returns(fact: Any) -> Any:
+    """A fact as it frees nothing: for one whose writer is not to be believed."""
+    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
     kept = fact.created, fact.updated, fact.machine, fact.count
     return Secret(render_spent(hours), *kept)
 
@@ -4968,22 +4962,16 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     Who got that key says anything under each name, of any count and time. So what ours do not say
     in the same words is named by its own, as said once and just now: it takes the place of nothing.
     What the operator took away stays so; of uses, the higher number counts. What lets nothing
-    through until it is named is named by none of them. Of what is spent they name no more new
-    accounts than leave as many to ours, and nothing is of a time to come.
+    through until it is named is named by none of them.
     """
     added: Facts = {}
     here = Guards(ours)
     said = now or int(time.time())
     names: dict[str, str] = {}  # of guards, by what theirs call them
-    known = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
-    spending = find_spending(ours, said)
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
         if kind == SPENT:
-            if identity not in known and len({*spending, identity}) > MOST_ACCOUNTS // 2:
-                continue
-            spending.add(identity)
-            added[name] = [without_returns(fact, said)]
+            added[name] = [without_returns(fact)]
             continue
         is_gone_here = f"unguarded/{identity}" in ours
         if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:

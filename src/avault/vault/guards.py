@@ -18,9 +18,7 @@ from avault.vault.rule_members import SETS_OF
 from avault.vault.rules import NONE, Rules, gather_rules, is_place, join_rules, read_rules
 from avault.vault.secret import Secret
 from avault.vault.spent import (
-    MOST_ACCOUNTS,
     SPENT,
-    find_spending,
     join_spent,
     lacks_spent,
     list_spent,
@@ -129,22 +127,16 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     Who got that key says anything under each name, of any count and time. So what ours do not say
     in the same words is named by its own, as said once and just now: it takes the place of nothing.
     What the operator took away stays so; of uses, the higher number counts. What lets nothing
-    through until it is named is named by none of them. Of what is spent they name no more new
-    accounts than leave as many to ours, and nothing is of a time to come.
+    through until it is named is named by none of them.
     """
     added: Facts = {}
     here = Guards(ours)
     said = now or int(time.time())
     names: dict[str, str] = {}  # of guards, by what theirs call them
-    known = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
-    spending = find_spending(ours, said)
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
         if kind == SPENT:
-            if identity not in known and len({*spending, identity}) > MOST_ACCOUNTS // 2:
-                continue
-            spending.add(identity)
-            added[name] = [without_returns(fact, said)]
+            added[name] = [without_returns(fact)]
             continue
         is_gone_here = f"unguarded/{identity}" in ours
         if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:

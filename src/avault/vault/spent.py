@@ -77,15 +77,9 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def without_returns(fact: Any, now: int) -> Any:
-    """A fact as it frees nothing, and is over a day after now: its writer is not to be believed.
-
-    What it has of a time to come was spent just now: a clock that is behind loses none of it.
-    """
-    hours: Hours = {}
-    for (hour, run), (reserved, _) in read_spent(fact.value).items():
-        when = min(hour, now // HOUR), run
-        hours[when] = min(hours.get(when, (0, 0))[0] + reserved, MOST_SPENT), 0
+def without_returns(fact: Any) -> Any:
+    """A fact as it frees nothing: for one whose writer is not to be believed."""
+    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
     kept = fact.created, fact.updated, fact.machine, fact.count
     return Secret(render_spent(hours), *kept)
 
