@@ -57,8 +57,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Iterator[Signi
 
 @pytest.fixture
 def proxy(shared: Signing) -> Signing:
-    for each in (shared.asked, shared.refused, shared.api.heads, shared.api.bodies):
-        each.clear()
+    shared.forget()
     shared.values.update(VALUES)
     return shared
 

@@ -35,11 +35,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Iterator[Runni
 
 @pytest.fixture
 def proxy(shared: Running) -> Running:
-    shared.asked.clear()
-    shared.refused.clear()
-    shared.api.heads.clear()
-    shared.api.bodies.clear()
-    shared.api.proceed.clear()
+    shared.forget()
     return shared
 
 

@@ -22,8 +22,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Iterator[Runni
 
 @pytest.fixture
 def proxy(shared: Running) -> Running:
-    shared.asked.clear()
-    shared.api.heads.clear()
+    shared.forget()
     shared.values["openai/API_KEY"] = VALUE
     return shared
 

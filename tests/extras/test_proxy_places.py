@@ -41,8 +41,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Iterator[Runni
 
 @pytest.fixture
 def proxy(shared: Running) -> Running:
-    for each in (shared.asked, shared.refused, shared.api.heads, shared.api.bodies):
-        each.clear()
+    shared.forget()
     shared.values["openai/API_KEY"] = VALUE
     return shared
 

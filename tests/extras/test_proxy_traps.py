@@ -99,6 +99,12 @@ class Running:
             raise value
         return str(await value() if callable(value) else value)
 
+    def forget(self) -> None:
+        """Be as at the beginning, but for the values: what was asked for, and what came, is of an earlier test."""
+        for each in (self.asked, self.refused, self.api.heads, self.api.bodies):
+            each.clear()
+        self.api.proceed.clear()
+
     def end(self) -> None:
         self.loop.call_soon_threadsafe(self.over.set)
         self.thread.join(10)
@@ -189,11 +195,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Iterator[Runni
 
 @pytest.fixture
 def proxy(shared: Running) -> Running:
-    shared.asked.clear()
-    shared.refused.clear()
-    shared.api.heads.clear()
-    shared.api.bodies.clear()
-    shared.api.proceed.clear()
+    shared.forget()
     shared.values.update({"openai/API_KEY": VALUE, "other/KEY": OTHER})
     return shared
 

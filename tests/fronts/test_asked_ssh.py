@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import nostr_sdk
 import peers
 import pytest
-from harness import AVAULT, Machine, wait_until
+from harness import AVAULT, Machine, children_of, wait_until
 from peers import Relay, misdeeds
 from test_asked_processes import HONEST_WAIT, openers
 from test_guard_commands import Office
@@ -183,13 +184,10 @@ def look_into_memory(office: Office, memory: Memory) -> None:
     def held() -> dict[str, set[str]]:
         status = machine.wait_state("unlocked")
         pids = {"supervisor": status["pid"], "keyholder": status["keyholder_pid"]}
-        for path in Path("/proc").glob("[0-9]*/comm"):
-            try:
-                name, stat = path.read_text().strip(), (path.parent / "stat").read_text()
-            except OSError:
-                continue
-            if name.startswith("avault-") and int(stat.rpartition(")")[2].split()[1]) == status["pid"]:
-                pids[f"{name} {path.parent.name}"] = int(path.parent.name)
+        for pid in children_of(status["pid"]):
+            with contextlib.suppress(OSError):  # it has ended
+                name = Path(f"/proc/{pid}/comm").read_text().strip()
+                pids |= {f"{name} {pid}": pid} if name.startswith("avault-") else {}
         return {name.split()[0]: memory.found(pid) for name, pid in pids.items()}
 
     assert not any(held().values()) and {"avault-ssh", "keyholder"} <= {*held()}

@@ -10,15 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import nostr_sdk
 import peers
 import pytest
-from harness import Machine, wait_until
+from harness import Machine, name_children, wait_until
 from test_processes import Memory, linux
-from test_ssh import children_of
 
 NSEC = nostr_sdk.Keys.generate().secret_key().to_bech32()
 FRIEND = nostr_sdk.Keys.parse("01" * 32)
@@ -144,8 +142,7 @@ def test_memory_of_what_signs_for_nostr(vault: Machine) -> None:
 
 def find_front(vault: Machine) -> int:
     """The front end's process."""
-    names = {Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for pid in children_of(vault.status()["pid"])}
-    return names["avault-nostr"]
+    return name_children(vault.status()["pid"])["avault-nostr"]
 
 
 @pytest.mark.slow

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import nostr_sdk
 import pytest
-from harness import Machine, wait_until
+from harness import Machine, name_children, wait_until
+from rpc_node import RpcNode
 from test_processes import Memory, linux
-from test_ssh import children_of
 
 import avault
 
@@ -46,32 +45,18 @@ sys.stdin.read()
 """
 
 
-class Chain:
+class Chain(RpcNode):
     """A node that says which chain it is of, and nothing more."""
 
-    def __init__(self) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                data = json.dumps({"jsonrpc": "2.0", "id": 1, "result": hex(31337)}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+    def answer(self, method: str, params: list[Any]) -> dict[str, Any]:
+        return {"result": hex(31337)}
 
 
 @pytest.fixture
 def chain() -> Iterator[Chain]:
     chain = Chain()
     yield chain
-    chain.server.shutdown()
-    chain.server.server_close()
+    chain.end()
 
 
 def prepare(machine: Machine) -> None:
@@ -137,7 +122,7 @@ def test_memory_of_keys_of_each_kind(vault: Machine, chain: Chain) -> None:
         assert client.stdout and client.stdin
         assert [client.stdout.readline().strip() for _ in range(4)] == ["0x02", "True", "1", "AAAA"]
         status = vault.status()
-        found = {Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for pid in children_of(status["pid"])}
+        found = name_children(status["pid"])
         without = {"supervisor": status["pid"], "client": client.pid, "wallet serve": served.process.pid}
         without |= {name: found[name] for name in ("avault-ssh", "avault-nostr", "avault-relay") if name in found}
         assert {"avault-ssh", "avault-nostr"} <= {*without}

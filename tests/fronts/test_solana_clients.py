@@ -10,14 +10,13 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import Machine
+from rpc_node import RpcNode
 
 import avault
 
@@ -36,27 +35,12 @@ NSEC = avault.make_keys().secret_key().to_bech32()
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Node:
-    """A node at `url`: `sent` are the transactions that it took; `says` an error in place of taking one."""
+class Node(RpcNode):
+    """A node: `sent` are the transactions that it took; `says` an error in place of taking one."""
 
     def __init__(self) -> None:
         self.cluster, self.sent, self.says = LiteSVM(), list[str](), ""
-        node = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                data = json.dumps({"jsonrpc": "2.0", "id": 1, **node.answer(request["method"], request["params"])}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        super().__init__()
 
     def answer(self, method: str, params: list[Any]) -> dict[str, Any]:
         if method == "getLatestBlockhash":
@@ -79,8 +63,7 @@ class Node:
 def node() -> Iterator[Node]:
     node = Node()
     yield node
-    node.server.shutdown()
-    node.server.server_close()
+    node.end()
 
 
 def prepare(machine: Machine) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import nostr_sdk
 import peers
 import pytest
-from harness import Machine, daemon_processes, wait_until
+from harness import Machine, daemon_processes, name_children, wait_until
 from test_processes import Memory, linux
 
 import avault
@@ -353,8 +353,7 @@ def test_memory_of_what_signs(vault: Machine) -> None:
     subprocess.run(words, env={**vault.env, "SSH_AUTH_SOCK": path}, check=True, capture_output=True, timeout=60)
 
     status = vault.status()
-    children = [int(each) for each in children_of(status["pid"])]
-    names = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in children}
+    names = name_children(status["pid"])
     assert memory.found(status["pid"]) == set()
     assert memory.found(names["avault-ssh"]) == set()
     assert "key (text)" in memory.found(status["keyholder_pid"])
@@ -362,11 +361,6 @@ def test_memory_of_what_signs(vault: Machine) -> None:
     vault("lock", "--force")
     wait_until(lambda: not Path(f"/proc/{names['avault-signing']}").exists(), 10, "what signs has ended with the lock")
     assert memory.found(names["avault-ssh"]) == memory.found(status["pid"]) == set()
-
-
-def children_of(pid: int) -> list[str]:
-    """The processes that one has started."""
-    return [word for each in Path(f"/proc/{pid}/task").glob("*/children") for word in each.read_text().split()]
 
 
 def test_it_outlives_the_lock_and_ends_with_the_daemon(vault: Machine) -> None:
@@ -386,7 +380,7 @@ def test_it_outlives_the_lock_and_ends_with_the_daemon(vault: Machine) -> None:
 def test_what_signs_is_gone_when_it_is_locked(vault: Machine, how: int) -> None:
     """Also one that is stopped, and reads no end of anything."""
     make(vault, "ops/KEY", "--namespace", "file")
-    names = {Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for pid in children_of(vault.status()["pid"])}
+    names = name_children(vault.status()["pid"])
     os.kill(names["avault-signing"], how)
     vault("lock", "--force")
     assert not Path(f"/proc/{names['avault-signing']}").exists()

@@ -23,7 +23,7 @@ from pathlib import Path
 import nostr_sdk
 import pytest
 from canary import Canary
-from harness import AVAULT, Machine, Screen, wait_until
+from harness import AVAULT, Machine, Screen, children_of, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_processes import is_alive
@@ -251,7 +251,7 @@ def test_a_killed_run_ends_the_command(vault: Machine, how: str) -> None:
             process.kill()
             wait_until(lambda: not is_alive(below))
         else:
-            os.kill(children(process.pid)[0], signal.SIGKILL)  # the keeper, as `pkill -9 avault` would
+            os.kill(children_of(process.pid)[0], signal.SIGKILL)  # the keeper, as `pkill -9 avault` would
             process.kill()
             os.kill(below, signal.SIGKILL)  # nobody is left who would
         wait_until(lambda: not is_alive(command))
@@ -263,8 +263,8 @@ def test_orphans_are_taken_care_of(vault: Machine) -> None:
     script = 'setsid -f sh -c "sleep 0.1"; echo ready; until [ -e seen ]; do sleep 0.05; done'
     running = vault.start("run", "--", "bash", "-c", script)
     running.line("ready")
-    [keeper] = wait_until(lambda: children(running.process.pid))
-    wait_until(lambda: len(children(keeper)) <= 1)
+    [keeper] = wait_until(lambda: children_of(running.process.pid))
+    wait_until(lambda: len(children_of(keeper)) <= 1)
     (vault.top / "seen").touch()
     assert running.wait().returncode == 0
 
@@ -446,7 +446,7 @@ def test_only_the_command_has_the_values(vault: Machine, canary: Canary) -> None
     running = vault.start("run", "--", "sh", "-c", "echo $$; sleep 60; true", input="")
     wait_until(lambda: running.stdout)
     shell = int(running.stdout[0])
-    (sleep,) = wait_until(lambda: [pid for pid in children(shell) if Path(f"/proc/{pid}/comm").read_text() == "sleep\n"])
+    (sleep,) = wait_until(lambda: [pid for pid in children_of(shell) if Path(f"/proc/{pid}/comm").read_text() == "sleep\n"])
     holders = set()
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -459,10 +459,6 @@ def test_only_the_command_has_the_values(vault: Machine, canary: Canary) -> None
     for pid in holders:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 # --env-file

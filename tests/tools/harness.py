@@ -337,12 +337,22 @@ def find_processes(word: str, where: Path) -> list[int]:
     return found
 
 
+def children_of(pid: int) -> list[int]:
+    """The processes that one has started."""
+    return [int(word) for each in Path(f"/proc/{pid}/task").glob("*/children") for word in each.read_text().split()]
+
+
+def name_children(pid: int) -> dict[str, int]:
+    """The same by their names, each of which is of one."""
+    return {Path(f"/proc/{each}/comm").read_text().strip(): each for each in children_of(pid)}
+
+
 def daemon_processes(machine: Machine, name: str) -> list[int]:
     """Those that the machine's daemon has started, by the beginning of their name: other tests' run beside them."""
     found, seen = [], [machine.status()["pid"]]
     for pid in seen:
         with contextlib.suppress(OSError):
-            seen += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+            seen += children_of(pid)
             found += [pid] if Path(f"/proc/{pid}/comm").read_text().startswith(name) else []
     return found
 
