@@ -7315,17 +7315,25 @@ LEAST_RSA, MOST_RSA = 2048, 8192  # bits
 POINTS = {"nistp256": 65, "nistp384": 97, "nistp521": 133}  # bytes of one, not compressed
 
 
+def read_armor(value: str) -> SshReader:
+    """What stands in a file of OpenSSH's form, behind its name; raises ValueError for others."""
+    text, (begin, end) = value.strip(), OPENSSH
+    if text.startswith(begin) and text.endswith(end):
+        body = "".join(text[len(begin) : -len(end)].split())
+        reader = SshReader(decode_base64(body, LONGEST_KEY))
+        if reader.take(len(OPENSSH_MAGIC)) == OPENSSH_MAGIC:
+            return reader
+    raise ValueError("not OpenSSH's form")
+
+
 def read_public_half(value: str) -> bytes:
     """The public key that a private one says is its own; raises ValueError where it is no key.
 
     That it is, shows where the private half is used.
     """
-    text, (begin, end) = value.strip(), OPENSSH
-    if len(text) > LONGEST_KEY or not (text.startswith(begin) and text.endswith(end)):
+    if len(value.strip()) > LONGEST_KEY:
         raise ValueError("not OpenSSH's form")
-    reader = SshReader(decode_base64("".join(text[len(begin) : -len(end)].split()), LONGEST_KEY))
-    if reader.take(len(OPENSSH_MAGIC)) != OPENSSH_MAGIC:
-        raise ValueError("not OpenSSH's form")
+    reader = read_armor(value)
     cipher, derivation, options = reader.text(), reader.text(), reader.string()
     if (cipher, derivation, options, reader.number()) != ("none", "none", b"", 1):
         raise ValueError("it has a passphrase, or is more than one")
@@ -10672,6 +10680,28 @@ GAVE_UP = ("timeout", "timed out", "time out", "expired")
 STRANGERS = 100
 
 
+def says_any(text: str, words: Iterable[str]) -> bool:
+    """Whether a signer's words have any of these in them."""
+    return any(each in text.lower() for each in words)
+
+
+async def join_signer(
+    remote: Any, relays: list[str], secret: str, name: str, show: Callable[[str], None]
+) -> str:
+    """Connect with the signer that is known, or with the first that answers a code: its key (hex).
+
+    `show` is given the code: our key, the relays, the `secret` and our name (NIP-46, nostrconnect).
+    Raises AvaultError.
+    """
+    await remote.relays.wait_ready(15.0)
+    if remote.signer:
+        told = [remote.signer, secret, "get_public_key", json.dumps(introduce(name))]
+        await remote.request("connect", told, accept_connect(secret), False)
+        return str(remote.signer)
+    show(nostrconnect_uri(remote.me, relays, secret, name))
+    return str(await remote.greet(secret))
+
+
 def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:
     """When a question goes out again, and whether as a fresh event; without end.
 
@@ -11038,8 +11068,8 @@ class RemoteSigner:
 
         An authorization error leaves 5 s for another signer.
         """
-        is_stranger = any(words in text.lower() for words in NOT_PAIRED)
-        is_unclear = any(words in text.lower() for words in (*UNCLEAR, *GAVE_UP))
+        is_stranger = says_any(text, NOT_PAIRED)
+        is_unclear = says_any(text, (*UNCLEAR, *GAVE_UP))
         if is_unclear and not is_current:
             return  # it gave up, and says so again
         said = self.remarks.error = printable(text)
@@ -12678,17 +12708,13 @@ class OperatorPhone:
 
     async def meet(self, remote: RemoteSigner, word: str) -> None:
         """Connect with the phone's app: by its own URI, or by one that it scans."""
-        await remote.relays.wait_ready(15.0)
-        title = self.errand.names.title
-        if remote.signer:
-            params = [remote.signer, word, "get_public_key", json.dumps(introduce(title))]
-            await remote.request("connect", params, accept_connect(word), False)
-            return
-        uri = nostrconnect_uri(remote.me, self.relays, word, title)
+        await join_signer(remote, self.relays, word, self.errand.names.title, self.show_code)
+
+    def show_code(self, uri: str) -> None:
+        """Have the phone's app scan it."""
         prompt = self.errand.prompt
         prompt.tell(f"with the phone of {self.errand.name}, scan this or paste the line below it")
         prompt.show("\n".join(["", *qr_lines(uri), uri, ""]))
-        await remote.greet(word)
 
     async def drill(self, remote: RemoteSigner) -> None:
         """Have the phone refuse something; raises Denied where it approves by itself."""
@@ -12703,7 +12729,7 @@ class OperatorPhone:
             params = [public_hex(peer), envelope]
             await remote.request("nip44_decrypt", params, accept_token(token))
         except Denied as refused:
-            if any(words in refused.message.lower() for words in NOT_A_REFUSAL):
+            if says_any(refused.message, NOT_A_REFUSAL):
                 raise
             return
         raise Denied(
@@ -19973,6 +19999,20 @@ async def ask_operator(
     holding.need(store)
 
 
+def need_open_store(holding: Holding) -> Store:
+    """The store of an open vault; raises Denied."""
+    if not holding.store or not holding.log:
+        raise Denied("only an open vault can be entrusted", "open it: avault unlock")
+    return holding.store
+
+
+def note_custodian(holding: Holding, message: Message, verb: str, name: str, kind: str) -> None:
+    """Have the access log say it, before it is done; raises AvaultError where it cannot."""
+    if holding.log:
+        said = {"op": "custody", "for": f"{verb} {name}, {kind}"}
+        holding.log.write(said, message["caller"], "ok")
+
+
 async def entrust(holding: Holding, fd: int, message: Message) -> None:
     """If the operator agrees, seal the agent's key for a custodian too; tell what came of it.
 
@@ -19982,12 +20022,9 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
     custodian, sealed, failed = message["custodian"], None, None
     with socket.socket(fileno=fd) as door:
         try:
-            store = holding.store
-            if not store or not holding.log:
-                raise Denied("only an open vault can be entrusted", "open it: avault unlock")
+            store = need_open_store(holding)
             helper = await meet(door, pid)
-            said = {"op": "custody", "for": f"add {custodian}, {message['kind']}"}
-            holding.log.write(said, message["caller"], "ok")
+            note_custodian(holding, message, "add", custodian, message["kind"])
             vault = store.vault
             refuse_stranger(vault, message)
             question = describe_entrusting(vault.name, holding.host, message)
@@ -20512,6 +20549,11 @@ class Askings:
         self.staying: dict[Who, Any] = {}
         self.signing: dict[Any, Any] = {}  # questions about keys, by what they are about
         self.takes: list[Who | None] = []  # who sets a value that is to be sealed
+
+    def show(self, which: Any, names: list[str], by: str, code: str) -> None:
+        """Have `status` show a question that the phone has now."""
+        since = render_time(time.time())
+        self.questions[which] = {"names": names, "by": by, "code": code, "since": since}
 
     def alone(self, who: Who, names: list[str]) -> Turn:
         """Be the only one who asks for these, for the length of a `with`."""
@@ -22167,13 +22209,6 @@ def seal_for_desk(
     return {**about, **sealed, "kept": wrap_for_desk(settings["key"], unlock), "agreed": agreed}
 
 
-def need_open_store(holding: Holding) -> Store:
-    """The store of an open vault; raises Denied."""
-    if not holding.store or not holding.log:
-        raise Denied("only an open vault can be entrusted", "open it: avault unlock")
-    return holding.store
-
-
 def read_statement(text: object, agent: str, name: str) -> tuple[str, dict[str, Any]]:
     """Who has signed a statement (hex) about an agent's desk, and what it says; raises Denied."""
     try:
@@ -22201,7 +22236,7 @@ async def let_desk_in(holding: Holding, message: Message) -> dict[str, Any]:
     label, operator = check_name(str(said.get("label"))), parse_npub(str(said.get("operator")))
     settings = {"key": key, "label": label, "operator": to_npub(operator)}
     check_desk({"custodian": name, "settings": settings}, store.vault)
-    note_desk(holding, message, "add")
+    note_custodian(holding, message, "add", name, DESK)
     sentence = (
         f"avault: let the desk {label} open {store.vault.name} on {holding.host} TOGETHER with"
         f" other machines, by ONE approval there, of {settings['operator']}"
@@ -22228,15 +22263,8 @@ def turn_desk_key(holding: Holding, message: Message) -> dict[str, Any]:
         raise unsigned() from None
     if len(salt) != 32 or author != content["settings"]["key"]:
         raise unsigned()
-    note_desk(holding, message, "turn")
+    note_custodian(holding, message, "turn", name, DESK)
     return seal_for_desk(holding, store, name, {**content["settings"], "key": following})
-
-
-def note_desk(holding: Holding, message: Message, verb: str) -> None:
-    """Have the access log say it, before it is done; raises AvaultError where it cannot."""
-    if holding.log:
-        said = {"op": "custody", "for": f"{verb} {message['name']}, {DESK}"}
-        holding.log.write(said, message["caller"], "ok")
 
 
 def take_desk(holding: Holding, unguarding: Unguarding, message: Message) -> None:
@@ -23167,12 +23195,8 @@ class Release:
     def note_question(self, code: str) -> None:
         """The phone is asked: the caller is told, and `status` shows it."""
         self.session.send({"progress": "asking", "code": code})
-        self.keyholder.askings.questions[self] = {
-            "names": sorted(self.passage.asked),
-            "by": describe_who(self.caller()),
-            "code": code,
-            "since": render_time(time.time()),
-        }
+        names, who = sorted(self.passage.asked), describe_who(self.caller())
+        self.keyholder.askings.show(self, names, who, code)
         self.keyholder.reporter.report()
 
     def note_in_vain(self) -> None:
@@ -24839,9 +24863,7 @@ class Payment:
 
         def tell(code: str) -> None:
             self.session.send({"progress": "asking", "code": code})
-            question = {"names": [self.name], "by": who, "code": code}
-            question["since"] = render_time(time.time())
-            keyholder.askings.questions[self] = question
+            keyholder.askings.show(self, [self.name], who, code)
             keyholder.reporter.report()
 
         begun = time.monotonic()
@@ -28182,19 +28204,12 @@ async def shake_hands(
     keyholder.unlocking.pause()
     session.send({"progress": "connecting", "relays": len(relays)})
     async with keyholder.holding.contact.connect(pairing, signer_key, session) as signer:
-        await signer.relays.wait_ready(15.0)
-        if signer_key:
-            await signer.request(
-                "connect",
-                [signer_key, secret, "get_public_key", json.dumps(introduce(name))],
-                accept_connect(secret),
-                False,
-            )
-        else:
-            session.send(
-                {"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)}
-            )
-            pairing.signer = await signer.greet(secret)
+
+        def show(uri: str) -> None:
+            session.send({"progress": "uri", "uri": uri})
+
+        pairing.signer = await join_signer(signer, relays, secret, name, show)
+        if not signer_key:
             pairing.token = secret
         session.send({"progress": "connected", "client_key": signer.me})
         pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
@@ -28229,7 +28244,7 @@ async def prove(
     try:
         await ask_for_proof(keyholder, session, pairing, content, accept_rollback)
     except Denied as refused:
-        if any(words in refused.message.lower() for words in NOT_PAIRED):
+        if says_any(refused.message, NOT_PAIRED):
             forget_begun(keyholder.places)
         else:
             refused.hint = "the pairing is kept; ask again with: avault pair"
@@ -28447,9 +28462,7 @@ class ProxyConsent:
         number = (*labels, self)
 
         def tell(code: str) -> None:
-            by = describe_who(session.caller or {})
-            since = render_time(time.time())
-            askings.questions[number] = {"names": names, "by": by, "code": code, "since": since}
+            askings.show(number, names, describe_who(session.caller or {}), code)
             keyholder.reporter.report()
 
         try:
@@ -28641,8 +28654,8 @@ def find_moved(keyholder: Keyholder, tokens: Tokens) -> str | None:
     return None
 
 
-async def take_back(keyholder: Keyholder, group: str, path: str = "") -> bool:
-    """Write into the vault what a server has answered; whether there was something.
+async def take_back(keyholder: Keyholder, group: str, path: str = "") -> None:
+    """Write into the vault what a server has answered, if it has.
 
     It counts only for the token that it was asked with, which nobody else knows: so nobody else can
     have written it, and an older one is none. It stays on the disk until it is in the vault, or is
@@ -28653,7 +28666,7 @@ async def take_back(keyholder: Keyholder, group: str, path: str = "") -> bool:
         with open(path, encoding="ascii") as file:
             sealed = file.read(LONGEST_ANSWER_KEPT)
     except (OSError, ValueError):
-        return False
+        return
     try:
         answer = json.loads(open_value(store.keys, sealed))
         was, over, expires = answer["was"], answer.get("over"), int(answer["expires"])
@@ -28661,7 +28674,7 @@ async def take_back(keyholder: Keyholder, group: str, path: str = "") -> bool:
     except (AvaultError, ValueError, KeyError, TypeError, AttributeError):
         with contextlib.suppress(OSError):  # not ours; or for a key that the agent had before
             os.replace(path, f"{path}.unread")
-        return False
+        return
     values |= {EXPIRES_AT: str(expires)} if expires else {}
     machine = store.machine
 
@@ -28676,17 +28689,13 @@ async def take_back(keyholder: Keyholder, group: str, path: str = "") -> bool:
 
     try:
         if not read_own_key(store.vault, group, REFRESH_TOKEN):
-            return False  # perhaps it comes back
+            return  # perhaps it comes back
     except Denied:
-        return False
-    is_taken = True
-    try:
-        await keyholder.change(put)  # if it raises, the file stays
-    except Outdated:
-        is_taken = False
+        return
+    with contextlib.suppress(Outdated):
+        await keyholder.change(put)  # if it raises another error, the file stays
     with contextlib.suppress(OSError):
         os.unlink(path)
-    return is_taken
 
 
 def is_answer_for(vault: Vault, group: str, was: object, over: object, refresh: str) -> bool:
@@ -28949,12 +28958,11 @@ class ProxiedUses:
         if not is_counted:
             store.refresh()
         vault, guards = self.keyholder.see(self.session), self.keyholder.gate.look(store.vault)
-        places = [(group, key) for group, _, key in (name.partition("/") for name in wanted)]
-        for each in places:
-            vault.secrets(*each)
+        places = {name: (name.partition("/")[0], name.partition("/")[2]) for name in wanted}
+        found = {name: vault.secrets(*place) for name, place in places.items()}
         if self.session.grant:
             self.session.grant.check_way("proxy")
-        passage = Passage(take_out(vault, places), "proxy")
+        passage = Passage(take_out(vault, [*places.values()]), "proxy")
         for name, where in wanted.items():
             rules = guards.rules_of(guards.of(name))
             if fault := self.find_fault(vault, guards, name, is_counted):
@@ -28972,8 +28980,7 @@ class ProxiedUses:
             if said:
                 raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
             passage.is_counted = passage.is_counted or rules.times is not None
-            values = vault.secrets(*name.split("/"))
-            if rules.ask is not None or any(is_sealed(each.value) for each in values):
+            if rules.ask is not None or any(is_sealed(each.value) for each in found[name]):
                 passage.asked[name] = rules.ask or 0
                 passage.thawed += [name] if rules.ask is None else []
         return passage
@@ -30167,7 +30174,7 @@ async def talk_drill(
             await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
             refused = False
         except Denied as error:
-            if any(words in error.message.lower() for words in NOT_A_REFUSAL):
+            if says_any(error.message, NOT_A_REFUSAL):
                 raise
             refused = True
     keyholder.holding.need(store)
@@ -48295,7 +48302,7 @@ class Together:
                 fleet = await signer.open_key(kept)
         except AvaultError as error:
             told = error.to_dict()["error"]
-            if any(words in error.message.lower() for words in NOT_PAIRED):
+            if says_any(error.message, NOT_PAIRED):
                 told["message"] += "; if this desk is gone from the app: avault fleet pair"
             outcome = judge_asking(
                 {name: told.get(name) or "" for name in ("code", "message", "hint")}
@@ -49280,13 +49287,8 @@ ASKING = ("SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "WAYLAND_DISPLAY", "X
 
 def has_passphrase(text: str) -> bool:
     """Whether a file is a private key in OpenSSH's form that is encrypted (PROTOCOL.key)."""
-    text, (begin, end) = text.strip(), OPENSSH
-    if not (text.startswith(begin) and text.endswith(end)):
-        return False
     try:
-        body = "".join(text[len(begin) : -len(end)].split())
-        reader = SshReader(decode_base64(body, LONGEST_KEY))
-        return reader.take(len(OPENSSH_MAGIC)) == OPENSSH_MAGIC and reader.text() != "none"
+        return read_armor(text).text() != "none"
     except ValueError:
         return False
 
@@ -49333,15 +49335,19 @@ def open_key_file(text: str) -> str:
 
 def check_asking() -> None:
     """Raise Usage where ssh-keygen can ask nobody."""
-    if os.environ.get("SSH_ASKPASS"):
-        return
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        raise Usage(
+    if not os.environ.get("SSH_ASKPASS"):
+        need_terminal(
             "the key has a passphrase, and there is no terminal to ask for it",
             "run it in a terminal, or set SSH_ASKPASS, and SSH_ASKPASS_REQUIRE=force",
-        ) from None
+        )
+
+
+def need_terminal(said: str, hint: str) -> None:
+    """Raise Usage, with that, where there is no terminal to ask at."""
+    terminal = open_terminal()
+    if terminal is None:
+        raise Usage(said, hint)
+    os.close(terminal)
 
 
 # ----------------------------------------------------------- cli/servers ----
@@ -49621,13 +49627,10 @@ def read_key_file(path: str) -> str:
 
 def ask_passphrase() -> str:
     """The passphrase of a key's file, from the terminal; raises Usage where there is none."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        raise Usage(
-            "the key may have a passphrase, and there is no terminal to ask for it",
-            "words without one: --no-passphrase; of a file, take it off: ssh-keygen -p -f COPY",
-        ) from None
+    need_terminal(
+        "the key may have a passphrase, and there is no terminal to ask for it",
+        "words without one: --no-passphrase; of a file, take it off: ssh-keygen -p -f COPY",
+    )
     return getpass.getpass("avault: the key's passphrase: ")
 
 
@@ -51687,13 +51690,7 @@ async def meet_signer(
     await remote.open()
     try:
         async with asyncio.timeout(DESK_LIMIT if signer else SCAN_LIMIT):
-            await remote.relays.wait_ready(15.0)
-            if signer is None:
-                show(nostrconnect_uri(remote.me, relays, secret, name))
-                signer = await remote.greet(secret)
-            else:
-                told = [signer, secret, "get_public_key", json.dumps(introduce(name))]
-                await remote.request("connect", told, accept_connect(secret), False)
+            signer = await join_signer(remote, relays, secret, name, show)
             say("the signer is connected")
             operator = await remote.request("get_public_key", [], parse_npub, False)
     except TimeoutError:
@@ -51717,7 +51714,7 @@ async def ask_to_refuse(desk: DeskFile) -> tuple[bool, float]:
         try:
             await signer.ask(public_hex(peer), envelope, accept_token(token))
         except Denied as refused:
-            if any(words in refused.message.lower() for words in NOT_A_REFUSAL):
+            if says_any(refused.message, NOT_A_REFUSAL):
                 said = f"nobody refused: {refused.message.removeprefix('the signer refused: ')}"
                 raise Denied(said, f"let the app ask each time, then: {PAIR_ANEW}") from None
             return True, signer.remote.answered_in or 0.0

@@ -17,16 +17,15 @@ from avault.hardening import harden
 from avault.nostr import make_keys, parse_npub, public_hex, to_npub
 from avault.signer.pairing import (
     DEFAULT_RELAYS,
-    introduce,
-    nostrconnect_uri,
     parse_bunker,
     shorten_key,
 )
 from avault.signer.question import (
     NOBODY_ASKED,
     NOT_A_REFUSAL,
-    accept_connect,
     accept_token,
+    join_signer,
+    says_any,
 )
 from avault.signer.remote import RemoteSigner
 from avault.terminal.commands import command, option
@@ -153,13 +152,7 @@ async def meet_signer(
     await remote.open()
     try:
         async with asyncio.timeout(DESK_LIMIT if signer else SCAN_LIMIT):
-            await remote.relays.wait_ready(15.0)
-            if signer is None:
-                show(nostrconnect_uri(remote.me, relays, secret, name))
-                signer = await remote.greet(secret)
-            else:
-                told = [signer, secret, "get_public_key", json.dumps(introduce(name))]
-                await remote.request("connect", told, accept_connect(secret), False)
+            signer = await join_signer(remote, relays, secret, name, show)
             say("the signer is connected")
             operator = await remote.request("get_public_key", [], parse_npub, False)
     except TimeoutError:
@@ -183,7 +176,7 @@ async def ask_to_refuse(desk: DeskFile) -> tuple[bool, float]:
         try:
             await signer.ask(public_hex(peer), envelope, accept_token(token))
         except Denied as refused:
-            if any(words in refused.message.lower() for words in NOT_A_REFUSAL):
+            if says_any(refused.message, NOT_A_REFUSAL):
                 said = f"nobody refused: {refused.message.removeprefix('the signer refused: ')}"
                 raise Denied(said, f"let the app ask each time, then: {PAIR_ANEW}") from None
             return True, signer.remote.answered_in or 0.0

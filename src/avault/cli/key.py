@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from avault.cli.custody import show
 from avault.cli.nostr_words import NOSTR_OPTIONS, name_nostr_uses
-from avault.cli.openssh_file import open_key_file
+from avault.cli.openssh_file import need_terminal, open_key_file
 from avault.cli.servers import name_uses_of
 from avault.cli.wallet_words import WALLET_OPTIONS, name_wallet_uses
 from avault.client import Connection
@@ -214,13 +214,10 @@ def read_key_file(path: str) -> str:
 
 def ask_passphrase() -> str:
     """The passphrase of a key's file, from the terminal; raises Usage where there is none."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        raise Usage(
-            "the key may have a passphrase, and there is no terminal to ask for it",
-            "words without one: --no-passphrase; of a file, take it off: ssh-keygen -p -f COPY",
-        ) from None
+    need_terminal(
+        "the key may have a passphrase, and there is no terminal to ask for it",
+        "words without one: --no-passphrase; of a file, take it off: ssh-keygen -p -f COPY",
+    )
     return getpass.getpass("avault: the key's passphrase: ")
 
 

@@ -11,21 +11,16 @@ import subprocess
 from avault.errors import Denied, Unavailable, Usage
 from avault.plain import write_all
 from avault.process import clean_environment
-from avault.ssh_wire import SshReader, decode_base64
-from avault.vault.openssh_key import LONGEST_KEY, OPENSSH, OPENSSH_MAGIC
+from avault.running.terminals import open_terminal
+from avault.vault.openssh_key import read_armor
 
 ASKING = ("SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY")
 
 
 def has_passphrase(text: str) -> bool:
     """Whether a file is a private key in OpenSSH's form that is encrypted (PROTOCOL.key)."""
-    text, (begin, end) = text.strip(), OPENSSH
-    if not (text.startswith(begin) and text.endswith(end)):
-        return False
     try:
-        body = "".join(text[len(begin) : -len(end)].split())
-        reader = SshReader(decode_base64(body, LONGEST_KEY))
-        return reader.take(len(OPENSSH_MAGIC)) == OPENSSH_MAGIC and reader.text() != "none"
+        return read_armor(text).text() != "none"
     except ValueError:
         return False
 
@@ -72,12 +67,16 @@ def open_key_file(text: str) -> str:
 
 def check_asking() -> None:
     """Raise Usage where ssh-keygen can ask nobody."""
-    if os.environ.get("SSH_ASKPASS"):
-        return
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        raise Usage(
+    if not os.environ.get("SSH_ASKPASS"):
+        need_terminal(
             "the key has a passphrase, and there is no terminal to ask for it",
             "run it in a terminal, or set SSH_ASKPASS, and SSH_ASKPASS_REQUIRE=force",
-        ) from None
+        )
+
+
+def need_terminal(said: str, hint: str) -> None:
+    """Raise Usage, with that, where there is no terminal to ask at."""
+    terminal = open_terminal()
+    if terminal is None:
+        raise Usage(said, hint)
+    os.close(terminal)

@@ -17,13 +17,11 @@ from avault.nostr import make_keys, parse_npub, public_hex, read_keys, to_npub
 from avault.process import place_name
 from avault.signer.pairing import (
     DEFAULT_RELAYS,
-    introduce,
-    nostrconnect_uri,
     parse_bunker,
     shorten_key,
 )
 from avault.signer.qr import qr_lines
-from avault.signer.question import NOT_A_REFUSAL, accept_connect, accept_token
+from avault.signer.question import NOT_A_REFUSAL, accept_token, join_signer, says_any
 from avault.signer.remote import RemoteSigner
 from avault.vault.own_files import check_relay
 from avault.vault.seal import make_envelope, request_code
@@ -125,17 +123,13 @@ class OperatorPhone:
 
     async def meet(self, remote: RemoteSigner, word: str) -> None:
         """Connect with the phone's app: by its own URI, or by one that it scans."""
-        await remote.relays.wait_ready(15.0)
-        title = self.errand.names.title
-        if remote.signer:
-            params = [remote.signer, word, "get_public_key", json.dumps(introduce(title))]
-            await remote.request("connect", params, accept_connect(word), False)
-            return
-        uri = nostrconnect_uri(remote.me, self.relays, word, title)
+        await join_signer(remote, self.relays, word, self.errand.names.title, self.show_code)
+
+    def show_code(self, uri: str) -> None:
+        """Have the phone's app scan it."""
         prompt = self.errand.prompt
         prompt.tell(f"with the phone of {self.errand.name}, scan this or paste the line below it")
         prompt.show("\n".join(["", *qr_lines(uri), uri, ""]))
-        await remote.greet(word)
 
     async def drill(self, remote: RemoteSigner) -> None:
         """Have the phone refuse something; raises Denied where it approves by itself."""
@@ -150,7 +144,7 @@ class OperatorPhone:
             params = [public_hex(peer), envelope]
             await remote.request("nip44_decrypt", params, accept_token(token))
         except Denied as refused:
-            if any(words in refused.message.lower() for words in NOT_A_REFUSAL):
+            if says_any(refused.message, NOT_A_REFUSAL):
                 raise
             return
         raise Denied(

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 from avault.custody.custodian import render_answer
 from avault.custody.desk import DESK, find_desk
 from avault.custody.obtaining import KeptKey, check_desk, mark_agreed
-from avault.daemon.entrusting import ask_operator, explain_change, tell_of_change
+from avault.daemon.entrusting import (
+    ask_operator,
+    explain_change,
+    need_open_store,
+    note_custodian,
+    tell_of_change,
+)
 from avault.errors import Denied, Usage
 from avault.nostr import (
     decrypt,
@@ -69,13 +75,6 @@ def seal_for_desk(
     return {**about, **sealed, "kept": wrap_for_desk(settings["key"], unlock), "agreed": agreed}
 
 
-def need_open_store(holding: Holding) -> Store:
-    """The store of an open vault; raises Denied."""
-    if not holding.store or not holding.log:
-        raise Denied("only an open vault can be entrusted", "open it: avault unlock")
-    return holding.store
-
-
 def read_statement(text: object, agent: str, name: str) -> tuple[str, dict[str, Any]]:
     """Who has signed a statement (hex) about an agent's desk, and what it says; raises Denied."""
     try:
@@ -103,7 +102,7 @@ async def let_desk_in(holding: Holding, message: Message) -> dict[str, Any]:
     label, operator = check_name(str(said.get("label"))), parse_npub(str(said.get("operator")))
     settings = {"key": key, "label": label, "operator": to_npub(operator)}
     check_desk({"custodian": name, "settings": settings}, store.vault)
-    note_desk(holding, message, "add")
+    note_custodian(holding, message, "add", name, DESK)
     sentence = (
         f"avault: let the desk {label} open {store.vault.name} on {holding.host} TOGETHER with"
         f" other machines, by ONE approval there, of {settings['operator']}"
@@ -130,15 +129,8 @@ def turn_desk_key(holding: Holding, message: Message) -> dict[str, Any]:
         raise unsigned() from None
     if len(salt) != 32 or author != content["settings"]["key"]:
         raise unsigned()
-    note_desk(holding, message, "turn")
+    note_custodian(holding, message, "turn", name, DESK)
     return seal_for_desk(holding, store, name, {**content["settings"], "key": following})
-
-
-def note_desk(holding: Holding, message: Message, verb: str) -> None:
-    """Have the access log say it, before it is done; raises AvaultError where it cannot."""
-    if holding.log:
-        said = {"op": "custody", "for": f"{verb} {message['name']}, {DESK}"}
-        holding.log.write(said, message["caller"], "ok")
 
 
 def take_desk(holding: Holding, unguarding: Unguarding, message: Message) -> None:

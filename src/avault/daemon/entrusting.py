@@ -73,6 +73,20 @@ async def ask_operator(
     holding.need(store)
 
 
+def need_open_store(holding: Holding) -> Store:
+    """The store of an open vault; raises Denied."""
+    if not holding.store or not holding.log:
+        raise Denied("only an open vault can be entrusted", "open it: avault unlock")
+    return holding.store
+
+
+def note_custodian(holding: Holding, message: Message, verb: str, name: str, kind: str) -> None:
+    """Have the access log say it, before it is done; raises AvaultError where it cannot."""
+    if holding.log:
+        said = {"op": "custody", "for": f"{verb} {name}, {kind}"}
+        holding.log.write(said, message["caller"], "ok")
+
+
 async def entrust(holding: Holding, fd: int, message: Message) -> None:
     """If the operator agrees, seal the agent's key for a custodian too; tell what came of it.
 
@@ -82,12 +96,9 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
     custodian, sealed, failed = message["custodian"], None, None
     with socket.socket(fileno=fd) as door:
         try:
-            store = holding.store
-            if not store or not holding.log:
-                raise Denied("only an open vault can be entrusted", "open it: avault unlock")
+            store = need_open_store(holding)
             helper = await meet(door, pid)
-            said = {"op": "custody", "for": f"add {custodian}, {message['kind']}"}
-            holding.log.write(said, message["caller"], "ok")
+            note_custodian(holding, message, "add", custodian, message["kind"])
             vault = store.vault
             refuse_stranger(vault, message)
             question = describe_entrusting(vault.name, holding.host, message)

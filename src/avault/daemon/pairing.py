@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,8 @@ from avault.daemon.operators import succeed
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Locked, Tampered
 from avault.nostr import make_keys, parse_npub, to_npub
-from avault.signer.pairing import Pairing, forget_begun, introduce, nostrconnect_uri, parse_bunker
-from avault.signer.question import NOT_PAIRED, accept_connect
+from avault.signer.pairing import Pairing, forget_begun, parse_bunker
+from avault.signer.question import NOT_PAIRED, join_signer, says_any
 from avault.vault.own_files import read_hints
 from avault.vault.seal import request_code, seal_nsec
 
@@ -63,19 +62,12 @@ async def shake_hands(
     keyholder.unlocking.pause()
     session.send({"progress": "connecting", "relays": len(relays)})
     async with keyholder.holding.contact.connect(pairing, signer_key, session) as signer:
-        await signer.relays.wait_ready(15.0)
-        if signer_key:
-            await signer.request(
-                "connect",
-                [signer_key, secret, "get_public_key", json.dumps(introduce(name))],
-                accept_connect(secret),
-                False,
-            )
-        else:
-            session.send(
-                {"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)}
-            )
-            pairing.signer = await signer.greet(secret)
+
+        def show(uri: str) -> None:
+            session.send({"progress": "uri", "uri": uri})
+
+        pairing.signer = await join_signer(signer, relays, secret, name, show)
+        if not signer_key:
             pairing.token = secret
         session.send({"progress": "connected", "client_key": signer.me})
         pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
@@ -110,7 +102,7 @@ async def prove(
     try:
         await ask_for_proof(keyholder, session, pairing, content, accept_rollback)
     except Denied as refused:
-        if any(words in refused.message.lower() for words in NOT_PAIRED):
+        if says_any(refused.message, NOT_PAIRED):
             forget_begun(keyholder.places)
         else:
             refused.hint = "the pairing is kept; ask again with: avault pair"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.approving import approve_grant
@@ -22,7 +21,6 @@ from avault.daemon.wire import Session
 from avault.daemon.wishing import describe_call, show_names
 from avault.errors import Denied, TimedOut
 from avault.process import uptime
-from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,9 +150,7 @@ class ProxyConsent:
         number = (*labels, self)
 
         def tell(code: str) -> None:
-            by = describe_who(session.caller or {})
-            since = render_time(time.time())
-            askings.questions[number] = {"names": names, "by": by, "code": code, "since": since}
+            askings.show(number, names, describe_who(session.caller or {}), code)
             keyholder.reporter.report()
 
         try:

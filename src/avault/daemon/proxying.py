@@ -272,12 +272,11 @@ class ProxiedUses:
         if not is_counted:
             store.refresh()
         vault, guards = self.keyholder.see(self.session), self.keyholder.gate.look(store.vault)
-        places = [(group, key) for group, _, key in (name.partition("/") for name in wanted)]
-        for each in places:
-            vault.secrets(*each)
+        places = {name: (name.partition("/")[0], name.partition("/")[2]) for name in wanted}
+        found = {name: vault.secrets(*place) for name, place in places.items()}
         if self.session.grant:
             self.session.grant.check_way("proxy")
-        passage = Passage(take_out(vault, places), "proxy")
+        passage = Passage(take_out(vault, [*places.values()]), "proxy")
         for name, where in wanted.items():
             rules = guards.rules_of(guards.of(name))
             if fault := self.find_fault(vault, guards, name, is_counted):
@@ -295,8 +294,7 @@ class ProxiedUses:
             if said:
                 raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
             passage.is_counted = passage.is_counted or rules.times is not None
-            values = vault.secrets(*name.split("/"))
-            if rules.ask is not None or any(is_sealed(each.value) for each in values):
+            if rules.ask is not None or any(is_sealed(each.value) for each in found[name]):
                 passage.asked[name] = rules.ask or 0
                 passage.thawed += [name] if rules.ask is None else []
         return passage

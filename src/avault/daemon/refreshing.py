@@ -163,8 +163,8 @@ def find_moved(keyholder: Keyholder, tokens: Tokens) -> str | None:
     return None
 
 
-async def take_back(keyholder: Keyholder, group: str, path: str = "") -> bool:
-    """Write into the vault what a server has answered; whether there was something.
+async def take_back(keyholder: Keyholder, group: str, path: str = "") -> None:
+    """Write into the vault what a server has answered, if it has.
 
     It counts only for the token that it was asked with, which nobody else knows: so nobody else can
     have written it, and an older one is none. It stays on the disk until it is in the vault, or is
@@ -175,7 +175,7 @@ async def take_back(keyholder: Keyholder, group: str, path: str = "") -> bool:
         with open(path, encoding="ascii") as file:
             sealed = file.read(LONGEST_ANSWER_KEPT)
     except (OSError, ValueError):
-        return False
+        return
     try:
         answer = json.loads(open_value(store.keys, sealed))
         was, over, expires = answer["was"], answer.get("over"), int(answer["expires"])
@@ -183,7 +183,7 @@ async def take_back(keyholder: Keyholder, group: str, path: str = "") -> bool:
     except (AvaultError, ValueError, KeyError, TypeError, AttributeError):
         with contextlib.suppress(OSError):  # not ours; or for a key that the agent had before
             os.replace(path, f"{path}.unread")
-        return False
+        return
     values |= {EXPIRES_AT: str(expires)} if expires else {}
     machine = store.machine
 
@@ -198,17 +198,13 @@ async def take_back(keyholder: Keyholder, group: str, path: str = "") -> bool:
 
     try:
         if not read_own_key(store.vault, group, REFRESH_TOKEN):
-            return False  # perhaps it comes back
+            return  # perhaps it comes back
     except Denied:
-        return False
-    is_taken = True
-    try:
-        await keyholder.change(put)  # if it raises, the file stays
-    except Outdated:
-        is_taken = False
+        return
+    with contextlib.suppress(Outdated):
+        await keyholder.change(put)  # if it raises another error, the file stays
     with contextlib.suppress(OSError):
         os.unlink(path)
-    return is_taken
 
 
 def is_answer_for(vault: Vault, group: str, was: object, over: object, refresh: str) -> bool:

@@ -20,7 +20,6 @@ from avault.vault.guard_changes import values_of
 from avault.vault.guards import Guards
 from avault.vault.had import is_asked
 from avault.vault.locks import keep_lock
-from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any
@@ -71,12 +70,8 @@ class Release:
     def note_question(self, code: str) -> None:
         """The phone is asked: the caller is told, and `status` shows it."""
         self.session.send({"progress": "asking", "code": code})
-        self.keyholder.askings.questions[self] = {
-            "names": sorted(self.passage.asked),
-            "by": describe_who(self.caller()),
-            "code": code,
-            "since": render_time(time.time()),
-        }
+        names, who = sorted(self.passage.asked), describe_who(self.caller())
+        self.keyholder.askings.show(self, names, who, code)
         self.keyholder.reporter.report()
 
     def note_in_vain(self) -> None:

@@ -261,6 +261,11 @@ class Askings:
         self.signing: dict[Any, Any] = {}  # questions about keys, by what they are about
         self.takes: list[Who | None] = []  # who sets a value that is to be sealed
 
+    def show(self, which: Any, names: list[str], by: str, code: str) -> None:
+        """Have `status` show a question that the phone has now."""
+        since = render_time(time.time())
+        self.questions[which] = {"names": names, "by": by, "code": code, "since": since}
+
     def alone(self, who: Who, names: list[str]) -> Turn:
         """Be the only one who asks for these, for the length of a `with`."""
         return Turn(self.turns, who, names, self.restraint.is_known(who, names))

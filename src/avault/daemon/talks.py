@@ -19,7 +19,7 @@ from avault.daemon.wire import Session
 from avault.errors import Denied, Locked, Usage
 from avault.nostr import make_keys, parse_keys, parse_npub, public_hex, to_npub
 from avault.signer.pairing import DEFAULT_RELAYS, UNPROVEN, Pairing
-from avault.signer.question import NOT_A_REFUSAL, accept_token
+from avault.signer.question import NOT_A_REFUSAL, accept_token, says_any
 from avault.vault.files import has_bytes, write_file
 from avault.vault.machine import machine_id
 from avault.vault.machines import KIND, render_machine
@@ -276,7 +276,7 @@ async def talk_drill(
             await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
             refused = False
         except Denied as error:
-            if any(words in error.message.lower() for words in NOT_A_REFUSAL):
+            if says_any(error.message, NOT_A_REFUSAL):
                 raise
             refused = True
     keyholder.holding.need(store)

@@ -28,7 +28,6 @@ from avault.signing.evm_words import describe_evm, render_units
 from avault.ssh_wire import decode_base64, encode_base64
 from avault.vault.pay_rules import is_for_solana
 from avault.vault.spent import identify_account
-from avault.vault.times import render_time
 from avault.vault.wallet_rules import WalletRule, name_chain
 
 if TYPE_CHECKING:
@@ -325,9 +324,7 @@ class Payment:
 
         def tell(code: str) -> None:
             self.session.send({"progress": "asking", "code": code})
-            question = {"names": [self.name], "by": who, "code": code}
-            question["since"] = render_time(time.time())
-            keyholder.askings.questions[self] = question
+            keyholder.askings.show(self, [self.name], who, code)
             keyholder.reporter.report()
 
         begun = time.monotonic()

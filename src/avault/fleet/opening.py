@@ -20,7 +20,7 @@ from avault.fleet.together import (
     sign_next,
     turn_host,
 )
-from avault.signer.question import NOT_PAIRED
+from avault.signer.question import NOT_PAIRED, says_any
 from avault.terminal.talk import say
 from avault.vault.seal import request_code
 
@@ -105,7 +105,7 @@ class Together:
                 fleet = await signer.open_key(kept)
         except AvaultError as error:
             told = error.to_dict()["error"]
-            if any(words in error.message.lower() for words in NOT_PAIRED):
+            if says_any(error.message, NOT_PAIRED):
                 told["message"] += "; if this desk is gone from the app: avault fleet pair"
             outcome = judge_asking(
                 {name: told.get(name) or "" for name in ("code", "message", "hint")}

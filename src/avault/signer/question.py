@@ -9,9 +9,10 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, Tampered
+from avault.signer.pairing import introduce, nostrconnect_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from avault.nostr import Event
@@ -47,6 +48,28 @@ GAVE_UP = ("timeout", "timed out", "time out", "expired")
 
 # events of other keys that are looked at for one request: one of them may tell of a page to open
 STRANGERS = 100
+
+
+def says_any(text: str, words: Iterable[str]) -> bool:
+    """Whether a signer's words have any of these in them."""
+    return any(each in text.lower() for each in words)
+
+
+async def join_signer(
+    remote: Any, relays: list[str], secret: str, name: str, show: Callable[[str], None]
+) -> str:
+    """Connect with the signer that is known, or with the first that answers a code: its key (hex).
+
+    `show` is given the code: our key, the relays, the `secret` and our name (NIP-46, nostrconnect).
+    Raises AvaultError.
+    """
+    await remote.relays.wait_ready(15.0)
+    if remote.signer:
+        told = [remote.signer, secret, "get_public_key", json.dumps(introduce(name))]
+        await remote.request("connect", told, accept_connect(secret), False)
+        return str(remote.signer)
+    show(nostrconnect_uri(remote.me, relays, secret, name))
+    return str(await remote.greet(secret))
 
 
 def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:

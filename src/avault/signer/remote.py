@@ -22,6 +22,7 @@ from avault.signer.question import (
     Sending,
     Sent,
     is_own_timeout,
+    says_any,
 )
 from avault.signer.relays import Relays
 from avault.signer.remarks import Remarks
@@ -187,8 +188,8 @@ class RemoteSigner:
 
         An authorization error leaves 5 s for another signer.
         """
-        is_stranger = any(words in text.lower() for words in NOT_PAIRED)
-        is_unclear = any(words in text.lower() for words in (*UNCLEAR, *GAVE_UP))
+        is_stranger = says_any(text, NOT_PAIRED)
+        is_unclear = says_any(text, (*UNCLEAR, *GAVE_UP))
         if is_unclear and not is_current:
             return  # it gave up, and says so again
         said = self.remarks.error = printable(text)

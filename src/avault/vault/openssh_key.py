@@ -14,17 +14,25 @@ LEAST_RSA, MOST_RSA = 2048, 8192  # bits
 POINTS = {"nistp256": 65, "nistp384": 97, "nistp521": 133}  # bytes of one, not compressed
 
 
+def read_armor(value: str) -> SshReader:
+    """What stands in a file of OpenSSH's form, behind its name; raises ValueError for others."""
+    text, (begin, end) = value.strip(), OPENSSH
+    if text.startswith(begin) and text.endswith(end):
+        body = "".join(text[len(begin) : -len(end)].split())
+        reader = SshReader(decode_base64(body, LONGEST_KEY))
+        if reader.take(len(OPENSSH_MAGIC)) == OPENSSH_MAGIC:
+            return reader
+    raise ValueError("not OpenSSH's form")
+
+
 def read_public_half(value: str) -> bytes:
     """The public key that a private one says is its own; raises ValueError where it is no key.
 
     That it is, shows where the private half is used.
     """
-    text, (begin, end) = value.strip(), OPENSSH
-    if len(text) > LONGEST_KEY or not (text.startswith(begin) and text.endswith(end)):
+    if len(value.strip()) > LONGEST_KEY:
         raise ValueError("not OpenSSH's form")
-    reader = SshReader(decode_base64("".join(text[len(begin) : -len(end)].split()), LONGEST_KEY))
-    if reader.take(len(OPENSSH_MAGIC)) != OPENSSH_MAGIC:
-        raise ValueError("not OpenSSH's form")
+    reader = read_armor(value)
     cipher, derivation, options = reader.text(), reader.text(), reader.string()
     if (cipher, derivation, options, reader.number()) != ("none", "none", b"", 1):
         raise ValueError("it has a passphrase, or is more than one")
