@@ -20538,7 +20538,8 @@ class Askings:
 
     `questions` are those that the phone has now, as `status` shows them, by what becomes of them;
     `late` are processes that listen for an answer which is for nobody any more, by the names that
-    they were to open; `staying` those that have opened something for a caller, for a time.
+    they were to open; `staying` those that have opened something for a caller, for a time; `given`
+    the callers to whom such a process sends what they asked for.
     """
 
     def __init__(self) -> None:
@@ -20548,6 +20549,7 @@ class Askings:
         self.late: dict[str, Any] = {}
         self.staying: dict[Who, Any] = {}
         self.signing: dict[Any, Any] = {}  # questions about keys, by what they are about
+        self.given: set[Session] = set()
         self.takes: list[Who | None] = []  # who sets a value that is to be sealed
 
     def show(self, which: Any, names: list[str], by: str, code: str) -> None:
@@ -23129,12 +23131,18 @@ class Keyholder:
 # Work for a client, which ends when that leaves.
 
 
-async def while_there(session: Session, work: Coroutine[Any, Any, Made]) -> Made:
-    """What comes of something for a client, done for as long as that is there."""
+async def while_there(
+    session: Session, work: Coroutine[Any, Any, Made], given: Collection[Session] = ()
+) -> Made:
+    """What comes of something for a client, done for as long as that is there.
+
+    Who is `given` its answer by another process may leave as soon as it has that.
+    """
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait([task], timeout=0.5))[0]:
-            if has_left(session.transport.get_extra_info("socket").fileno()):
+            is_left = has_left(session.transport.get_extra_info("socket").fileno())
+            if is_left and session not in given:
                 session.transport.abort()
                 raise asyncio.CancelledError
         return await task
@@ -23200,7 +23208,7 @@ class Release:
         self.keyholder.reporter.report()
 
     def note_in_vain(self) -> None:
-        """Where the phone was asked, and the caller has nothing for whatever reason: it pauses."""
+        """Where the phone was asked, and nothing was to go out for whatever reason: it pauses."""
         if self.is_asked and self.is_in_vain and not self.is_noted:
             self.is_noted = True
             self.keyholder.askings.restraint.note(self.who(), sorted(self.passage.asked))
@@ -23213,8 +23221,9 @@ class Release:
     def leave(self) -> None:
         """The caller has what it gets; who is asked yet is asked no more, and heard."""
         done = self.outcome.done() and not self.outcome.cancelled()
-        self.is_in_vain = not (done and self.outcome.exception() is None)
+        self.is_in_vain = not (self.opened_at or (done and self.outcome.exception() is None))
         self.note_in_vain()
+        self.keyholder.askings.given.discard(self.session)
         self.keyholder.askings.questions.pop(self, None)
         self.keyholder.reporter.report()
         if not self.outcome.done():
@@ -23240,7 +23249,11 @@ class Release:
             keyholder.release(session, request)
             job = {"do": "again", **describe_answer(request, passage)}
             self.assignment.send(job, session.transport.get_extra_info("socket").fileno())
-            await asyncio.shield(self.outcome)
+            keyholder.askings.given.add(session)
+            try:
+                await asyncio.shield(self.outcome)
+            finally:
+                keyholder.askings.given.discard(session)
             return True
 
     async def attend(self) -> None:
@@ -23349,6 +23362,7 @@ class Release:
                 self.fail(refused)
             elif is_used and not self.outcome.done():
                 self.note_given()
+                keyholder.askings.given.add(self.session)
                 self.opened_at = uptime()
                 return True
         except AvaultError as error:
@@ -23495,7 +23509,8 @@ async def serve_asked(
     keyholder.identify(session)
     try:
         names = sorted(admit().asked)
-        await while_there(session, obtain(keyholder, session, request, admit, names))
+        work = obtain(keyholder, session, request, admit, names)
+        await while_there(session, work, keyholder.askings.given)
     except AvaultError as error:
         keyholder.release(session, request, error.code)
         raise

@@ -455,6 +455,48 @@ async def test_once_in_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> 
     assert "again" not in await house.man.asked(asked + 2), "what is stricter now, counts now"
 
 
+async def test_who_has_its_value_and_leaves_was_not_asked_for_in_vain(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may end before the process that has sent it the value comes to say so; given again, too."""
+    caller = {"pid": os.getpid(), "uid": 1, "exe": "/usr/bin/python3", "name": "python3"}
+    parent = {"pid": os.getppid(), "exe": "/usr/bin/node"}
+    monkeypatch.setattr(avault, "describe_caller", lambda *_: {**caller, "parent": parent})
+    send, look = avault.send_frame, avault.has_left
+    is_said, left = asyncio.Event(), list[bool]()
+
+    async def send_and_linger(*sent: Any) -> None:
+        await send(*sent)
+        await is_said.wait()
+
+    def see(fd: int) -> bool:
+        left.append(look(fd))
+        return left[-1]
+
+    monkeypatch.setattr(avault, "send_frame", send_and_linger)
+    monkeypatch.setattr(avault, "has_left", see)
+    assert (await house.ask("guard", group="later", ask=900))["ok"]
+    assert (await house.ask("set", group="later", key="KEY", generate=20))["ok"]
+    logged = house.logged()
+    for given in (1, 2):
+        is_said.clear()
+        left.clear()
+        client = await house.begin("get", group="later", key="KEY")
+        if given == 1:
+            await house.man.approve(1)
+            await house.man.approve(2)
+        assert (await house.end(client))["ok"]
+        client.close()
+        async with asyncio.timeout(5):
+            while left.count(True) < 2:
+                await asyncio.sleep(0.01)
+        is_said.set()
+        async with asyncio.timeout(5):
+            while any(each.task for each in house.keyholder.sessions):
+                await asyncio.sleep(0.01)
+        assert house.logged() == logged + ["ok"] * given
+    assert len(house.man.questions) == 2 and not house.man.is_resting
+    assert house.keyholder.askings.describe() == {"questions": [], "pauses": []}
+
+
 async def test_who_leaves_amid_the_answer_keeps_it_from_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     caller = {"pid": os.getpid(), "uid": 1, "exe": "/usr/bin/python3", "name": "python3"}
     parent = {"pid": os.getppid(), "exe": "/usr/bin/node"}

@@ -55,7 +55,8 @@ async def serve_asked(
     keyholder.identify(session)
     try:
         names = sorted(admit().asked)
-        await while_there(session, obtain(keyholder, session, request, admit, names))
+        work = obtain(keyholder, session, request, admit, names)
+        await while_there(session, work, keyholder.askings.given)
     except AvaultError as error:
         keyholder.release(session, request, error.code)
         raise

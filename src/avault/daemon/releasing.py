@@ -75,7 +75,7 @@ class Release:
         self.keyholder.reporter.report()
 
     def note_in_vain(self) -> None:
-        """Where the phone was asked, and the caller has nothing for whatever reason: it pauses."""
+        """Where the phone was asked, and nothing was to go out for whatever reason: it pauses."""
         if self.is_asked and self.is_in_vain and not self.is_noted:
             self.is_noted = True
             self.keyholder.askings.restraint.note(self.who(), sorted(self.passage.asked))
@@ -88,8 +88,9 @@ class Release:
     def leave(self) -> None:
         """The caller has what it gets; who is asked yet is asked no more, and heard."""
         done = self.outcome.done() and not self.outcome.cancelled()
-        self.is_in_vain = not (done and self.outcome.exception() is None)
+        self.is_in_vain = not (self.opened_at or (done and self.outcome.exception() is None))
         self.note_in_vain()
+        self.keyholder.askings.given.discard(self.session)
         self.keyholder.askings.questions.pop(self, None)
         self.keyholder.reporter.report()
         if not self.outcome.done():
@@ -115,7 +116,11 @@ class Release:
             keyholder.release(session, request)
             job = {"do": "again", **describe_answer(request, passage)}
             self.assignment.send(job, session.transport.get_extra_info("socket").fileno())
-            await asyncio.shield(self.outcome)
+            keyholder.askings.given.add(session)
+            try:
+                await asyncio.shield(self.outcome)
+            finally:
+                keyholder.askings.given.discard(session)
             return True
 
     async def attend(self) -> None:
@@ -224,6 +229,7 @@ class Release:
                 self.fail(refused)
             elif is_used and not self.outcome.done():
                 self.note_given()
+                keyholder.askings.given.add(self.session)
                 self.opened_at = uptime()
                 return True
         except AvaultError as error:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from avault.daemon.grant import Grant
+    from avault.daemon.wire import Session
     from avault.protocol import Message
     from avault.vault.records import Vault
 
@@ -249,7 +250,8 @@ class Askings:
 
     `questions` are those that the phone has now, as `status` shows them, by what becomes of them;
     `late` are processes that listen for an answer which is for nobody any more, by the names that
-    they were to open; `staying` those that have opened something for a caller, for a time.
+    they were to open; `staying` those that have opened something for a caller, for a time; `given`
+    the callers to whom such a process sends what they asked for.
     """
 
     def __init__(self) -> None:
@@ -259,6 +261,7 @@ class Askings:
         self.late: dict[str, Any] = {}
         self.staying: dict[Who, Any] = {}
         self.signing: dict[Any, Any] = {}  # questions about keys, by what they are about
+        self.given: set[Session] = set()
         self.takes: list[Who | None] = []  # who sets a value that is to be sealed
 
     def show(self, which: Any, names: list[str], by: str, code: str) -> None:
