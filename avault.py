@@ -35,9 +35,7 @@ The rooms, in order; each calls only what stands above it:
     systemd                   What systemd says of the service that avault installs
     client                    A client's connection to the daemon
     extras                    What needs packages that avault does without: src/avault_extras/, installed as avault_extras
-    hardening                 A process that holds a secret is closed to others of the same user, and shows that it is
     late                      What is made when it is first used: patterns, dataclasses, contexts, properties
-    nostr                     What avault takes of nostr-sdk that is not about relays: keys, ciphers, and events
     own_python                How a process of ours starts its Python: without what anything of this user put there
     process                   How our processes start, in a clean environment; the lock on a vault; and where this runs
     ssh_wire                  The data types of SSH (RFC 4251, section 5): read strictly, and written
@@ -45,6 +43,7 @@ The rooms, in order; each calls only what stands above it:
     vault/dangerous           Names of variables that change what other programs do
     vault/names               What can be kept in a vault: the names of groups and keys, values and notes
     vault/generations         Generations: how many writes of each machine a copy of the vault has
+    keys/nostr                What avault takes of nostr-sdk that is not about relays: keys, ciphers, and events
     vault/nostr_rules         What a guard says of signing for Nostr: events of which kinds, and texts for or from whom
     vault/solana_text         Base58, as Solana writes keys, addresses and signatures
     vault/evm_address         Ethereum's addresses: keccak-256, of which they are a part, and their checksum (EIP-55)
@@ -69,7 +68,7 @@ The rooms, in order; each calls only what stands above it:
     vault/machine             This machine in the vault's generations: its name, its counts, and the highest it has seen
     vault/statements          What an agent's key said of the one that takes its place: signed, so that anybody can see it
     vault/presence            Which of a vault's files are there, and what they are for whom has not opened it
-    vault/seal                Everything that is encrypted: the vault's parts, the envelope, the sealed key
+    keys/seal                 Everything that is encrypted: the vault's parts, the envelope, the sealed key
     vault/unsaved             What is served and avault.enc has not: unsaved.enc, in the state directory
     vault/doubts              Writes of this machine that it never made: its disk is from a backup, or there is a clone
     vault/openssh_key         OpenSSH's form of a private key, without a passphrase (PROTOCOL.key): read strictly and whole
@@ -103,7 +102,7 @@ The rooms, in order; each calls only what stands above it:
     signer/stored             Events that relays keep (NIP-01, addressable): made, put on a relay, fetched, looked at
     signer/replica            The vault as events for relays: at which addresses, under which key, and how they are read again
     custody/prompt            The person at a terminal, asked by a process that is not of that terminal
-    custody/custodian         The seam of custody: what a custodian is, what its helper is told, and what may come of it
+    keys/custodian            The seam of custody: what a custodian is, what its helper is told, and what may come of it
     custody/tools             Programs that a custodian runs: looked at before each use, bounded in time and output
     custody/command           Any program that encrypts as a custodian: age, gpg, pass, sops, a KMS's own command, a TPM
     custody/custodians        The custodians of this machine's vault: in which order they are tried, and what each has
@@ -114,11 +113,8 @@ The rooms, in order; each calls only what stands above it:
     custody/program           A third party's program as a custodian: an executable avault-custodian-NAME
     custody/systemd_creds     systemd as a custodian: what systemd-creds(1) seals to this machine, or a unit's credential
     custody/kinds             The kinds of custodians: those of the tool itself, and those that need another package
-    custody/helper            The process that does a custodian's errand: `avault.py custodian ACTION KIND`
     custody/shared            Custodians for all machines of a vault: their files lie in the vault directory, signed
-    custody/obtaining         The ways to get the agent's key, as the keyholder has them
     custody/stale             Files of custodians that open nothing: of another agent's key, of another vault, or of nobody
-    custody/trial             The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
     signing/evm_transactions  Transactions for Ethereum and chains like it: read from named fields, decoded, encoded
     signing/evm_typed         Typed data (EIP-712): hashed strictly, and understood where it moves money
     signing/evm_uses          What is to be signed by a key that pays, decoded strictly and whole: what is not is refused
@@ -128,6 +124,7 @@ The rooms, in order; each calls only what stands above it:
     signing/nostr_uses        What is to be signed for Nostr, decoded strictly and whole, and in words
     signing/word_trees        Words that stand for a tree of keys (BIP-39), and the one key of it that a path leads to
     signing/nostr_keys        Keys that sign for Nostr, in the process that signs; and the keys of a bunker's own
+    keys/hardening            A process that holds a secret is closed to others of the same user, and shows that it is
     signing/solana_accounts   The token accounts of an owner: who is paid in tokens is not named, only such an account of it
     signing/solana_messages   A message of Solana's, read strictly and whole: who signs, which accounts, which instructions
     signing/solana_uses       What is to be signed for Solana, decoded strictly and whole: payments, and nothing else
@@ -155,32 +152,34 @@ The rooms, in order; each calls only what stands above it:
     daemon/admitting          Changes of who may approve for a vault, as the supervisor has them made
     daemon/agreeing           The words by which a person agrees to less guard: what becomes possible, of what, what was
     daemon/answers            The answers of those requests that give values out, from a vault that holds what was let out
+    daemon/broker_link        The processes of proxies, as the keyholder has them: one for each session
+    daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
+    daemon/grants             The grants there are, in the keyholder: in its memory alone, and gone with it
+    daemon/sentences          The sentences by which the operator agrees to a change of the ways into the vault
     daemon/autolock           When an open vault locks by itself
     daemon/consent            Who agrees to a change of the ways into the vault, where that is not the phone
     daemon/reporter           What the keyholder tells the supervisor: no secret, ever
     daemon/contact            The operator's signer, as the keyholder reaches it: the pairing, and a connection
     daemon/ledger             A file of signed lines, of which none can be changed or taken away unnoticed
     daemon/log                The access log: who got what, and when
-    daemon/ratchet            The ratchet: after each unlock this machine's envelope is another one
     daemon/writing            How an open vault is written: one batch at a time, and so that what is served is on the disk
     daemon/registering        This machine's entry in the vault: its host, and the client key by which it asks the phone
-    daemon/holding            What the keyholder holds: an open vault, and this machine's own files of it
+    keys/ratchet              The ratchet: after each unlock this machine's envelope is another one
+    keys/holding              What the keyholder holds: an open vault, and this machine's own files of it
+    keys/obtaining            The ways to get the agent's key, as the keyholder has them
     daemon/phones             The phones of other operators: their envelopes are made anew after each unlock
-    daemon/opening            How the vault is opened, with a key that a custodian obtains
-    daemon/sentences          The sentences by which the operator agrees to a change of the ways into the vault
-    daemon/entrusting         Giving a custodian an unlock key of its own, if the operator agrees
-    daemon/broker_link        The processes of proxies, as the keyholder has them: one for each session
-    daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
-    daemon/grants             The grants there are, in the keyholder: in its memory alone, and gone with it
+    keys/opening              How the vault is opened, with a key that a custodian obtains
+    keys/entrusting           Giving a custodian an unlock key of its own, if the operator agrees
     daemon/approving          The operator's word for the first use of a grant that wants it
     daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
-    daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
-    daemon/waiters            Who waits for the key, and what is tried for them, as the keyholder knows it
-    daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
-    daemon/describing         What the keyholder tells of itself: what `status` shows of a vault, or of the way to one
-    daemon/guests             What is known of who was invited while the vault is open: what was asked, when, how often
+    daemon/leaving            Work for a client, which ends when that leaves
     daemon/opener_link        A process that opens secrets, or seals them, as the keyholder hears it
     daemon/openers            The processes that open secrets, as the keyholder has them; the supervisor starts them
+    daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
+    daemon/waiters            Who waits for the key, and what is tried for them, as the keyholder knows it
+    keys/unlocking            How the keyholder comes by the key: at once, by asking the phone, or by listening to it
+    daemon/describing         What the keyholder tells of itself: what `status` shows of a vault, or of the way to one
+    daemon/guests             What is known of who was invited while the vault is open: what was asked, when, how often
     daemon/guarding           What becomes of guards where other ones are asked for
     daemon/unguarding         Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees
     daemon/desks              A desk that opens many machines together, as one of these has it: let in, used, its key turned
@@ -189,8 +188,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
     daemon/orders             What the supervisor has the keyholder do: each order has a row
     daemon/signing_link       The process that signs, as the keyholder has it: what it is asked, and which keys it has
-    daemon/keyholder          The process that holds the agent's key and the secrets
-    daemon/leaving            Work for a client, which ends when that leaves
+    keys/keyholder            The process that holds the agent's key and the secrets
     daemon/releasing          Secrets on their way from the process that has opened them to a caller, as seen from here
     daemon/wishing            What somebody wants who has the phone asked, in the words that it shows
     daemon/asked              Secrets of which the phone is asked at each use, in the keyholder: it never has them
@@ -244,8 +242,11 @@ The rooms, in order; each calls only what stands above it:
     daemon/words              The one word that an operator may send to an agent: lock, as a private message (NIP-17)
     daemon/requests           What a client may ask of an open vault
     daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it, or the key before
+    daemon/start              From a command to a daemon, and the beginning and end of the supervisor
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
-    daemon/start              From a command to a daemon, and the beginning and end of its two processes
+    keys/helper               The process that does a custodian's errand: `avault.py custodian ACTION KIND`
+    keys/life                 The life of the keyholder's process: closed before it has a key, and ended with what it knew
+    keys/trial                The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
     fronts/node_link          How a front end reaches a chain: JSON-RPC over HTTP, to one node. What it answers is a claim
     fronts/vault_link         How a front end reaches the vault: requests on connections that are kept for the next
     fronts/nostr_front        The process before those who are invited: `avault.py nostr DIR SOCKET`. It holds no key
@@ -538,6 +539,7 @@ if TYPE_CHECKING:
     Introduce: TypeAlias = Callable[[str, str], Awaitable[dict[str, Any] | None]]
     Item = bytes | list["Item"]
     KeyPlace = tuple[object, ...]
+    KeyText: TypeAlias = str  # a secret key as text: hex or nsec, the agent's or one that unlocks
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
     Lock = dict[str, Any]
@@ -581,14 +583,15 @@ if TYPE_CHECKING:
         def probe(self) -> str:
             """Whether it could open the vault now, in a few words; asks nobody."""
 
-        def set(self, secret: str) -> str | None:
+        def set(self, secret: KeyText) -> str | None:
             """Keep the secret; give what is to lie in the vault's own file, if anything is."""
 
-        def get(self) -> str:
+        def get(self) -> KeyText:
             """The secret."""
 
         def delete(self) -> None:
             """Forget the secret, where the custodian keeps it itself."""
+    import socket
     import socket
     import socket
     import socket
@@ -2158,101 +2161,6 @@ def load_extra(name: str, extra: str = "") -> Any:
     return module
 
 
-# ------------------------------------------------------------- hardening ----
-# A process that holds a secret is closed to others of the same user, and shows that it is.
-
-
-def harden(title: str, die_with_parent: bool = False) -> None:
-    """No core dumps, no ptrace by the same user, private files; before any secret arrives.
-
-    `title` (15 bytes) is the process's name in `ps` and `top`.
-    """
-    import resource
-
-    # asyncio does without it, and each process with 4 MB less
-    sys.modules["ssl"] = None  # type: ignore[assignment]
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    # usual are 1,024, and a client's is one of them
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 4_096), most))
-    os.umask(0o077)
-    if sys.platform == "linux":
-        import ctypes
-
-        prctl = ctypes.CDLL(None).prctl
-        if prctl(4, 0, 0, 0, 0):  # PR_SET_DUMPABLE
-            raise AvaultError("the kernel refuses PR_SET_DUMPABLE")
-        prctl(15, title.encode(), 0, 0, 0)  # PR_SET_NAME
-        if die_with_parent:
-            prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
-
-
-def is_hardened(pid: int) -> bool:
-    """Whether a process of ours is closed to others of the same user, as the kernel says it.
-
-    On Linux: it is not dumpable, so that root owns what is in its /proc (proc(5)), or /proc hides
-    it (hidepid); and nobody traces it. Root may look into all, and other systems do not tell.
-    """
-    if sys.platform != "linux" or os.getuid() == 0:
-        return True
-    try:
-        with open(f"/proc/{pid}/status", "rb") as status:
-            return (
-                os.fstat(status.fileno()).st_uid != os.getuid()
-                and b"\nTracerPid:\t0\n" in status.read()
-            )
-    except FileNotFoundError:
-        try:
-            os.kill(pid, 0)
-        except OSError:
-            return False
-        return True
-    except OSError:
-        return False
-
-
-async def meet(door: socket.socket, pid: int, timeout: float = 10.0) -> socket.socket:
-    """A socket to a helper process, once that says through `door` that it is hardened.
-
-    Nobody else can hold it. What a process is started with, others of the same user may have taken
-    before it was hardened: a pipe is opened through /proc/PID/fd, a socket by pidfd_getfd(2). So
-    the helper makes a socket of its own afterwards, and sends that (see `introduce_helper`). That
-    it is the helper who sends, and what it is, the kernel says. Raises Unavailable.
-    """
-    loop = asyncio.get_running_loop()
-    told: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(door, lambda: None if told.done() else told.set_result(None))
-    try:
-        async with asyncio.timeout(timeout):
-            await told
-        space = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(12)
-        _, ancillary, _, _ = door.recvmsg(64, space, socket.MSG_DONTWAIT)
-    except OSError:  # also of the time
-        ancillary = []
-    finally:
-        loop.remove_reader(door)
-    found = {kind: data for _, kind, data in ancillary}
-    if socket.SCM_RIGHTS in found:
-        own = socket.socket(fileno=int.from_bytes(found[socket.SCM_RIGHTS][:4], sys.byteorder))
-        # SCM_CREDENTIALS: pid, uid, gid
-        sender = int.from_bytes(found.get(2, b"")[:4], sys.byteorder)
-        if (sys.platform != "linux" or sender == pid) and is_hardened(pid):
-            return own
-        own.close()
-    raise Unavailable(
-        "the helper process did not show that it is closed to other programs, so it gets no key",
-        "try again",
-    )
-
-
-def introduce_helper(door: int) -> socket.socket:
-    """The helper's side of `meet`, once it is hardened: a socket whose other end it sends."""
-    own, theirs = socket.socketpair()
-    with theirs, socket.socket(fileno=os.dup(door)) as out:
-        socket.send_fds(out, [b"hardened"], [theirs.fileno()])
-    return own
-
-
 # ------------------------------------------------------------------ late ----
 # What is made when it is first used: patterns, dataclasses, contexts, properties.
 #
@@ -2345,252 +2253,6 @@ class Fields:
                 setattr(own, name, dataclasses.field(**value.settings))
         dataclasses.dataclass(**own._settings)(own)
         own.__init__(self, *values, **named)
-
-
-# ----------------------------------------------------------------- nostr ----
-# What avault takes of nostr-sdk that is not about relays: keys, ciphers, and events.
-#
-# Every release of nostr-sdk breaks calls, so few rooms know it.
-
-
-def make_keys() -> Keys:
-    """A new key pair."""
-    return nostr_sdk.Keys.generate()
-
-
-def read_keys(text: str) -> Keys:
-    """The key pair of an nsec or hex secret key that we have written; raises ValueError."""
-    try:
-        return nostr_sdk.Keys.parse(text)
-    except nostr_sdk.NostrSdkError:
-        raise ValueError("not a Nostr secret key") from None
-
-
-def parse_npub(text: str) -> str:
-    """The hex public key of an npub (NIP-19) or of hex; raises Usage."""
-    try:
-        return str(nostr_sdk.PublicKey.parse(text.strip()).to_hex())
-    except nostr_sdk.NostrSdkError:
-        hint = (
-            "that is a secret key; it does not belong here"
-            if text.strip().startswith("nsec1")
-            else "an npub1…"
-        )
-        raise Usage("not a Nostr public key", hint) from None
-
-
-def to_npub(public: str) -> str:
-    """A hex public key as an npub (NIP-19)."""
-    return str(nostr_sdk.PublicKey.parse(public).to_bech32())
-
-
-def encrypt(keys: Keys, peer: str, text: str) -> str:
-    """`text` as a NIP-44 v2 payload from `keys` to a public key (hex)."""
-    secret, public = keys.secret_key(), nostr_sdk.PublicKey.parse(peer)
-    return str(nostr_sdk.nip44_encrypt(secret, public, text, nostr_sdk.Nip44Version.V2))
-
-
-def decrypt(keys: Keys, peer: str, payload: str) -> str:
-    """The text of a NIP-44 payload between `keys` and a public key (hex); raises ValueError.
-
-    The payload's base64 must be the one encoding of its bytes: the MAC of
-    NIP-44 does not cover the unused bits of the last character.
-    """
-    import binascii
-
-    if binascii.b2a_base64(binascii.a2b_base64(payload), newline=False) != payload.encode():
-        raise ValueError("not canonical base64")
-    try:
-        public = nostr_sdk.PublicKey.parse(peer)
-        return str(nostr_sdk.nip44_decrypt(keys.secret_key(), public, payload))
-    except nostr_sdk.NostrSdkError:
-        raise ValueError("not a payload between these keys") from None
-
-
-STATEMENT_KIND = 26_047  # ephemeral and unused: no relay keeps it, no app knows it
-
-
-def sign_text(keys: Keys, text: str) -> str:
-    """A text that a key has signed, as the JSON of a Nostr event (NIP-01)."""
-    return str(
-        nostr_sdk.EventBuilder(nostr_sdk.Kind(STATEMENT_KIND), text).finalize(keys).as_json()
-    )
-
-
-def read_signed(text: str) -> tuple[str, str]:
-    """Whose key (hex) has signed a text, and the text; raises ValueError."""
-    try:
-        event = nostr_sdk.Event.from_json(text)
-        is_whole = event.verify() and event.as_json() == text  # which has one encoding
-        if is_whole and event.kind().as_u16() == STATEMENT_KIND:
-            return str(event.author().to_hex()), str(event.content())
-    except nostr_sdk.NostrSdkError:
-        pass
-    raise ValueError("not signed")
-
-
-def parse_keys(text: str) -> Keys:
-    """The key pair of an nsec or hex secret key; raises Usage without repeating it."""
-    try:
-        return read_keys(text.strip())
-    except ValueError:
-        raise Usage("not a Nostr secret key", "an nsec1… or 64 hex characters") from None
-
-
-def public_hex(keys: Keys) -> str:
-    """The public key of a key pair, in hex."""
-    return str(keys.public_key().to_hex())
-
-
-def encrypt_key(secret: str, passphrase: str, log_n: int) -> str:
-    """A secret key (hex) as ncryptsec (NIP-49), of which nobody knows that it was handled badly."""
-    key, security = nostr_sdk.SecretKey.parse(secret), nostr_sdk.KeySecurity.MEDIUM
-    return str(nostr_sdk.EncryptedSecretKey(key, passphrase, log_n, security).to_bech32())
-
-
-class TooHard(ValueError):
-    """What an ncryptsec asks for is more memory than the library allows: log_n is above 18."""
-
-
-def decrypt_key(ncryptsec: str, passphrase: str) -> str | None:
-    """The secret key (hex) of an ncryptsec (NIP-49); None where the passphrase is another.
-
-    Raises ValueError for what is no ncryptsec, and TooHard.
-    """
-    try:
-        encrypted = nostr_sdk.EncryptedSecretKey.from_bech32(ncryptsec)
-    except nostr_sdk.NostrSdkError:
-        raise ValueError("not an ncryptsec") from None
-    try:
-        return str(encrypted.decrypt(passphrase).to_hex())
-    except nostr_sdk.NostrSdkError as error:
-        if "log_n" in str(error):
-            raise TooHard from None
-        return None
-
-
-MESSAGE_KIND = 14  # a private message (NIP-17); it travels in two wraps (NIP-59)
-INBOX_KIND = 10_050  # by which relays somebody takes such messages (NIP-17)
-
-
-def wrap_message(keys: Keys, receiver: str, text: str) -> str:
-    """A private message (NIP-17) to a public key (hex), as the JSON of the event to be sent."""
-    public = nostr_sdk.PublicKey.parse(receiver)
-    return str(nostr_sdk.nip17_make_private_msg(keys, public, text).as_json())
-
-
-def open_message(keys: Keys, event: str) -> tuple[str, int, str]:
-    """Who wrote a private message (hex), when (seconds), and what; raises ValueError.
-
-    The author is whose key signed the seal, and the time is the message's own: that of the
-    wraps is chosen at random (NIP-59).
-    """
-    try:
-        gift = nostr_sdk.UnwrappedGift.from_gift_wrap(keys, nostr_sdk.Event.from_json(event))
-        message, author = gift.rumor(), gift.sender()
-        if message.kind().as_u16() == MESSAGE_KIND and message.author() == author:
-            return str(author.to_hex()), int(message.created_at().as_secs()), str(message.content())
-    except nostr_sdk.NostrSdkError:
-        pass
-    raise ValueError("no private message to these keys")
-
-
-AUTH_KIND = 22_242  # who asks a relay (NIP-42)
-
-
-def sign_auth(keys: Keys, url: str, challenge: str) -> str:
-    """Who asks a relay, as it wants to know (NIP-42), as JSON: for it and this challenge alone."""
-    tags = [nostr_sdk.Tag.parse(tag) for tag in (["relay", url], ["challenge", challenge])]
-    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(AUTH_KIND), "").tags(tags)
-    return str(builder.finalize(keys).as_json())
-
-
-def sign_inbox(keys: Keys, urls: list[str]) -> str:
-    """The event that says by which relays a key takes private messages (NIP-17), as JSON."""
-    tags = [nostr_sdk.Tag.parse(["relay", url]) for url in urls]
-    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(INBOX_KIND), "").tags(tags)
-    return str(builder.finalize(keys).as_json())
-
-
-RPC_KIND = 24_133
-
-
-def compose_event(keys: Keys, peer: str, text: str) -> Event:
-    """An event of NIP-46 with a text for a public key (hex), encrypted; raises ValueError."""
-    public = nostr_sdk.PublicKey.parse(peer)
-    try:
-        content = encrypt(keys, peer, text)
-    except nostr_sdk.NostrSdkError:
-        raise ValueError("longer than NIP-44 has it") from None
-    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
-    return builder.tags([nostr_sdk.Tag.public_key(public)]).finalize(keys)
-
-
-def is_to(keys: Keys, event: Event) -> bool:
-    """Whether an event is signed as it says, and for us."""
-    me = ["p", public_hex(keys)]
-    return event.verify() and me in [tag.to_vec()[:2] for tag in event.tags()]
-
-
-def read_event(keys: Keys, event: Event) -> tuple[Any, bool]:
-    """What an event to us says, as JSON; and whether it is encrypted in the old form (NIP-04).
-
-    Raises ValueError.
-    """
-    is_old_form = "?iv=" in event.content()
-    read = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
-    try:
-        text = read(keys.secret_key(), event.author(), event.content())
-    except nostr_sdk.NostrSdkError:
-        raise ValueError("not between these keys") from None
-    return json.loads(text), is_old_form
-
-
-def open_request(keys: Keys, text: str) -> tuple[Event, Any]:
-    """An event of NIP-46 to a key, as JSON, and what it says; raises ValueError."""
-    try:
-        event = nostr_sdk.Event.from_json(text)
-        if event.kind().as_u16() == RPC_KIND and is_to(keys, event):
-            return event, read_event(keys, event)[0]
-    except (RecursionError, nostr_sdk.NostrSdkError):
-        pass
-    raise ValueError("no request to this key")
-
-
-def derive_keys(words: str, passphrase: str | None = None, *steps: int) -> Keys:
-    """The key pair of words (NIP-06), by account, kind and index; raises ValueError.
-
-    What that says is the library's: of a word that is in no list it has the number, not the word.
-    """
-    try:
-        account, kind, index = steps or (None, None, None)
-        return nostr_sdk.Keys.from_mnemonic(words, passphrase, account, kind, index)
-    except nostr_sdk.NostrSdkError as error:
-        raise ValueError(str(error)) from None
-
-
-def use_cipher(keys: Keys, cipher: str, peer: str, text: str) -> str:
-    """A text encrypted to a public key (hex), or decrypted from it; raises ValueError.
-
-    `cipher` is as NIP-46 names its methods: nip04_encrypt, nip04_decrypt, nip44_encrypt and so on.
-    """
-    name, out = cipher.split("_")
-    try:
-        if name == "nip44":
-            return (encrypt if out == "encrypt" else decrypt)(keys, peer, text)
-        change = nostr_sdk.nip04_encrypt if out == "encrypt" else nostr_sdk.nip04_decrypt
-        return str(change(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), text))
-    except nostr_sdk.NostrSdkError:
-        raise ValueError("not for this key, peer and text") from None
-
-
-def sign_unsigned(keys: Keys, wanted: dict[str, Any]) -> tuple[str, str]:
-    """The id (hex) and the JSON of an event (NIP-01) that a key has signed; raises ValueError."""
-    try:
-        made = nostr_sdk.UnsignedEvent.from_json(json.dumps(wanted)).sign(keys)
-    except nostr_sdk.NostrSdkError:
-        raise ValueError("no event that can be signed") from None
-    return str(made.id().to_hex()), str(made.as_json())
 
 
 # ------------------------------------------------------------ own_python ----
@@ -3078,6 +2740,252 @@ def check_dot(machine: object, count: object) -> None:
     """Raise ValueError unless these are a machine and a count of its writes."""
     if type(machine) is not str or type(count) is not int or count < 0:
         raise ValueError("not a dot")
+
+
+# ------------------------------------------------------------ keys/nostr ----
+# What avault takes of nostr-sdk that is not about relays: keys, ciphers, and events.
+#
+# Every release of nostr-sdk breaks calls, so few rooms know it.
+
+
+def make_keys() -> Keys:
+    """A new key pair."""
+    return nostr_sdk.Keys.generate()
+
+
+def read_keys(text: KeyText) -> Keys:
+    """The key pair of an nsec or hex secret key that we have written; raises ValueError."""
+    try:
+        return nostr_sdk.Keys.parse(text)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not a Nostr secret key") from None
+
+
+def parse_npub(text: str) -> str:
+    """The hex public key of an npub (NIP-19) or of hex; raises Usage."""
+    try:
+        return str(nostr_sdk.PublicKey.parse(text.strip()).to_hex())
+    except nostr_sdk.NostrSdkError:
+        hint = (
+            "that is a secret key; it does not belong here"
+            if text.strip().startswith("nsec1")
+            else "an npub1…"
+        )
+        raise Usage("not a Nostr public key", hint) from None
+
+
+def to_npub(public: str) -> str:
+    """A hex public key as an npub (NIP-19)."""
+    return str(nostr_sdk.PublicKey.parse(public).to_bech32())
+
+
+def encrypt(keys: Keys, peer: str, text: str) -> str:
+    """`text` as a NIP-44 v2 payload from `keys` to a public key (hex)."""
+    secret, public = keys.secret_key(), nostr_sdk.PublicKey.parse(peer)
+    return str(nostr_sdk.nip44_encrypt(secret, public, text, nostr_sdk.Nip44Version.V2))
+
+
+def decrypt(keys: Keys, peer: str, payload: str) -> str:
+    """The text of a NIP-44 payload between `keys` and a public key (hex); raises ValueError.
+
+    The payload's base64 must be the one encoding of its bytes: the MAC of
+    NIP-44 does not cover the unused bits of the last character.
+    """
+    import binascii
+
+    if binascii.b2a_base64(binascii.a2b_base64(payload), newline=False) != payload.encode():
+        raise ValueError("not canonical base64")
+    try:
+        public = nostr_sdk.PublicKey.parse(peer)
+        return str(nostr_sdk.nip44_decrypt(keys.secret_key(), public, payload))
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not a payload between these keys") from None
+
+
+STATEMENT_KIND = 26_047  # ephemeral and unused: no relay keeps it, no app knows it
+
+
+def sign_text(keys: Keys, text: str) -> str:
+    """A text that a key has signed, as the JSON of a Nostr event (NIP-01)."""
+    return str(
+        nostr_sdk.EventBuilder(nostr_sdk.Kind(STATEMENT_KIND), text).finalize(keys).as_json()
+    )
+
+
+def read_signed(text: str) -> tuple[str, str]:
+    """Whose key (hex) has signed a text, and the text; raises ValueError."""
+    try:
+        event = nostr_sdk.Event.from_json(text)
+        is_whole = event.verify() and event.as_json() == text  # which has one encoding
+        if is_whole and event.kind().as_u16() == STATEMENT_KIND:
+            return str(event.author().to_hex()), str(event.content())
+    except nostr_sdk.NostrSdkError:
+        pass
+    raise ValueError("not signed")
+
+
+def parse_keys(text: KeyText) -> Keys:
+    """The key pair of an nsec or hex secret key; raises Usage without repeating it."""
+    try:
+        return read_keys(text.strip())
+    except ValueError:
+        raise Usage("not a Nostr secret key", "an nsec1… or 64 hex characters") from None
+
+
+def public_hex(keys: Keys) -> str:
+    """The public key of a key pair, in hex."""
+    return str(keys.public_key().to_hex())
+
+
+def encrypt_key(secret: KeyText, passphrase: str, log_n: int) -> str:
+    """A secret key (hex) as ncryptsec (NIP-49), of which nobody knows that it was handled badly."""
+    key, security = nostr_sdk.SecretKey.parse(secret), nostr_sdk.KeySecurity.MEDIUM
+    return str(nostr_sdk.EncryptedSecretKey(key, passphrase, log_n, security).to_bech32())
+
+
+class TooHard(ValueError):
+    """What an ncryptsec asks for is more memory than the library allows: log_n is above 18."""
+
+
+def decrypt_key(ncryptsec: str, passphrase: str) -> KeyText | None:
+    """The secret key (hex) of an ncryptsec (NIP-49); None where the passphrase is another.
+
+    Raises ValueError for what is no ncryptsec, and TooHard.
+    """
+    try:
+        encrypted = nostr_sdk.EncryptedSecretKey.from_bech32(ncryptsec)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not an ncryptsec") from None
+    try:
+        return str(encrypted.decrypt(passphrase).to_hex())
+    except nostr_sdk.NostrSdkError as error:
+        if "log_n" in str(error):
+            raise TooHard from None
+        return None
+
+
+MESSAGE_KIND = 14  # a private message (NIP-17); it travels in two wraps (NIP-59)
+INBOX_KIND = 10_050  # by which relays somebody takes such messages (NIP-17)
+
+
+def wrap_message(keys: Keys, receiver: str, text: str) -> str:
+    """A private message (NIP-17) to a public key (hex), as the JSON of the event to be sent."""
+    public = nostr_sdk.PublicKey.parse(receiver)
+    return str(nostr_sdk.nip17_make_private_msg(keys, public, text).as_json())
+
+
+def open_message(keys: Keys, event: str) -> tuple[str, int, str]:
+    """Who wrote a private message (hex), when (seconds), and what; raises ValueError.
+
+    The author is whose key signed the seal, and the time is the message's own: that of the
+    wraps is chosen at random (NIP-59).
+    """
+    try:
+        gift = nostr_sdk.UnwrappedGift.from_gift_wrap(keys, nostr_sdk.Event.from_json(event))
+        message, author = gift.rumor(), gift.sender()
+        if message.kind().as_u16() == MESSAGE_KIND and message.author() == author:
+            return str(author.to_hex()), int(message.created_at().as_secs()), str(message.content())
+    except nostr_sdk.NostrSdkError:
+        pass
+    raise ValueError("no private message to these keys")
+
+
+AUTH_KIND = 22_242  # who asks a relay (NIP-42)
+
+
+def sign_auth(keys: Keys, url: str, challenge: str) -> str:
+    """Who asks a relay, as it wants to know (NIP-42), as JSON: for it and this challenge alone."""
+    tags = [nostr_sdk.Tag.parse(tag) for tag in (["relay", url], ["challenge", challenge])]
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(AUTH_KIND), "").tags(tags)
+    return str(builder.finalize(keys).as_json())
+
+
+def sign_inbox(keys: Keys, urls: list[str]) -> str:
+    """The event that says by which relays a key takes private messages (NIP-17), as JSON."""
+    tags = [nostr_sdk.Tag.parse(["relay", url]) for url in urls]
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(INBOX_KIND), "").tags(tags)
+    return str(builder.finalize(keys).as_json())
+
+
+RPC_KIND = 24_133
+
+
+def compose_event(keys: Keys, peer: str, text: str) -> Event:
+    """An event of NIP-46 with a text for a public key (hex), encrypted; raises ValueError."""
+    public = nostr_sdk.PublicKey.parse(peer)
+    try:
+        content = encrypt(keys, peer, text)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("longer than NIP-44 has it") from None
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
+    return builder.tags([nostr_sdk.Tag.public_key(public)]).finalize(keys)
+
+
+def is_to(keys: Keys, event: Event) -> bool:
+    """Whether an event is signed as it says, and for us."""
+    me = ["p", public_hex(keys)]
+    return event.verify() and me in [tag.to_vec()[:2] for tag in event.tags()]
+
+
+def read_event(keys: Keys, event: Event) -> tuple[Any, bool]:
+    """What an event to us says, as JSON; and whether it is encrypted in the old form (NIP-04).
+
+    Raises ValueError.
+    """
+    is_old_form = "?iv=" in event.content()
+    read = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
+    try:
+        text = read(keys.secret_key(), event.author(), event.content())
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not between these keys") from None
+    return json.loads(text), is_old_form
+
+
+def open_request(keys: Keys, text: str) -> tuple[Event, Any]:
+    """An event of NIP-46 to a key, as JSON, and what it says; raises ValueError."""
+    try:
+        event = nostr_sdk.Event.from_json(text)
+        if event.kind().as_u16() == RPC_KIND and is_to(keys, event):
+            return event, read_event(keys, event)[0]
+    except (RecursionError, nostr_sdk.NostrSdkError):
+        pass
+    raise ValueError("no request to this key")
+
+
+def derive_keys(words: str, passphrase: str | None = None, *steps: int) -> Keys:
+    """The key pair of words (NIP-06), by account, kind and index; raises ValueError.
+
+    What that says is the library's: of a word that is in no list it has the number, not the word.
+    """
+    try:
+        account, kind, index = steps or (None, None, None)
+        return nostr_sdk.Keys.from_mnemonic(words, passphrase, account, kind, index)
+    except nostr_sdk.NostrSdkError as error:
+        raise ValueError(str(error)) from None
+
+
+def use_cipher(keys: Keys, cipher: str, peer: str, text: str) -> str:
+    """A text encrypted to a public key (hex), or decrypted from it; raises ValueError.
+
+    `cipher` is as NIP-46 names its methods: nip04_encrypt, nip04_decrypt, nip44_encrypt and so on.
+    """
+    name, out = cipher.split("_")
+    try:
+        if name == "nip44":
+            return (encrypt if out == "encrypt" else decrypt)(keys, peer, text)
+        change = nostr_sdk.nip04_encrypt if out == "encrypt" else nostr_sdk.nip04_decrypt
+        return str(change(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), text))
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not for this key, peer and text") from None
+
+
+def sign_unsigned(keys: Keys, wanted: dict[str, Any]) -> tuple[str, str]:
+    """The id (hex) and the JSON of an event (NIP-01) that a key has signed; raises ValueError."""
+    try:
+        made = nostr_sdk.UnsignedEvent.from_json(json.dumps(wanted)).sign(keys)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("no event that can be signed") from None
+    return str(made.id().to_hex()), str(made.as_json())
 
 
 # ----------------------------------------------------- vault/nostr_rules ----
@@ -6980,7 +6888,7 @@ def doubt_hints(places: Places, vault: Vault) -> str:
     )
 
 
-# ------------------------------------------------------------ vault/seal ----
+# ------------------------------------------------------------- keys/seal ----
 # Everything that is encrypted: the vault's parts, the envelope, the sealed key.
 #
 # NIP-44. What does not encode to itself is refused.
@@ -7054,7 +6962,7 @@ def open_vault(data: bytes, keys: Keys) -> Vault:
     return vault
 
 
-def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str) -> str:
+def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: KeyText) -> str:
     """What the phone decrypts: an event as signers show it, with the unlock key where none looks.
 
     Amber prints `content` and `alt` on the approval screen and hides keys that
@@ -7075,7 +6983,7 @@ def seal_keys(
     custodian: str | None = None,
     phoneless: bool = False,
     known: dict[str, int] | None = None,
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[KeyText, dict[str, Any]]:
     """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`.
 
     For a custodian it also says whether the vault is `phoneless`; and the guards that are `known`.
@@ -7461,7 +7369,7 @@ def is_nostr_key(value: object) -> bool:
     )
 
 
-def pack_nostr_key(public: str, secret: str) -> str:
+def pack_nostr_key(public: str, secret: KeyText) -> str:
     """A key for Nostr as it is kept, of its halves in hex."""
     return f"{NOSTR_KEY}{public}:{secret}"
 
@@ -9626,7 +9534,7 @@ def make_lock(
     return made
 
 
-def open_lock(lock: Lock, unlock: str, identity: str) -> dict[str, Any]:
+def open_lock(lock: Lock, unlock: KeyText, identity: str) -> dict[str, Any]:
     """The secret's own `key` (hex) and first `place`, by the unlock key (hex); raises Tampered."""
     try:
         keys = read_keys(unlock)
@@ -11783,14 +11691,15 @@ class Prompt:
             pass  # it is gone
 
 
-# ----------------------------------------------------- custody/custodian ----
+# -------------------------------------------------------- keys/custodian ----
 # The seam of custody: what a custodian is, what its helper is told, and what may come of it.
 #
 # A custodian keeps an unlock key, which opens one sealed copy of the agent's key and nothing else. It
 # never has the agent's key, nor a secret. What it does, it does in a process of its own, the helper
-# (`avault.custody.helper`), which ends with its answer.
+# (`avault.keys.helper`), which ends with its answer.
 
 
+SLACK = 5.0  # seconds by which a helper may be later than its own limit
 OUTCOMES: dict[str, type[AvaultError]] = {
     "not_found": NotFound,
     "denied": Denied,
@@ -11869,6 +11778,24 @@ def render_answer(
     said_as = "value" if outcome == "ok" else "detail"
     more = {**({"hint": hint} if hint else {}), **({"old": True} if is_old else {})}
     return json.dumps({"outcome": outcome, said_as: said, **more}).encode()
+
+
+async def read_whole(end: socket.socket, limit: float) -> bytes:
+    """What a helper answers through a socket; of one that is stopped, an error.
+
+    It is whole before the socket ends, whose other end somebody else may hold.
+    """
+    loop, read = asyncio.get_running_loop(), bytearray()
+    end.setblocking(False)
+    try:
+        async with asyncio.timeout(limit + SLACK):
+            while len(read) < 1 << 20 and (piece := await loop.sock_recv(end, 1 << 16)):
+                read += piece
+                if is_answer(read):
+                    break
+    except TimeoutError:
+        return render_answer("error", "its helper did not end in time")
+    return bytes(read)
 
 
 def said_hint(answer: dict[str, Any]) -> str | None:
@@ -11986,8 +11913,8 @@ def tool_environment(errand: Errand) -> dict[str, str]:
     return {**told, "GPG_TTY": errand.prompt.path} if errand.prompt.path else told
 
 
-def run_tool(argv: list[str], given: bytes, errand: Errand, person: bool = False) -> bytes:
-    """What a program prints that is given `given` on stdin.
+def run_tool(argv: list[str], secret: bytes, errand: Errand, person: bool = False) -> bytes:
+    """What a program prints that is given a secret on stdin.
 
     Raises Unavailable or Denied where it may not be run or took too long (Denied where it asked a
     `person`), AvaultError where it failed. It is ended with us, and those of its group with it.
@@ -12010,7 +11937,7 @@ def run_tool(argv: list[str], given: bytes, errand: Errand, person: bool = False
     except OSError as error:
         raise Unavailable(f"{printable(name)} does not start: {error.strerror}") from None
     try:
-        printed = talk(process, given, time.monotonic() + limit)
+        printed = talk(process, secret, time.monotonic() + limit)
     except TimeoutError:
         late = f"{printable(name)} did not end in {limit:g} s"
         raise (Denied if person else Unavailable)(late) from None
@@ -12028,12 +11955,12 @@ def run_tool(argv: list[str], given: bytes, errand: Errand, person: bool = False
     return printed
 
 
-def talk(process: subprocess.Popen[bytes], given: bytes, end: float) -> bytes:
+def talk(process: subprocess.Popen[bytes], secret: bytes, end: float) -> bytes:
     """Write and read until the program has ended; raises TimeoutError, OverflowError."""
     if not process.stdin or not process.stdout:
         raise AssertionError("unreachable")
     printed = bytearray()
-    left = memoryview(given)
+    left = memoryview(secret)
     with selectors.DefaultSelector() as selector, process.stdin, process.stdout:
         os.set_blocking(process.stdin.fileno(), False)
         selector.register(process.stdin, selectors.EVENT_WRITE)
@@ -12173,7 +12100,7 @@ class Command(Tool):
         self.find_kept()
         return f"{check_tool(self.argv('unwrap')[0])} is there"
 
-    def set(self, secret: str) -> str | None:
+    def set(self, secret: KeyText) -> str | None:
         """Have the program encrypt it; what it prints is kept, unless it keeps it itself."""
         kept = self.run("wrap", f"{self.errand.bound}\n{secret}\n".encode())
         if self.argv("delete"):
@@ -12182,7 +12109,7 @@ class Command(Tool):
             raise AvaultError("the program that is to wrap the unlock key printed nothing")
         return binascii.b2a_base64(kept, newline=False).decode()
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """Have the program decrypt it; raises Tampered for another vault's or custodian's."""
         printed = self.run("unwrap", self.find_kept())
         bound, _, secret = printed.decode(errors="replace").removesuffix("\n").partition("\n")
@@ -12396,7 +12323,7 @@ KEYCHAIN_ERRORS = {
 }
 
 
-def secret_service(action: str, account: str, label: str, secret: str | None) -> list[str]:
+def secret_service(action: str, account: str, label: str, secret: KeyText | None) -> list[str]:
     """What the Secret Service (gnome-keyring, KWallet, KeePassXC) keeps once `action` is done.
 
     By secretstorage, on which keyring stands: keyring's label tells nobody anything, and its
@@ -12440,7 +12367,7 @@ def secret_service(action: str, account: str, label: str, secret: str | None) ->
     return [] if action == "look" else [item.get_secret().decode() for item in items()]
 
 
-def macos_keychain(action: str, account: str, label: str, secret: str | None) -> list[str]:
+def macos_keychain(action: str, account: str, label: str, secret: KeyText | None) -> list[str]:
     """What the macOS Keychain keeps once `action` is done.
 
     By keyring's bindings, as its class sets no label.
@@ -12491,12 +12418,12 @@ class Keychain:
         self.ask("look")
         return "it is there"
 
-    def set(self, secret: str) -> None:
+    def set(self, secret: KeyText) -> None:
         """Keep the secret in an entry, and take out what was there before."""
         if self.ask("set", secret) != [secret]:
             raise AvaultError("the keychain did not keep what was written")
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """The entry's secret."""
         return self.ask("get")[0]
 
@@ -12505,7 +12432,7 @@ class Keychain:
         if self.ask("delete"):
             raise AvaultError("the keychain still has what was deleted")
 
-    def ask(self, action: str, secret: str | None = None) -> list[str]:
+    def ask(self, action: str, secret: KeyText | None = None) -> list[str]:
         """What the keychain keeps once `action` is done; raises what its error means."""
         ask = macos_keychain if sys.platform == "darwin" else secret_service
         try:
@@ -12568,7 +12495,7 @@ class Passphrase:
         self.find_kept()
         return "it asks for the passphrase"
 
-    def set(self, secret: str) -> str:
+    def set(self, secret: KeyText) -> str:
         """Ask for a new passphrase, twice; raises Denied."""
         log_n = int(self.settle()["log-n"])
         passphrase = self.ask("a new passphrase for the vault")
@@ -12581,7 +12508,7 @@ class Passphrase:
             raise Denied("the two passphrases are not the same")
         return encrypt_key(secret, passphrase, log_n)
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """Ask for the passphrase, once; a wrong one is Denied."""
         kept = self.find_kept()
         passphrase = self.ask("the vault's passphrase")
@@ -12662,11 +12589,11 @@ class OperatorPhone:
         me = public_hex(read_keys(kept["client_key"]))
         return f"a phone is paired, which may show who asks as {shorten_key(me)}"
 
-    def set(self, secret: str) -> str:
+    def set(self, secret: KeyText) -> str:
         """Pair with the phone, see that it can refuse, and put the secret into an envelope."""
         return str(asyncio.run(self.within_limit(self.pair(secret))))
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """Ask the phone to open the envelope; a refusal is Denied."""
         return str(asyncio.run(self.within_limit(self.ask())))
 
@@ -12681,7 +12608,7 @@ class OperatorPhone:
         except TimeoutError:
             raise Unavailable(f"nobody approved on the phone of {self.errand.name}") from None
 
-    async def pair(self, secret: str) -> str:
+    async def pair(self, secret: KeyText) -> str:
         """What is kept, of a phone that has just been paired."""
         keys, prompt = make_keys(), self.errand.prompt
         signer, relays, word = None, self.relays, secrets.token_hex(16)
@@ -12776,7 +12703,7 @@ def quietly() -> None:
     """Show nobody how the asking goes."""
 
 
-def wrap(secret: str, operator: str, name: str, host: str) -> dict[str, str]:
+def wrap(secret: KeyText, operator: str, name: str, host: str) -> dict[str, str]:
     """A fresh envelope for an operator (hex), with the public key that it is from."""
     peer = make_keys()
     what = f"{name} on {host}, code {request_code(public_hex(peer))}"
@@ -12787,15 +12714,15 @@ def wrap(secret: str, operator: str, name: str, host: str) -> dict[str, str]:
     return {"peer": public_hex(peer), "envelope": envelope, "opens": opens}
 
 
-def renew(kept: str, secret: str, operator: str, name: str, host: str) -> str:
+def renew(kept: str, secret: KeyText, operator: str, name: str, host: str) -> str:
     """What is kept, with another secret in a fresh envelope; raises NotFound, Tampered."""
     return json.dumps({**read_kept(kept), **wrap(secret, operator, name, host)})
 
 
-def accept_unlock_key(opens: str) -> Callable[[str], str]:
+def accept_unlock_key(opens: str) -> Callable[[str], KeyText]:
     """What counts as the phone's answer: the secret key of a public one."""
 
-    def accept(result: str) -> str:
+    def accept(result: str) -> KeyText:
         try:
             found = str(json.loads(result)["avault"])
             if public_hex(read_keys(found)) == opens:
@@ -12859,14 +12786,14 @@ class Program(Tool):
         """What it says of itself."""
         return printable(self.ask("probe"))
 
-    def set(self, secret: str) -> str | None:
+    def set(self, secret: KeyText) -> str | None:
         """Have it keep the secret; what it answers, if anything, is kept here."""
         kept = self.ask("set", secret)
         if kept is not None and not isinstance(kept, str):
             raise AvaultError("what the program wants to be kept is not a text")
         return kept
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """The secret, as it answers."""
         secret = self.ask("get")
         if not isinstance(secret, str) or not secret:
@@ -12888,7 +12815,7 @@ class Program(Tool):
             raise Usage("options are words: NAME=VALUE …")
         return {name: value for name, _, value in pairs}
 
-    def ask(self, action: str, secret: str | None = None) -> Any:
+    def ask(self, action: str, secret: KeyText | None = None) -> Any:
         """The value that it answers; raises what its outcome means."""
         errand = self.errand
         request = {
@@ -12953,7 +12880,7 @@ class SystemdCreds:
         self.prepare()
         return "systemd-creds is there"
 
-    def set(self, secret: str) -> str:
+    def set(self, secret: KeyText) -> str:
         """What systemd-creds, or the unit's credential, makes of the secret."""
         if self.credential:
             keys = self.read_credential()
@@ -12962,7 +12889,7 @@ class SystemdCreds:
         sealed = self.run("encrypt", [f"--with-key={key}"], secret.encode())
         return "".join(sealed.decode("ascii", "replace").split())
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """The secret; raises NotFound, Unavailable, Tampered, AvaultError."""
         kept = self.find_kept()
         if not self.credential:
@@ -13063,101 +12990,6 @@ def asks_person(kind: str, settings: dict[str, str]) -> bool:
     found = find_kind(kind)
     asks = getattr(found, "asks", None)  # where it depends on the settings
     return bool(asks(settings) if asks else found.needs_person)
-
-
-# -------------------------------------------------------- custody/helper ----
-# The process that does a custodian's errand: `avault.py custodian ACTION KIND`.
-#
-# An unlock key passes through it, between custodian and keyholder, and opens nothing by itself.
-# Stdin is a socket: through it comes one frame, the request (see `Errand`); for `set`, whoever has
-# the secret is met there (see `introduce_helper`). The answer goes to stdout: {"outcome", "value" or
-# "detail"}.
-
-
-def read_errand(sock: socket.socket) -> dict[str, Any]:
-    """The one frame that says what is to be done; raises AvaultError."""
-    frames = Frames(1 << 20)
-    while (frame := frames.next()) is None:
-        if not (piece := sock.recv(1 << 16)):
-            raise AvaultError("no request came")
-        frames.feed(piece)
-    return decode_frame(frame)
-
-
-def heed(errand: Errand) -> None:
-    """Hear from who has sent us whether anybody waits: a byte, 1 or 0."""
-    while told := os.read(0, 1):
-        errand.is_waited_for = told == b"1"
-
-
-def take_secret(door: int) -> str:
-    """The secret of `set`, over a socket that is made now that we are hardened; "" for none."""
-    with introduce_helper(door) as own:
-        read = bytearray()
-        while piece := own.recv(4096):
-            read += piece
-    return read.decode()
-
-
-def do_errand(action: str, kind: str, errand: Errand, secret: str) -> Any:
-    """The value of an errand that succeeds; raises what went wrong."""
-    custodian = find_kind(kind)(errand)
-    if action == "settle":
-        settings = custodian.settle()
-        return {"settings": settings, "asks": asks_person(kind, settings)}
-    if action == "set":
-        if not secret:
-            raise AvaultError("nothing came that could be kept")
-        return custodian.set(secret)
-    came = {"probe": custodian.probe, "get": custodian.get, "delete": custodian.delete}[action]()
-    if errand.agrees and errand.prompt.purpose and asks_person(kind, errand.settings):
-        said = f"the {kind} showed nobody what it is asked for: it agrees to nothing but an unlock"
-        raise Unavailable(said, "with the recovery kit: avault recover --operator-key -")
-    return came
-
-
-def answer_errand(action: str, kind: str, errand: Errand, secret: str = "") -> bytes:
-    """The answer to an errand, within its limit; one that takes longer is `denied`."""
-    answer = render_answer("denied", f"the {kind} did not answer in {errand.limit:g} s")
-
-    def work() -> None:
-        nonlocal answer
-        try:
-            said = do_errand(action, kind, errand, secret)
-            answer = render_answer("ok", said, is_old=errand.is_old)
-        except AvaultError as error:
-            answer = render_answer(error.code, error.message, error.hint)
-        except Exception as error:  # its text comes from elsewhere, and may carry what it was about
-            answer = render_answer("error", f"it failed: {type(error).__name__}")
-
-    # A thread, and no signal: a library may wait where Python does not see it.
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    worker.join(errand.limit)
-    return answer
-
-
-def main_custodian(argv: list[str]) -> NoReturn:
-    """Do one errand, and end by _exit, whoever still waits."""
-    prompt = None
-    try:
-        harden("avault-custody", die_with_parent=True)
-        action, kind = argv
-        with socket.socket(fileno=os.dup(0)) as sock:
-            request = read_errand(sock)
-        prompt = Prompt(request.get("terminal"), request.get("answers"), request.get("purpose"))
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the terminal is left well
-        secret = take_secret(0) if action == "set" else ""  # once the operator agrees
-        errand = Errand(request, prompt)
-        if action == "get":
-            threading.Thread(target=heed, args=(errand,), daemon=True).start()
-        write_all(1, answer_errand(action, kind, errand, secret))
-    except BaseException as error:
-        write_all(1, render_answer("error", f"its helper failed: {type(error).__name__}"))
-    finally:
-        if prompt:
-            prompt.close()
-        os._exit(0)
 
 
 # -------------------------------------------------------- custody/shared ----
@@ -13387,153 +13219,6 @@ class Shared:
             sync_directory(os.path.dirname(path))
 
 
-# ----------------------------------------------------- custody/obtaining ----
-# The ways to get the agent's key, as the keyholder has them.
-#
-# Each is a class with `async def obtain(content)`, where `content` is what `read_unlock` gives, and
-# with `proves`: whether it shows that the operator's phone opens this vault. `operator` is whose
-# envelope it opens, an npub; None where it opens none.
-
-
-class GivenKey:
-    """The agent's key from NOSTR_NSEC, for tests and for machines without a phone."""
-
-    proves = False
-    operator: str | None = None
-
-    def __init__(self, nsec: str) -> None:
-        self.keys = parse_keys(nsec)
-
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """The key, if it is this vault's agent; raises Tampered."""
-        if to_npub(public_hex(self.keys)) != content["agent"]:
-            raise Tampered(
-                "NOSTR_NSEC is not the key of this vault's agent",
-                f"the agent is {content['agent']}",
-            )
-        return self.keys
-
-
-class OperatorKey:
-    """The agent's key by the operator's own, from the recovery kit of a vault without a phone."""
-
-    proves = True
-
-    def __init__(self, nsec: str) -> None:
-        self.keys = parse_keys(nsec)
-        self.operator = to_npub(public_hex(self.keys))
-
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """The key, out of the envelope that is for this operator; raises Tampered."""
-        try:
-            answer = decrypt(self.keys, parse_npub(content["agent"]), content["envelope"])
-        except ValueError:
-            raise Tampered(
-                "that is not the key of this vault's operator",
-                f"the operator is {content['operator']}",
-            ) from None
-        return open_nsec(content, answer)
-
-
-class Phone:
-    """The agent's key by the operator's approval, over NIP-46."""
-
-    proves = True
-
-    def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
-        self.pairing, self.signer = pairing, signer
-        self.operator = to_npub(pairing.operator)
-
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """Ask for the envelope until it is opened; raises Denied, Tampered."""
-        pairing = self.pairing
-        if (to_npub(pairing.agent), to_npub(pairing.operator)) != (
-            content["agent"],
-            content["operator"],
-        ):
-            raise Tampered(
-                "the vault's files are not those that this machine was paired for",
-                "put the right directory back, or: avault pair --replace",
-            )
-        params = [pairing.agent, content["envelope"]]
-        accept = lambda result: open_nsec(content, result)  # noqa: E731
-        return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
-
-
-AGREED = ("custodian", "kind", "asks", "settings", "shared")
-
-
-def mark_agreed(keys: Keys, message: dict[str, Any]) -> str:
-    """That the operator has agreed to a custodian as it is: its settings can be no others then."""
-    agreed = [each for each in AGREED if each != "shared" or message["shared"]]
-    what = json.dumps([message[each] for each in agreed], sort_keys=True)
-    secret = bytes.fromhex(keys.secret_key().to_hex())
-    return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
-
-
-def check_desk(content: dict[str, Any], vault: Vault, keys: Keys | None = None) -> None:
-    """Raise Denied for a desk on whose phone approves who is no operator of the vault now.
-
-    By the agent's `keys`, raise Tampered for one that is not as it was agreed to.
-    """
-    if keys and content["agreed"] != mark_agreed(keys, {**content, "shared": False}):
-        said = f"the desk {content['custodian']} is not as it was agreed to"
-        raise Tampered(said, "at the desk: avault fleet enroll --only HOST")
-    if content["settings"].get("operator") not in map(to_npub, vault.operators()):
-        name = content["custodian"]
-        raise Denied(
-            f"who approves on the phone of the desk {name} is no operator of this vault",
-            f"avault custody remove {name}",
-        )
-
-
-class KeptKey:
-    """The agent's key by an unlock key that a helper answered; `offered` is not taken in yet."""
-
-    proves = False
-    operator: str | None = None
-
-    def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes, offered: bool) -> None:
-        self.custodian, self.kept, self.answer, self.offered = custodian, kept, answer, offered
-        self.phoneless = False  # whether it was entrusted in a vault that has no phone
-
-    def check(self, vault: Vault, keys: Keys) -> None:
-        """Raise Denied for a phone or desk of no operator of now, Tampered for what is retired."""
-        if self.offered:
-            refuse_retired(self.kept, list_retired(vault), list_given(vault))
-        refuse_removed(self.kept, vault)
-        if self.kept["kind"] == "desk":
-            check_desk(self.kept, vault, keys)
-        known = vault.other_operators().get(self.custodian)
-        whose = str(self.kept["settings"].get("operator"))
-        if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
-            raise Denied(
-                f"{self.custodian} is no operator of this vault",
-                f"avault custody remove {self.custodian}",
-            )
-
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """The key, if the custodian is this vault's and had what opens it.
-
-        Raises what its outcome means (see `raise_outcome`), and Tampered.
-        """
-        kept = self.kept
-        if kept["vault"] == content["vault"] and kept["agent"] != content["agent"]:
-            raise Tampered(
-                f"the custodian {self.custodian} opens the agent's key before the rotation",
-                f"add it again: avault custody add KIND --name {self.custodian} --replace",
-            )
-        if not all(kept[name] == content[name] for name in ("vault", "name", "agent")):
-            raise Tampered(
-                f"the custodian {self.custodian} is of another vault",
-                f"avault custody remove {self.custodian}",
-            )
-        unlock = raise_outcome(read_answer(self.answer))
-        keys, sealed = unseal(kept, json.dumps({"avault": unlock}), self.custodian)
-        self.phoneless = sealed.get("phoneless") is True
-        return keys
-
-
 # --------------------------------------------------------- custody/stale ----
 # Files of custodians that open nothing: of another agent's key, of another vault, or of nobody.
 
@@ -13574,49 +13259,6 @@ def warn_of_stale(places: Places) -> list[str]:
     if os.path.lexists(path := places.own(REFUSED)):
         found.append(f"{path} is no rotation by this vault's agent; see: avault doctor rotation")
     return found
-
-
-# --------------------------------------------------------- custody/trial ----
-# The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends.
-#
-# The helper's answer comes through a socket that it makes once it is hardened. It writes nothing, and
-# gives nothing out but whether the vault opened.
-
-
-def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None:
-    """Open the vault on the disk with what a custodian answered; raises AvaultError.
-
-    `which` says what it has: "", or what a "candidate" has, which no vault knows yet, or one that
-    is "taken" in, which the vault has to know; or what is "staged" for a rotation.
-    """
-    if which == "staged":
-        places = Stage(places)
-    content, _ = read_unlock(places)
-    kept = Custodians(places).load(name, which in ("candidate", "taken"))
-    custodian = KeptKey(name, kept, answer, which == "taken")
-    keys = asyncio.run(custodian.obtain(content))
-    vault = open_vault(read_vault(places), keys)
-    custodian.check(vault, keys)
-    if not is_of(vault, {**content, "operator": None}):
-        raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
-
-
-def main_trial(argv: list[str]) -> NoReturn:
-    """Try one custodian, and end by _exit: what was opened goes with it."""
-    try:
-        harden("avault-trial", die_with_parent=True)
-        directory, name, which = argv
-        with introduce_helper(0) as own:
-            answer = bytearray()
-            while not is_answer(answer) and (piece := own.recv(4096)):
-                answer += piece
-        open_for_trial(Places(directory), name, bytes(answer), which)
-        write_all(1, render_answer("ok", None))
-    except Exception as error:
-        refused = complain(error)
-        write_all(1, render_answer(refused.code, refused.message, refused.hint))
-    finally:
-        os._exit(0)
 
 
 # ---------------------------------------------- signing/evm_transactions ----
@@ -14827,6 +14469,101 @@ def sign_event(keys: Keys, use: dict[str, Any]) -> str:
     if identity != use["id"]:
         raise Usage("not understood, so not signed: it would be another event")
     return made
+
+
+# -------------------------------------------------------- keys/hardening ----
+# A process that holds a secret is closed to others of the same user, and shows that it is.
+
+
+def harden(title: str, die_with_parent: bool = False) -> None:
+    """No core dumps, no ptrace by the same user, private files; before any secret arrives.
+
+    `title` (15 bytes) is the process's name in `ps` and `top`.
+    """
+    import resource
+
+    # asyncio does without it, and each process with 4 MB less
+    sys.modules["ssl"] = None  # type: ignore[assignment]
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    # usual are 1,024, and a client's is one of them
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 4_096), most))
+    os.umask(0o077)
+    if sys.platform == "linux":
+        import ctypes
+
+        prctl = ctypes.CDLL(None).prctl
+        if prctl(4, 0, 0, 0, 0):  # PR_SET_DUMPABLE
+            raise AvaultError("the kernel refuses PR_SET_DUMPABLE")
+        prctl(15, title.encode(), 0, 0, 0)  # PR_SET_NAME
+        if die_with_parent:
+            prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
+
+
+def is_hardened(pid: int) -> bool:
+    """Whether a process of ours is closed to others of the same user, as the kernel says it.
+
+    On Linux: it is not dumpable, so that root owns what is in its /proc (proc(5)), or /proc hides
+    it (hidepid); and nobody traces it. Root may look into all, and other systems do not tell.
+    """
+    if sys.platform != "linux" or os.getuid() == 0:
+        return True
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            return (
+                os.fstat(status.fileno()).st_uid != os.getuid()
+                and b"\nTracerPid:\t0\n" in status.read()
+            )
+    except FileNotFoundError:
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return False
+        return True
+    except OSError:
+        return False
+
+
+async def meet(door: socket.socket, pid: int, timeout: float = 10.0) -> socket.socket:
+    """A socket to a helper process, once that says through `door` that it is hardened.
+
+    Nobody else can hold it. What a process is started with, others of the same user may have taken
+    before it was hardened: a pipe is opened through /proc/PID/fd, a socket by pidfd_getfd(2). So
+    the helper makes a socket of its own afterwards, and sends that (see `introduce_helper`). That
+    it is the helper who sends, and what it is, the kernel says. Raises Unavailable.
+    """
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(door, lambda: None if told.done() else told.set_result(None))
+    try:
+        async with asyncio.timeout(timeout):
+            await told
+        space = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(12)
+        _, ancillary, _, _ = door.recvmsg(64, space, socket.MSG_DONTWAIT)
+    except OSError:  # also of the time
+        ancillary = []
+    finally:
+        loop.remove_reader(door)
+    found = {kind: data for _, kind, data in ancillary}
+    if socket.SCM_RIGHTS in found:
+        own = socket.socket(fileno=int.from_bytes(found[socket.SCM_RIGHTS][:4], sys.byteorder))
+        # SCM_CREDENTIALS: pid, uid, gid
+        sender = int.from_bytes(found.get(2, b"")[:4], sys.byteorder)
+        if (sys.platform != "linux" or sender == pid) and is_hardened(pid):
+            return own
+        own.close()
+    raise Unavailable(
+        "the helper process did not show that it is closed to other programs, so it gets no key",
+        "try again",
+    )
+
+
+def introduce_helper(door: int) -> socket.socket:
+    """The helper's side of `meet`, once it is hardened: a socket whose other end it sends."""
+    own, theirs = socket.socketpair()
+    with theirs, socket.socket(fileno=os.dup(door)) as out:
+        socket.send_fds(out, [b"hardened"], [theirs.fileno()])
+    return own
 
 
 # ----------------------------------------------- signing/solana_accounts ----
@@ -16338,9 +16075,6 @@ class Child:
 # The helpers of custodians, as the supervisor starts them. It never sees an unlock key.
 
 
-SLACK = 5.0  # seconds by which a helper may be later than its own limit
-
-
 class Reach:
     """How the person is reached who waits for the vault: a terminal, or a file that answers.
 
@@ -16452,24 +16186,6 @@ class Helper:
         """End one that did not end when it was told to."""
         if self.process.poll() is None:
             self.process.kill()
-
-
-async def read_whole(end: socket.socket, limit: float) -> bytes:
-    """What a helper answers through a socket; of one that is stopped, an error.
-
-    It is whole before the socket ends, whose other end somebody else may hold.
-    """
-    loop, read = asyncio.get_running_loop(), bytearray()
-    end.setblocking(False)
-    try:
-        async with asyncio.timeout(limit + SLACK):
-            while len(read) < 1 << 20 and (piece := await loop.sock_recv(end, 1 << 16)):
-                read += piece
-                if is_answer(read):
-                    break
-    except TimeoutError:
-        return render_answer("error", "its helper did not end in time")
-    return bytes(read)
 
 
 async def read_end(end: socket.socket, limit: float) -> dict[str, Any]:
@@ -18643,6 +18359,664 @@ def tell_of_held(answer: Message, held: list[str]) -> Message:
     return {**answer, "warning": "; ".join(filter(None, [answer.get("warning"), left_out]))}
 
 
+# ---------------------------------------------------- daemon/broker_link ----
+# The processes of proxies, as the keyholder has them: one for each session.
+
+
+class BrokerLink:
+    """A session's process. `use` is given what it asks for, `refused` what it did not let out.
+
+    `ended` is done when it is gone, with the reason, "" for none.
+    """
+
+    def __init__(self, sock: socket.socket, use: Use, refused: Callable[[Message], None]) -> None:
+        self.use, self.refused = use, refused
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[Message] = loop.create_future()
+        self.ended: asyncio.Future[str] = loop.create_future()
+        self.uses: dict[Any, asyncio.Task[None]] = {}  # that are not answered yet
+        self.why = ""
+        self.control = Control(sock, self.hear, self.lose)
+
+    def hear(self, message: Message, fd: int | None) -> None:
+        """What the process says; it sends no descriptor."""
+        if "use" in message:
+            task = asyncio.get_running_loop().create_task(self.answer(message))
+            self.uses[message["use"]] = task
+            task.add_done_callback(lambda _: self.uses.pop(message["use"], None))
+        elif "drop" in message:
+            if found := self.uses.get(message["drop"]):
+                found.cancel()
+        elif "refused" in message and isinstance(message["refused"], dict):
+            self.refused(message["refused"])
+        elif "ready" in message and not self.ready.done():
+            self.ready.set_result(message["ready"])
+        elif "failed" in message and not self.ready.done():
+            self.ready.set_exception(AvaultError.from_dict({"error": message["failed"]}))
+        elif "ended" in message:
+            self.why = str(message["ended"])
+
+    async def answer(self, message: Message) -> None:
+        """Answer what it asks for, whatever comes of it.
+
+        What the phone has opened is not here: it comes by a descriptor, from who has opened it.
+        """
+        answer = await self.use(message)
+        end = answer.pop("end", None)
+        try:
+            self.control.send({"id": message["use"], **answer}, end and end.fileno())
+        except Locked:
+            pass  # the process has ended
+        finally:
+            if end:
+                end.close()
+
+    def lose(self) -> None:
+        """It is gone."""
+        if not self.ready.done():
+            self.ready.set_exception(Unavailable("the proxy's process has ended", "try again"))
+            self.ready.exception()  # perhaps nobody waits for it
+        if not self.ended.done():
+            self.ended.set_result(self.why)
+
+    def end(self) -> None:
+        """Have it end: it does when nobody is at the other end."""
+        for task in [*self.uses.values()]:
+            task.cancel()
+        self.control.close()
+
+
+class Brokers:
+    """Starts them, through the supervisor; `control` is the stream to that."""
+
+    START_TIME = 20.0  # seconds: mitmproxy takes a few on a busy machine
+    MOST = 16  # sessions at once: each has some 140 MB
+    MOST_OF_GRANT = 2  # of one grant; and half of them of all grants
+    MOST_RENEWING = 8  # besides, that have a token renewed, for some seconds
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
+        self.links: dict[str, BrokerLink] = {}
+        self.through: dict[str, Grant | None] = {}  # those there are, or are to be: by which grant
+        self.standing: dict[Grant, Any] = {}  # those that stay; None for one that starts
+        self.renewing: set[str] = set()  # the numbers of those that renew a token
+        self.turns: dict[str, asyncio.Lock] = {}  # of who has a group's token renewed
+        self.renewed: dict[str, float] = {}  # when that was, by time.monotonic
+
+    def take(self, message: Message, fd: int | None) -> None:
+        """The supervisor has started one: its pid, and the door to it; or says why not."""
+        door = socket.socket(fileno=fd) if fd is not None else None
+        wanted = self.wanted.pop(str(message["number"]), None)
+        if wanted and not wanted.done() and door:
+            wanted.set_result((message["pid"], door))
+        elif wanted and not wanted.done():
+            wanted.set_exception(AvaultError.from_dict({"error": message.get("failed")}))
+        elif door:
+            door.close()
+
+    async def start(
+        self,
+        session: Message,
+        use: Use,
+        refused: Callable[[Message], None],
+        grant: Grant | None = None,
+        is_standing: bool = False,
+    ) -> tuple[str, BrokerLink, Message]:
+        """One that listens, by a number, and what it says of that; raises AvaultError.
+
+        That of a grant ends with it; its files are where those of the grant's users can be.
+        """
+        through = [each for each in self.through.values() if each]
+        mine, renews = sum(each is grant for each in through), "refresh" in session
+        is_much = mine >= self.MOST_OF_GRANT or len(through) >= self.MOST // 2
+        if renews and len(self.renewing) >= self.MOST_RENEWING:
+            raise Unavailable("too many tokens are renewed at once", "try again in a while")
+        is_full = len(self.through) - len(self.renewing) >= self.MOST
+        if (grant and is_much) or (is_full and not renews):
+            raise Unavailable(
+                "too many proxies at once", "end one of them; see: avault proxy status"
+            )
+        number, link = secrets.token_hex(8), None
+        self.through[number] = grant
+        self.renewing |= {number} if renews else set()
+        place = None
+        if grant:
+            is_shared = bool(grant.uids - {os.getuid()})
+            place = {"name": grant.name, "shared": is_shared, "standing": is_standing}
+        wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self.START_TIME):
+                told = {"broker": number, "grant_of": place, "stays": renews}
+                self.control.send(told)
+                pid, door = await wanted
+                with door:
+                    door.setblocking(False)
+                    own = await meet(door, pid)
+                link = self.links[number] = BrokerLink(own, use, refused)
+                link.control.send({"do": "begin", **session})
+                found = await link.ready
+            if number not in self.through:
+                raise Denied("the grant has ended", ASK_MAKER)
+            return number, link, found
+        except BaseException as error:
+            self.end(number)
+            if isinstance(error, TimeoutError):
+                raise Unavailable("the proxy did not start in time", "try again") from None
+            raise
+        finally:
+            self.wanted.pop(number, None)
+
+    def end_of(self, grant: Grant) -> None:
+        """End those of a grant, before anything else is said of its end."""
+        for number, each in [*self.through.items()]:
+            if each is grant:
+                self.end(number)
+
+    def end(self, number: str) -> None:
+        """End a session's process: by the stream to it, and where it is stopped by a signal."""
+        self.through.pop(number, None)
+        self.renewing.discard(number)
+        if link := self.links.pop(number, None):
+            link.end()
+        try:
+            self.control.send({"broker": number, "is_over": True})
+        except Locked:
+            pass  # the supervisor is gone, and it with that
+
+
+# ------------------------------------------------------ daemon/restraint ----
+# Programs that ask too often: after a question in vain they leave the phone alone, ever longer.
+
+
+ASK_PAUSES = (30.0, 120.0, 600.0, 3600.0)  # seconds after one question in vain, two, …
+MOST_SHOWN = 20  # pauses in `status`: the longest
+WORD_CHARACTERS = LETTERS | DIGITS | set("._+-")
+SECRET_PAUSES = (10.0, 30.0, 120.0)  # the same for a secret, whoever asked
+FLOOD, FLOOD_TIME = 6, 300.0  # so many in vain, of the whole vault, in so many seconds
+REMEMBERED = 86_400.0  # seconds
+MOST_OVERHEARD = 40  # questions to which one process hears answers for nobody
+MOST_WAITING = 4  # uses by one program that wait for their turn
+MOST_TAKES = 2  # values that one program sets, which are waited for
+
+
+def who_asks(caller: dict[str, Any]) -> Who:
+    """A caller, as it is known again: what runs, and in what."""
+    parent = caller.get("parent") or {}
+    return caller["uid"], caller["exe"], parent.get("exe"), caller.get("grant")
+
+
+def which_asks(caller: dict[str, Any], grant: Grant | None = None) -> Who | None:
+    """A caller, as one approval is good for it: a program, started by one process, in one session.
+
+    What is started by init, or from outside of a container, stands for itself. As orphans get
+    another parent, which many may have, the kernel's session counts too: nobody can join one. Who
+    comes through a grant comes through that one, and not through a later one of its name. None for
+    who is not known: it is not known again either.
+    """
+    if caller.get("proxy"):  # a session of the proxy, and where to
+        return caller["uid"], caller["proxy"], grant and grant.identity
+    pid, parent = caller["pid"], (caller.get("parent") or {}).get("pid")
+    if not (pid and caller["exe"] and parent is not None):
+        return None
+    starter = parent if parent > 1 else pid
+    try:
+        leader = os.getsid(pid)
+    except OSError:  # it has ended
+        return None
+    who = caller["uid"], caller["exe"], *name_process(starter), *name_process(leader)
+    return *who, grant and grant.identity
+
+
+def name_process(pid: int) -> tuple[int, bytes]:
+    """A process, as no other one is named: its pid, and when it was started."""
+    _, fields = read_stat(pid)
+    return pid, fields[19] if fields else b""
+
+
+def describe_who(caller: dict[str, Any]) -> str:
+    """A caller in words, as the kernel tells."""
+    parent = caller.get("parent") or {}
+    shown = name_program(caller) + (f" (pid {caller['pid']})" if caller["pid"] else "")
+    if parent.get("exe"):
+        shown += f", started by {name_program(parent)} (pid {parent['pid']})"
+    return f"{shown}, by the grant {caller['grant']}," if caller.get("grant") else shown
+
+
+def name_program(process: dict[str, Any]) -> str:
+    """The name of what a process runs."""
+    if exe := process.get("exe"):
+        return spell(os.path.basename(str(exe)))
+    if name := process.get("name"):  # that of another user: it has chosen the name itself
+        return f"a program of uid {process['uid']} that calls itself {spell(str(name))}"
+    return "a program that is not known"
+
+
+def spell(word: str) -> str:
+    """A word that others have chosen, as it cannot be taken for a part of the sentence."""
+    return "".join(each if each in WORD_CHARACTERS else "?" for each in word[:24])
+
+
+class Restraint:
+    """How long callers leave the phone alone: who they are, what they asked for, and how many.
+
+    `in_vain` has how many questions in a row were, and when the last; those of a secret by whoever
+    asked (None) too, as who copies a program is another one. Who was approved before, for a secret,
+    has its own pauses alone, so that others cannot keep it out. All is forgotten after a day.
+    What was asked through a grant counts for that grant, and for nobody else.
+    """
+
+    def __init__(self) -> None:
+        self.in_vain: dict[tuple[Who | None, str], tuple[int, float]] = {}
+        self.latest: list[float] = []  # when the last questions of all were in vain
+        self.latest_of: dict[Who, list[float]] = {}  # and of each caller
+        self.approved: dict[tuple[Who, str], float] = {}
+
+    def check(self, who: Who, names: list[str]) -> None:
+        """Raise Denied while the pause of a caller lasts."""
+        now = uptime()
+        for name in names:
+            end = max(self.end(who, name), end_of_flood(self.latest_of.get(who, [])))
+            if not self.is_known(who, [name]):
+                end = max(end, self.end(None, name), end_of_flood(self.latest))
+                if grant := by_grant(who):
+                    floods = end_of_flood(self.latest_of.get(grant, []))
+                    end = max(end, self.end(grant, name), floods)
+            if end > now:
+                raise Denied(
+                    f"the phone was asked in vain; for {name} it is not asked again for"
+                    f" {end - now:.0f} s",
+                    "wait, or see who asked: avault log",
+                )
+
+    def is_known(self, who: Who, names: list[str]) -> bool:
+        """Whether the operator has agreed to a caller before, for all of these."""
+        return all((who, name) in self.approved for name in names)
+
+    def end(self, who: Who | None, name: str) -> float:
+        """When the pause of a caller ends, or that of all; 0 where it has none."""
+        count, last = self.in_vain.get((who, name), (0, 0.0))
+        pauses = ASK_PAUSES if who and who[1:] else SECRET_PAUSES
+        return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
+
+    def describe(self) -> list[Message]:
+        """The pauses that last: of what, whose, and until when."""
+        now = uptime()
+        ends = [(end_of_flood(self.latest), name_who(None), "anything")]
+        for who, latest in self.latest_of.items():
+            ends.append((end_of_flood(latest), name_who(who), "anything"))
+        for one, name in self.in_vain:
+            ends.append((self.end(one, name), name_who(one), name))
+        return [
+            {"name": name, "program": program, "until": render_time(time.time() + end - now)}
+            for end, program, name in sorted(ends)
+            if end > now
+        ][-MOST_SHOWN:]
+
+    def note(self, who: Who, names: list[str]) -> None:
+        """A question was in vain: refused, or nobody answered."""
+        now, grant = uptime(), by_grant(who)
+        self.forget(now - REMEMBERED)
+        if not grant:
+            self.latest = [*self.latest, now][-FLOOD:]
+        for one in (who, grant) if grant else (who,):
+            self.latest_of[one] = [*self.latest_of.get(one, []), now][-FLOOD:]
+        for each in [(each, name) for each in (who, grant) for name in names]:
+            self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
+
+    def forget(self, before: float) -> None:
+        """Forget what is older."""
+        self.in_vain = {each: found for each, found in self.in_vain.items() if found[1] > before}
+        self.approved = {each: at for each, at in self.approved.items() if at > before}
+        self.latest_of = {who: at for who, at in self.latest_of.items() if at[-1] > before}
+
+    def forgive(self, who: Who, names: list[str]) -> None:
+        """The operator has agreed."""
+        for name in names:
+            self.in_vain.pop((who, name), None)
+            self.in_vain.pop((by_grant(who), name), None)
+            if who[1]:  # else it is any program that is not known
+                self.approved[who, name] = uptime()
+
+
+def by_grant(who: Who) -> Who | None:
+    """All who ask through the same grant as a caller; None for one who asks through none."""
+    return who[3:] if any(who[3:]) else None
+
+
+def name_who(who: Who | None) -> str:
+    """Whose a pause is, in words."""
+    if who is None:
+        return "any other program"
+    return name_program({"exe": who[1]}) if who[1:] else f"any program by the grant {who[0]}"
+
+
+def end_of_flood(latest: list[float]) -> float:
+    """When one may ask again after too many questions in vain, of which these are the last."""
+    return latest[0] + FLOOD_TIME if len(latest) == FLOOD else 0.0
+
+
+class Turn:
+    """The only one who asks for some names, for the length of a `with`."""
+
+    def __init__(self, turns: Turns, who: Who, names: list[str], is_first: bool) -> None:
+        self.turns, self.who, self.names, self.is_first = turns, who, {*names}, is_first
+        self.begun = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        self.turns.join(self)
+        try:
+            await self.begun.wait()
+        except asyncio.CancelledError:
+            self.turns.leave(self)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.turns.leave(self)
+
+
+class Turns:
+    """Whose turn it is to ask: one at a time for each secret, and first who is to be first."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Turn] = []
+        self.begun: list[Turn] = []
+
+    def join(self, turn: Turn) -> None:
+        """Wait for a turn; raises Denied where too many of the same caller do."""
+        if sum(each.who == turn.who for each in self.waiting) >= MOST_WAITING:
+            raise Denied(
+                f"{MOST_WAITING} uses by this program wait for the phone already",
+                "try again when some have been answered",
+            )
+        self.waiting.append(turn)
+        self.go_on()
+
+    def leave(self, turn: Turn) -> None:
+        """It has had its turn, or wants none any more."""
+        (self.begun if turn.begun.is_set() else self.waiting).remove(turn)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begin the turns of which no name is taken, or is to be by who waits before them."""
+        taken = {name for each in self.begun for name in each.names}
+        for turn in sorted(self.waiting, key=lambda each: not each.is_first):
+            if not taken & turn.names:
+                self.waiting.remove(turn)
+                self.begun.append(turn)
+                turn.begun.set()
+            taken |= turn.names
+
+
+class Askings:
+    """The questions of an open vault: one at a time for each secret.
+
+    `questions` are those that the phone has now, as `status` shows them, by what becomes of them;
+    `late` are processes that listen for an answer which is for nobody any more, by the names that
+    they were to open; `staying` those that have opened something for a caller, for a time; `given`
+    the callers to whom such a process sends what they asked for.
+    """
+
+    def __init__(self) -> None:
+        self.restraint = Restraint()
+        self.turns = Turns()
+        self.questions: dict[Any, Message] = {}
+        self.late: dict[str, Any] = {}
+        self.staying: dict[Who, Any] = {}
+        self.signing: dict[Any, Any] = {}  # questions about keys, by what they are about
+        self.given: set[Session] = set()
+        self.takes: list[Who | None] = []  # who sets a value that is to be sealed
+
+    def show(self, which: Any, names: list[str], by: str, code: str) -> None:
+        """Have `status` show a question that the phone has now."""
+        since = render_time(time.time())
+        self.questions[which] = {"names": names, "by": by, "code": code, "since": since}
+
+    def alone(self, who: Who, names: list[str]) -> Turn:
+        """Be the only one who asks for these, for the length of a `with`."""
+        return Turn(self.turns, who, names, self.restraint.is_known(who, names))
+
+    @context
+    def take_from(self, who: Who | None) -> Iterator[None]:
+        """Wait for a value of a caller's, for the length of a `with`.
+
+        Each has a process, and there are few. Raises Unavailable where too many of it have.
+        """
+        if self.takes.count(who) >= MOST_TAKES:
+            raise Unavailable(
+                f"{MOST_TAKES} values that this program sets are waited for already",
+                "send those first, then try again",
+            )
+        self.takes.append(who)
+        try:
+            yield
+        finally:
+            self.takes.remove(who)
+
+    def end_stale(self, vault: Vault) -> None:
+        """End what has opened values that are others by now, in the vault that is served."""
+        for each, found in [*self.staying.items()]:
+            if found.is_stale(vault):
+                found.assignment.end()
+                self.staying.pop(each, None)
+
+    def describe(self) -> Message:
+        """What `status` shows of them."""
+        return {"questions": [*self.questions.values()], "pauses": self.restraint.describe()}
+
+    def end_late(self, names: list[str], is_full: bool, through: str | None) -> list[Message]:
+        """Who asks anew for a secret hears the late answers himself; for others there is room.
+
+        Through a grant, only what was asked through it makes room. The questions whose answers
+        are to be heard by who comes in their place.
+        """
+        questions: list[Message] = []
+        late = [name for name, each in self.late.items() if through in (None, each.through)]
+        for name in [*names, *(late[:1] if is_full else [])]:
+            found = self.late.pop(name, None)
+            if found and not found.is_gone:
+                questions += found.questions
+                found.end()
+        return questions[-MOST_OVERHEARD:]
+
+
+# --------------------------------------------------------- daemon/grants ----
+# The grants there are, in the keyholder: in its memory alone, and gone with it.
+#
+# Their sockets the supervisor has, which hands on what connects there.
+
+
+MOST_GRANTS = 100
+MOST_SESSIONS = 100  # connections of one grant: else it could have those of all others
+
+
+class Grants:
+    """Those there are, by their names. `sessions` are the open connections of all.
+
+    `brokers` are the proxies of all. `changed` is called when there are others.
+    """
+
+    ANSWER_TIME = 10.0  # seconds that the supervisor has to make a socket, or to close it
+
+    def __init__(
+        self,
+        control: Control,
+        sessions: dict[Session, None],
+        changed: Callable[[], None],
+        brokers: Brokers,
+    ) -> None:
+        self.control, self.sessions, self.changed = control, sessions, changed
+        self.brokers = brokers
+        self.known: dict[str, Grant] = {}
+        self.pauses: dict[Who, Pause] = {}  # by who makes grants that ask
+        self.awaited: dict[str, asyncio.Future[Message]] = {}
+
+    def find(self, identity: str, sock: socket.socket) -> Grant | None:
+        """The grant of a connection that has come; None where it is to be closed.
+
+        Of too many connections of one grant, the one that is quiet for longest has to go.
+        """
+        grant = next((each for each in self.known.values() if each.identity == identity), None)
+        if not grant or grant.is_over() or peer_uid(sock) not in grant.uids:
+            return None
+        own = [each for each in self.sessions if each.grant is grant]
+        if len(own) >= MOST_SESSIONS:
+            idle = next((each for each in own if not each.task or each.awaited), None)
+            if not idle:
+                return None
+            self.cut(idle)
+        return grant
+
+    def cut(self, session: Session) -> None:
+        """End a connection: nothing more is sent on it."""
+        self.sessions.pop(session, None)
+        session.cut()
+
+    async def make(self, grant: Grant) -> None:
+        """Have a socket made for a grant, which counts from then on; raises AvaultError."""
+        if grant.name in self.known:
+            raise Denied(
+                f"there is a grant {grant.name} already", f"avault revoke {grant.name}, then again"
+            )
+        if len(self.known) >= MOST_GRANTS:
+            raise Denied(f"there are {MOST_GRANTS} grants", "avault revoke those that nobody needs")
+        self.known[grant.name] = grant
+        try:
+            wish = {"name": grant.name, "uids": sorted(grant.uids)}
+            grant.path = str((await self.order(grant, "listen", **wish))["path"])
+        except BaseException:
+            self.end([grant])
+            raise
+        if (
+            grant.until is not None
+        ):  # a loop's clock stands still while the machine sleeps: see `run`
+            later = max(grant.until - uptime(), 0.0) + 0.01
+            asyncio.get_running_loop().call_later(later, self.end_over)
+        self.changed()
+
+    async def order(self, grant: Grant, what: str, **about: Any) -> Message:
+        """What the supervisor answers when it was told to make, or to close, a grant's socket."""
+        awaited: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.awaited[grant.identity] = awaited
+        self.control.send({"grant": what, "identity": grant.identity, **about})
+        try:
+            async with asyncio.timeout(self.ANSWER_TIME):
+                answer = await awaited
+        except TimeoutError:
+            raise Unavailable("the daemon's other process does not answer", "try again") from None
+        finally:
+            if self.awaited.get(grant.identity) is awaited:
+                del self.awaited[grant.identity]
+        if answer.get("failed"):
+            raise AvaultError.from_dict({"error": answer["failed"]})
+        return answer
+
+    def hear(self, message: Message) -> None:
+        """The supervisor's answer."""
+        awaited = self.awaited.get(str(message["identity"]))
+        if awaited and not awaited.done():
+            awaited.set_result(message)
+
+    def end(self, grants: list[Grant]) -> None:
+        """End some: from here on nothing is answered on any of their connections."""
+        for grant in grants:
+            grant.is_ended, grant.seen = True, None
+            self.brokers.end_of(grant)
+            if self.known.get(grant.name) is grant:
+                del self.known[grant.name]
+            self.control.send({"grant": "close", "identity": grant.identity})
+        for session in [each for each in self.sessions if each.grant in grants]:
+            self.cut(session)
+        self.changed()
+
+    async def revoke(self, name: str | None) -> list[str]:
+        """End the grant of a name, or all: the names of those that ended. Raises NotFound.
+
+        Their sockets are gone then.
+        """
+        if name is not None and name not in self.known:
+            raise NotFound(f"no grant {name}", "see which there are: avault grants")
+        ended = [each for each in self.known.values() if name in (None, each.name)]
+        self.end(ended)
+        for grant in ended:
+            await self.order(grant, "close")
+        return [each.name for each in ended]
+
+    def end_over(self) -> None:
+        """End those whose time is over."""
+        if over := [each for each in self.known.values() if each.is_over()]:
+            self.end(over)
+
+
+# ------------------------------------------------------ daemon/sentences ----
+# The sentences by which the operator agrees to a change of the ways into the vault.
+
+
+# of a custodian's settings, what says where it is
+WHERE = (
+    "endpoint", "address", "path", "module", "key", "wrap", "unwrap", "operator", "of",
+)  # fmt: skip
+FIRST = "first operator"  # as the one is called who has no other name
+
+
+def rank_place(setting: str) -> tuple[bool, int]:
+    """The order in which places are named: the custodian's own first."""
+    member, _, name = setting.rpartition(".")
+    return bool(member), WHERE.index(name)
+
+
+def says_where(settings: dict[str, str], setting: str) -> bool:
+    """Whether a setting says where a custodian is; a `key` does only for KMS, in its region."""
+    member, dot, name = setting.rpartition(".")
+    return name in WHERE and (name != "key" or f"{member}{dot}region" in settings)
+
+
+def describe_custodian(message: Message, width: int = 200) -> str:
+    """A custodian as the operator is told of it: its name, its kind, and where it is.
+
+    Of a quorum, where each member is.
+    """
+    custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
+    who = kind if custodian == kind else f"{custodian} ({kind})"
+    named = [each for each in settings if settings[each] and says_where(settings, each)]
+    place = ", ".join(settings[each] for each in sorted(named, key=rank_place))
+    return printable(f"{who} at {place}" if place else who, width + len(who))
+
+
+def describe_way(message: Message, host: str) -> str:
+    """Where a custodian opens the vault, and whether somebody is asked."""
+    # whether a program asks somebody is its own word
+    is_sure = message["asks"] and message["kind"] not in ("command", "program")
+    how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
+    return f"on {'EVERY machine' if message['shared'] else host} {how}"
+
+
+def describe_openers(
+    operators: dict[str, str], custodians: list[Message], host: str, asked: str = ""
+) -> str:
+    """Who opens the vault after a rotation besides who is `asked` (an npub); "" for nobody.
+
+    Operators are npubs by their names, the first one's being "".
+    """
+    named = [f"{name or FIRST} ({npub[:19]}…)" for name, npub in operators.items() if npub != asked]
+    named += [f"{describe_custodian(each, 300)} {describe_way(each, host)}" for each in custodians]
+    return "; ".join(named)
+
+
+def describe_retiring(name: str, message: Message) -> tuple[str, str]:
+    """The title and the sentence by which one that is shared is taken away, for all machines."""
+    said = f"avault: {describe_custodian(message)} opens {name} NO MORE, on EVERY machine"
+    return f"{name} without {message['custodian']}", said
+
+
+def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
+    """The title and the sentence by which a custodian is agreed to."""
+    custodian, kind = message["custodian"], message["kind"]
+    who = kind if custodian == kind else f"{custodian} ({kind})"
+    said = f"avault: let {describe_custodian(message)} open {name} {describe_way(message, host)}"
+    return f"{who} for {name}", said
+
+
 # ------------------------------------------------------- daemon/autolock ----
 # When an open vault locks by itself.
 
@@ -19264,7 +19638,116 @@ class AccessLog:
         return {**found, "intact": not problem, "problem": problem}
 
 
-# -------------------------------------------------------- daemon/ratchet ----
+# -------------------------------------------------------- daemon/writing ----
+# How an open vault is written: one batch at a time, and so that what is served is on the disk.
+
+
+class Writer:
+    """Writes an open vault. `task` does it while changes wait in the `queue`."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.queue: list[tuple[Callable[[Vault], None], asyncio.Future[AvaultError | None]]] = []
+        self.task: asyncio.Task[None] | None = None
+
+    async def change(self, store: Store, function: Callable[[Vault], None]) -> None:
+        """Have a change written, with those that wait meanwhile; raises what refused it."""
+        done: asyncio.Future[AvaultError | None] = asyncio.get_running_loop().create_future()
+        self.queue.append((function, done))
+        self.task = self.task or asyncio.get_running_loop().create_task(self.write_queue(store))
+        if refused := await done:
+            raise refused
+
+    async def write_queue(self, store: Store) -> None:
+        """Write all changes that wait, until none does."""
+        while self.queue:
+            batch, self.queue = self.queue, []
+            results: list[AvaultError | None]
+            store.writing = True
+            try:
+                results = await asyncio.to_thread(store.write, [function for function, _ in batch])
+            except Exception as error:
+                results = [complain(error)] * len(batch)
+            finally:
+                store.writing = False
+            for (_, done), result in zip(batch, results, strict=True):
+                if not done.done():
+                    done.set_result(result)
+            self.reporter.report()
+            if not all(results):
+                self.reporter.wrote()
+        self.task = None
+
+    async def finish(self) -> None:
+        """Wait until nothing is being written."""
+        while self.task:
+            await self.task
+
+    async def save(self, store: Store, is_last: bool = False) -> bool:
+        """See to it that what is served is on the disk, and say whether it is.
+
+        In avault.enc, or in unsaved.enc while that cannot be used.
+        """
+        if self.task:
+            return False
+        warnings = self.reporter.warnings
+        before = store.trouble, store.unsaved.digest, warnings.get("unsaved")
+        if is_last:
+            store.notice()  # a file that covers what was written is merged while it can be
+        else:
+            store.refresh()
+        try:
+            if not store.is_safe():
+                await asyncio.to_thread(store.keep)
+            warnings.pop("unsaved", None)
+        except AvaultError as error:
+            warnings["unsaved"] = f"what is served is nowhere on the disk: {error.message}"
+        if (store.trouble, store.unsaved.digest, warnings.get("unsaved")) != before:
+            self.reporter.report()
+        store.kept_guards.keep(store.vault)
+        return store.is_safe()
+
+    async def put_back(self, store: Store) -> bool:
+        """Write what is served over an avault.enc that cannot be used; whether it was needed.
+
+        Raises AvaultError.
+        """
+        store.writing = True
+        try:
+            return await asyncio.to_thread(store.put_back)
+        finally:
+            store.writing = False
+            self.reporter.report()
+            self.reporter.wrote()
+
+
+# ---------------------------------------------------- daemon/registering ----
+# This machine's entry in the vault: its host, and the client key by which it asks the phone.
+
+
+async def register(store: Store, writer: Writer, contact: Contact, host: str) -> None:
+    """Have the vault know this machine as it is; written only where it knows another, or none.
+
+    A client key that is known stays, whatever is on the disk: it tells that a phone agrees here.
+    Best effort: a vault that cannot be written is served all the same.
+    """
+    pairing = contact.pairing or contact.seen
+    name = f"{KIND}/{store.machine}"
+    known = read_machine(store.vault.fact(name) or "{}")["client_key"]
+    said = render_machine(host, public_hex(pairing.keys) if pairing else known or "")
+    if store.trouble or store.vault.fact(name) == said:
+        return
+
+    def change(vault: Vault) -> None:
+        vault.state(name, said, int(time.time()), store.machine)
+
+    try:
+        await writer.change(store, change)
+    except AvaultError:
+        pass  # told at the next write that somebody waits for
+
+
+# ---------------------------------------------------------- keys/ratchet ----
 # The ratchet: after each unlock this machine's envelope is another one.
 #
 # NIP-46 has no forward secrecy, and phones keep histories: what the phone answered last time is to
@@ -19389,116 +19872,7 @@ class Ratchet:
                     self.reporter.warn_of_a_change("unlock.json")
 
 
-# -------------------------------------------------------- daemon/writing ----
-# How an open vault is written: one batch at a time, and so that what is served is on the disk.
-
-
-class Writer:
-    """Writes an open vault. `task` does it while changes wait in the `queue`."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
-        self.queue: list[tuple[Callable[[Vault], None], asyncio.Future[AvaultError | None]]] = []
-        self.task: asyncio.Task[None] | None = None
-
-    async def change(self, store: Store, function: Callable[[Vault], None]) -> None:
-        """Have a change written, with those that wait meanwhile; raises what refused it."""
-        done: asyncio.Future[AvaultError | None] = asyncio.get_running_loop().create_future()
-        self.queue.append((function, done))
-        self.task = self.task or asyncio.get_running_loop().create_task(self.write_queue(store))
-        if refused := await done:
-            raise refused
-
-    async def write_queue(self, store: Store) -> None:
-        """Write all changes that wait, until none does."""
-        while self.queue:
-            batch, self.queue = self.queue, []
-            results: list[AvaultError | None]
-            store.writing = True
-            try:
-                results = await asyncio.to_thread(store.write, [function for function, _ in batch])
-            except Exception as error:
-                results = [complain(error)] * len(batch)
-            finally:
-                store.writing = False
-            for (_, done), result in zip(batch, results, strict=True):
-                if not done.done():
-                    done.set_result(result)
-            self.reporter.report()
-            if not all(results):
-                self.reporter.wrote()
-        self.task = None
-
-    async def finish(self) -> None:
-        """Wait until nothing is being written."""
-        while self.task:
-            await self.task
-
-    async def save(self, store: Store, is_last: bool = False) -> bool:
-        """See to it that what is served is on the disk, and say whether it is.
-
-        In avault.enc, or in unsaved.enc while that cannot be used.
-        """
-        if self.task:
-            return False
-        warnings = self.reporter.warnings
-        before = store.trouble, store.unsaved.digest, warnings.get("unsaved")
-        if is_last:
-            store.notice()  # a file that covers what was written is merged while it can be
-        else:
-            store.refresh()
-        try:
-            if not store.is_safe():
-                await asyncio.to_thread(store.keep)
-            warnings.pop("unsaved", None)
-        except AvaultError as error:
-            warnings["unsaved"] = f"what is served is nowhere on the disk: {error.message}"
-        if (store.trouble, store.unsaved.digest, warnings.get("unsaved")) != before:
-            self.reporter.report()
-        store.kept_guards.keep(store.vault)
-        return store.is_safe()
-
-    async def put_back(self, store: Store) -> bool:
-        """Write what is served over an avault.enc that cannot be used; whether it was needed.
-
-        Raises AvaultError.
-        """
-        store.writing = True
-        try:
-            return await asyncio.to_thread(store.put_back)
-        finally:
-            store.writing = False
-            self.reporter.report()
-            self.reporter.wrote()
-
-
-# ---------------------------------------------------- daemon/registering ----
-# This machine's entry in the vault: its host, and the client key by which it asks the phone.
-
-
-async def register(store: Store, writer: Writer, contact: Contact, host: str) -> None:
-    """Have the vault know this machine as it is; written only where it knows another, or none.
-
-    A client key that is known stays, whatever is on the disk: it tells that a phone agrees here.
-    Best effort: a vault that cannot be written is served all the same.
-    """
-    pairing = contact.pairing or contact.seen
-    name = f"{KIND}/{store.machine}"
-    known = read_machine(store.vault.fact(name) or "{}")["client_key"]
-    said = render_machine(host, public_hex(pairing.keys) if pairing else known or "")
-    if store.trouble or store.vault.fact(name) == said:
-        return
-
-    def change(vault: Vault) -> None:
-        vault.state(name, said, int(time.time()), store.machine)
-
-    try:
-        await writer.change(store, change)
-    except AvaultError:
-        pass  # told at the next write that somebody waits for
-
-
-# -------------------------------------------------------- daemon/holding ----
+# ---------------------------------------------------------- keys/holding ----
 # What the keyholder holds: an open vault, and this machine's own files of it.
 
 
@@ -19623,6 +19997,153 @@ class Holding:
             self.reporter.warnings["hints"] = problem
 
 
+# -------------------------------------------------------- keys/obtaining ----
+# The ways to get the agent's key, as the keyholder has them.
+#
+# Each is a class with `async def get_key(content)`, where `content` is what `read_unlock` gives, and
+# with `proves`: whether it shows that the operator's phone opens this vault. `operator` is whose
+# envelope it opens, an npub; None where it opens none.
+
+
+class GivenKey:
+    """The agent's key from NOSTR_NSEC, for tests and for machines without a phone."""
+
+    proves = False
+    operator: str | None = None
+
+    def __init__(self, nsec: KeyText) -> None:
+        self.keys = parse_keys(nsec)
+
+    async def get_key(self, content: dict[str, Any]) -> Keys:
+        """The key, if it is this vault's agent; raises Tampered."""
+        if to_npub(public_hex(self.keys)) != content["agent"]:
+            raise Tampered(
+                "NOSTR_NSEC is not the key of this vault's agent",
+                f"the agent is {content['agent']}",
+            )
+        return self.keys
+
+
+class OperatorKey:
+    """The agent's key by the operator's own, from the recovery kit of a vault without a phone."""
+
+    proves = True
+
+    def __init__(self, nsec: KeyText) -> None:
+        self.keys = parse_keys(nsec)
+        self.operator = to_npub(public_hex(self.keys))
+
+    async def get_key(self, content: dict[str, Any]) -> Keys:
+        """The key, out of the envelope that is for this operator; raises Tampered."""
+        try:
+            answer = decrypt(self.keys, parse_npub(content["agent"]), content["envelope"])
+        except ValueError:
+            raise Tampered(
+                "that is not the key of this vault's operator",
+                f"the operator is {content['operator']}",
+            ) from None
+        return open_nsec(content, answer)
+
+
+class Phone:
+    """The agent's key by the operator's approval, over NIP-46."""
+
+    proves = True
+
+    def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
+        self.pairing, self.signer = pairing, signer
+        self.operator = to_npub(pairing.operator)
+
+    async def get_key(self, content: dict[str, Any]) -> Keys:
+        """Ask for the envelope until it is opened; raises Denied, Tampered."""
+        pairing = self.pairing
+        if (to_npub(pairing.agent), to_npub(pairing.operator)) != (
+            content["agent"],
+            content["operator"],
+        ):
+            raise Tampered(
+                "the vault's files are not those that this machine was paired for",
+                "put the right directory back, or: avault pair --replace",
+            )
+        params = [pairing.agent, content["envelope"]]
+        accept = lambda result: open_nsec(content, result)  # noqa: E731
+        return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
+
+
+AGREED = ("custodian", "kind", "asks", "settings", "shared")
+
+
+def mark_agreed(keys: Keys, message: dict[str, Any]) -> str:
+    """That the operator has agreed to a custodian as it is: its settings can be no others then."""
+    agreed = [each for each in AGREED if each != "shared" or message["shared"]]
+    what = json.dumps([message[each] for each in agreed], sort_keys=True)
+    secret = bytes.fromhex(keys.secret_key().to_hex())
+    return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
+
+
+def check_desk(content: dict[str, Any], vault: Vault, keys: Keys | None = None) -> None:
+    """Raise Denied for a desk on whose phone approves who is no operator of the vault now.
+
+    By the agent's `keys`, raise Tampered for one that is not as it was agreed to.
+    """
+    if keys and content["agreed"] != mark_agreed(keys, {**content, "shared": False}):
+        said = f"the desk {content['custodian']} is not as it was agreed to"
+        raise Tampered(said, "at the desk: avault fleet enroll --only HOST")
+    if content["settings"].get("operator") not in map(to_npub, vault.operators()):
+        name = content["custodian"]
+        raise Denied(
+            f"who approves on the phone of the desk {name} is no operator of this vault",
+            f"avault custody remove {name}",
+        )
+
+
+class KeptKey:
+    """The agent's key by an unlock key that a helper answered; `offered` is not taken in yet."""
+
+    proves = False
+    operator: str | None = None
+
+    def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes, offered: bool) -> None:
+        self.custodian, self.kept, self.answer, self.offered = custodian, kept, answer, offered
+        self.phoneless = False  # whether it was entrusted in a vault that has no phone
+
+    def check(self, vault: Vault, keys: Keys) -> None:
+        """Raise Denied for a phone or desk of no operator of now, Tampered for what is retired."""
+        if self.offered:
+            refuse_retired(self.kept, list_retired(vault), list_given(vault))
+        refuse_removed(self.kept, vault)
+        if self.kept["kind"] == "desk":
+            check_desk(self.kept, vault, keys)
+        known = vault.other_operators().get(self.custodian)
+        whose = str(self.kept["settings"].get("operator"))
+        if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
+            raise Denied(
+                f"{self.custodian} is no operator of this vault",
+                f"avault custody remove {self.custodian}",
+            )
+
+    async def get_key(self, content: dict[str, Any]) -> Keys:
+        """The key, if the custodian is this vault's and had what opens it.
+
+        Raises what its outcome means (see `raise_outcome`), and Tampered.
+        """
+        kept = self.kept
+        if kept["vault"] == content["vault"] and kept["agent"] != content["agent"]:
+            raise Tampered(
+                f"the custodian {self.custodian} opens the agent's key before the rotation",
+                f"add it again: avault custody add KIND --name {self.custodian} --replace",
+            )
+        if not all(kept[name] == content[name] for name in ("vault", "name", "agent")):
+            raise Tampered(
+                f"the custodian {self.custodian} is of another vault",
+                f"avault custody remove {self.custodian}",
+            )
+        unlock = raise_outcome(read_answer(self.answer))
+        keys, sealed = unseal(kept, json.dumps({"avault": unlock}), self.custodian)
+        self.phoneless = sealed.get("phoneless") is True
+        return keys
+
+
 # --------------------------------------------------------- daemon/phones ----
 # The phones of other operators: their envelopes are made anew after each unlock.
 
@@ -19684,7 +20205,7 @@ def renew_phones(
     return written
 
 
-# -------------------------------------------------------- daemon/opening ----
+# ---------------------------------------------------------- keys/opening ----
 # How the vault is opened, with a key that a custodian obtains.
 
 
@@ -19874,7 +20395,7 @@ async def obtain_key(places: Places, custodian: Way) -> tuple[Keys, dict[str, An
     the disk, and ask too. Raises AvaultError.
     """
     content, own = read_unlock(places, custodian.operator)
-    keys = await custodian.obtain(content)
+    keys = await custodian.get_key(content)
     # The envelope binds agent and operator: before anything is sealed for an operator, it must
     # be the one.
     operator = parse_npub(content["operator"])
@@ -19890,76 +20411,7 @@ async def obtain_key(places: Places, custodian: Way) -> tuple[Keys, dict[str, An
     return keys, content, own
 
 
-# ------------------------------------------------------ daemon/sentences ----
-# The sentences by which the operator agrees to a change of the ways into the vault.
-
-
-# of a custodian's settings, what says where it is
-WHERE = (
-    "endpoint", "address", "path", "module", "key", "wrap", "unwrap", "operator", "of",
-)  # fmt: skip
-FIRST = "first operator"  # as the one is called who has no other name
-
-
-def rank_place(setting: str) -> tuple[bool, int]:
-    """The order in which places are named: the custodian's own first."""
-    member, _, name = setting.rpartition(".")
-    return bool(member), WHERE.index(name)
-
-
-def says_where(settings: dict[str, str], setting: str) -> bool:
-    """Whether a setting says where a custodian is; a `key` does only for KMS, in its region."""
-    member, dot, name = setting.rpartition(".")
-    return name in WHERE and (name != "key" or f"{member}{dot}region" in settings)
-
-
-def describe_custodian(message: Message, width: int = 200) -> str:
-    """A custodian as the operator is told of it: its name, its kind, and where it is.
-
-    Of a quorum, where each member is.
-    """
-    custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
-    who = kind if custodian == kind else f"{custodian} ({kind})"
-    named = [each for each in settings if settings[each] and says_where(settings, each)]
-    place = ", ".join(settings[each] for each in sorted(named, key=rank_place))
-    return printable(f"{who} at {place}" if place else who, width + len(who))
-
-
-def describe_way(message: Message, host: str) -> str:
-    """Where a custodian opens the vault, and whether somebody is asked."""
-    # whether a program asks somebody is its own word
-    is_sure = message["asks"] and message["kind"] not in ("command", "program")
-    how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
-    return f"on {'EVERY machine' if message['shared'] else host} {how}"
-
-
-def describe_openers(
-    operators: dict[str, str], custodians: list[Message], host: str, asked: str = ""
-) -> str:
-    """Who opens the vault after a rotation besides who is `asked` (an npub); "" for nobody.
-
-    Operators are npubs by their names, the first one's being "".
-    """
-    named = [f"{name or FIRST} ({npub[:19]}…)" for name, npub in operators.items() if npub != asked]
-    named += [f"{describe_custodian(each, 300)} {describe_way(each, host)}" for each in custodians]
-    return "; ".join(named)
-
-
-def describe_retiring(name: str, message: Message) -> tuple[str, str]:
-    """The title and the sentence by which one that is shared is taken away, for all machines."""
-    said = f"avault: {describe_custodian(message)} opens {name} NO MORE, on EVERY machine"
-    return f"{name} without {message['custodian']}", said
-
-
-def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
-    """The title and the sentence by which a custodian is agreed to."""
-    custodian, kind = message["custodian"], message["kind"]
-    who = kind if custodian == kind else f"{custodian} ({kind})"
-    said = f"avault: let {describe_custodian(message)} open {name} {describe_way(message, host)}"
-    return f"{who} for {name}", said
-
-
-# ----------------------------------------------------- daemon/entrusting ----
+# ------------------------------------------------------- keys/entrusting ----
 # Giving a custodian an unlock key of its own, if the operator agrees.
 
 
@@ -20142,595 +20594,6 @@ async def note_proof(holding: Holding) -> None:
         content = holding.ratchet.content
         await holding.ratchet.turn(holding.store.keys, content)
         holding.reporter.report()
-
-
-# ---------------------------------------------------- daemon/broker_link ----
-# The processes of proxies, as the keyholder has them: one for each session.
-
-
-class BrokerLink:
-    """A session's process. `use` is given what it asks for, `refused` what it did not let out.
-
-    `ended` is done when it is gone, with the reason, "" for none.
-    """
-
-    def __init__(self, sock: socket.socket, use: Use, refused: Callable[[Message], None]) -> None:
-        self.use, self.refused = use, refused
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[Message] = loop.create_future()
-        self.ended: asyncio.Future[str] = loop.create_future()
-        self.uses: dict[Any, asyncio.Task[None]] = {}  # that are not answered yet
-        self.why = ""
-        self.control = Control(sock, self.hear, self.lose)
-
-    def hear(self, message: Message, fd: int | None) -> None:
-        """What the process says; it sends no descriptor."""
-        if "use" in message:
-            task = asyncio.get_running_loop().create_task(self.answer(message))
-            self.uses[message["use"]] = task
-            task.add_done_callback(lambda _: self.uses.pop(message["use"], None))
-        elif "drop" in message:
-            if found := self.uses.get(message["drop"]):
-                found.cancel()
-        elif "refused" in message and isinstance(message["refused"], dict):
-            self.refused(message["refused"])
-        elif "ready" in message and not self.ready.done():
-            self.ready.set_result(message["ready"])
-        elif "failed" in message and not self.ready.done():
-            self.ready.set_exception(AvaultError.from_dict({"error": message["failed"]}))
-        elif "ended" in message:
-            self.why = str(message["ended"])
-
-    async def answer(self, message: Message) -> None:
-        """Answer what it asks for, whatever comes of it.
-
-        What the phone has opened is not here: it comes by a descriptor, from who has opened it.
-        """
-        answer = await self.use(message)
-        end = answer.pop("end", None)
-        try:
-            self.control.send({"id": message["use"], **answer}, end and end.fileno())
-        except Locked:
-            pass  # the process has ended
-        finally:
-            if end:
-                end.close()
-
-    def lose(self) -> None:
-        """It is gone."""
-        if not self.ready.done():
-            self.ready.set_exception(Unavailable("the proxy's process has ended", "try again"))
-            self.ready.exception()  # perhaps nobody waits for it
-        if not self.ended.done():
-            self.ended.set_result(self.why)
-
-    def end(self) -> None:
-        """Have it end: it does when nobody is at the other end."""
-        for task in [*self.uses.values()]:
-            task.cancel()
-        self.control.close()
-
-
-class Brokers:
-    """Starts them, through the supervisor; `control` is the stream to that."""
-
-    START_TIME = 20.0  # seconds: mitmproxy takes a few on a busy machine
-    MOST = 16  # sessions at once: each has some 140 MB
-    MOST_OF_GRANT = 2  # of one grant; and half of them of all grants
-    MOST_RENEWING = 8  # besides, that have a token renewed, for some seconds
-
-    def __init__(self, control: Control) -> None:
-        self.control = control
-        self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
-        self.links: dict[str, BrokerLink] = {}
-        self.through: dict[str, Grant | None] = {}  # those there are, or are to be: by which grant
-        self.standing: dict[Grant, Any] = {}  # those that stay; None for one that starts
-        self.renewing: set[str] = set()  # the numbers of those that renew a token
-        self.turns: dict[str, asyncio.Lock] = {}  # of who has a group's token renewed
-        self.renewed: dict[str, float] = {}  # when that was, by time.monotonic
-
-    def take(self, message: Message, fd: int | None) -> None:
-        """The supervisor has started one: its pid, and the door to it; or says why not."""
-        door = socket.socket(fileno=fd) if fd is not None else None
-        wanted = self.wanted.pop(str(message["number"]), None)
-        if wanted and not wanted.done() and door:
-            wanted.set_result((message["pid"], door))
-        elif wanted and not wanted.done():
-            wanted.set_exception(AvaultError.from_dict({"error": message.get("failed")}))
-        elif door:
-            door.close()
-
-    async def start(
-        self,
-        session: Message,
-        use: Use,
-        refused: Callable[[Message], None],
-        grant: Grant | None = None,
-        is_standing: bool = False,
-    ) -> tuple[str, BrokerLink, Message]:
-        """One that listens, by a number, and what it says of that; raises AvaultError.
-
-        That of a grant ends with it; its files are where those of the grant's users can be.
-        """
-        through = [each for each in self.through.values() if each]
-        mine, renews = sum(each is grant for each in through), "refresh" in session
-        is_much = mine >= self.MOST_OF_GRANT or len(through) >= self.MOST // 2
-        if renews and len(self.renewing) >= self.MOST_RENEWING:
-            raise Unavailable("too many tokens are renewed at once", "try again in a while")
-        is_full = len(self.through) - len(self.renewing) >= self.MOST
-        if (grant and is_much) or (is_full and not renews):
-            raise Unavailable(
-                "too many proxies at once", "end one of them; see: avault proxy status"
-            )
-        number, link = secrets.token_hex(8), None
-        self.through[number] = grant
-        self.renewing |= {number} if renews else set()
-        place = None
-        if grant:
-            is_shared = bool(grant.uids - {os.getuid()})
-            place = {"name": grant.name, "shared": is_shared, "standing": is_standing}
-        wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(self.START_TIME):
-                told = {"broker": number, "grant_of": place, "stays": renews}
-                self.control.send(told)
-                pid, door = await wanted
-                with door:
-                    door.setblocking(False)
-                    own = await meet(door, pid)
-                link = self.links[number] = BrokerLink(own, use, refused)
-                link.control.send({"do": "begin", **session})
-                found = await link.ready
-            if number not in self.through:
-                raise Denied("the grant has ended", ASK_MAKER)
-            return number, link, found
-        except BaseException as error:
-            self.end(number)
-            if isinstance(error, TimeoutError):
-                raise Unavailable("the proxy did not start in time", "try again") from None
-            raise
-        finally:
-            self.wanted.pop(number, None)
-
-    def end_of(self, grant: Grant) -> None:
-        """End those of a grant, before anything else is said of its end."""
-        for number, each in [*self.through.items()]:
-            if each is grant:
-                self.end(number)
-
-    def end(self, number: str) -> None:
-        """End a session's process: by the stream to it, and where it is stopped by a signal."""
-        self.through.pop(number, None)
-        self.renewing.discard(number)
-        if link := self.links.pop(number, None):
-            link.end()
-        try:
-            self.control.send({"broker": number, "is_over": True})
-        except Locked:
-            pass  # the supervisor is gone, and it with that
-
-
-# ------------------------------------------------------ daemon/restraint ----
-# Programs that ask too often: after a question in vain they leave the phone alone, ever longer.
-
-
-ASK_PAUSES = (30.0, 120.0, 600.0, 3600.0)  # seconds after one question in vain, two, …
-MOST_SHOWN = 20  # pauses in `status`: the longest
-WORD_CHARACTERS = LETTERS | DIGITS | set("._+-")
-SECRET_PAUSES = (10.0, 30.0, 120.0)  # the same for a secret, whoever asked
-FLOOD, FLOOD_TIME = 6, 300.0  # so many in vain, of the whole vault, in so many seconds
-REMEMBERED = 86_400.0  # seconds
-MOST_OVERHEARD = 40  # questions to which one process hears answers for nobody
-MOST_WAITING = 4  # uses by one program that wait for their turn
-MOST_TAKES = 2  # values that one program sets, which are waited for
-
-
-def who_asks(caller: dict[str, Any]) -> Who:
-    """A caller, as it is known again: what runs, and in what."""
-    parent = caller.get("parent") or {}
-    return caller["uid"], caller["exe"], parent.get("exe"), caller.get("grant")
-
-
-def which_asks(caller: dict[str, Any], grant: Grant | None = None) -> Who | None:
-    """A caller, as one approval is good for it: a program, started by one process, in one session.
-
-    What is started by init, or from outside of a container, stands for itself. As orphans get
-    another parent, which many may have, the kernel's session counts too: nobody can join one. Who
-    comes through a grant comes through that one, and not through a later one of its name. None for
-    who is not known: it is not known again either.
-    """
-    if caller.get("proxy"):  # a session of the proxy, and where to
-        return caller["uid"], caller["proxy"], grant and grant.identity
-    pid, parent = caller["pid"], (caller.get("parent") or {}).get("pid")
-    if not (pid and caller["exe"] and parent is not None):
-        return None
-    starter = parent if parent > 1 else pid
-    try:
-        leader = os.getsid(pid)
-    except OSError:  # it has ended
-        return None
-    who = caller["uid"], caller["exe"], *name_process(starter), *name_process(leader)
-    return *who, grant and grant.identity
-
-
-def name_process(pid: int) -> tuple[int, bytes]:
-    """A process, as no other one is named: its pid, and when it was started."""
-    _, fields = read_stat(pid)
-    return pid, fields[19] if fields else b""
-
-
-def describe_who(caller: dict[str, Any]) -> str:
-    """A caller in words, as the kernel tells."""
-    parent = caller.get("parent") or {}
-    shown = name_program(caller) + (f" (pid {caller['pid']})" if caller["pid"] else "")
-    if parent.get("exe"):
-        shown += f", started by {name_program(parent)} (pid {parent['pid']})"
-    return f"{shown}, by the grant {caller['grant']}," if caller.get("grant") else shown
-
-
-def name_program(process: dict[str, Any]) -> str:
-    """The name of what a process runs."""
-    if exe := process.get("exe"):
-        return spell(os.path.basename(str(exe)))
-    if name := process.get("name"):  # that of another user: it has chosen the name itself
-        return f"a program of uid {process['uid']} that calls itself {spell(str(name))}"
-    return "a program that is not known"
-
-
-def spell(word: str) -> str:
-    """A word that others have chosen, as it cannot be taken for a part of the sentence."""
-    return "".join(each if each in WORD_CHARACTERS else "?" for each in word[:24])
-
-
-class Restraint:
-    """How long callers leave the phone alone: who they are, what they asked for, and how many.
-
-    `in_vain` has how many questions in a row were, and when the last; those of a secret by whoever
-    asked (None) too, as who copies a program is another one. Who was approved before, for a secret,
-    has its own pauses alone, so that others cannot keep it out. All is forgotten after a day.
-    What was asked through a grant counts for that grant, and for nobody else.
-    """
-
-    def __init__(self) -> None:
-        self.in_vain: dict[tuple[Who | None, str], tuple[int, float]] = {}
-        self.latest: list[float] = []  # when the last questions of all were in vain
-        self.latest_of: dict[Who, list[float]] = {}  # and of each caller
-        self.approved: dict[tuple[Who, str], float] = {}
-
-    def check(self, who: Who, names: list[str]) -> None:
-        """Raise Denied while the pause of a caller lasts."""
-        now = uptime()
-        for name in names:
-            end = max(self.end(who, name), end_of_flood(self.latest_of.get(who, [])))
-            if not self.is_known(who, [name]):
-                end = max(end, self.end(None, name), end_of_flood(self.latest))
-                if grant := by_grant(who):
-                    floods = end_of_flood(self.latest_of.get(grant, []))
-                    end = max(end, self.end(grant, name), floods)
-            if end > now:
-                raise Denied(
-                    f"the phone was asked in vain; for {name} it is not asked again for"
-                    f" {end - now:.0f} s",
-                    "wait, or see who asked: avault log",
-                )
-
-    def is_known(self, who: Who, names: list[str]) -> bool:
-        """Whether the operator has agreed to a caller before, for all of these."""
-        return all((who, name) in self.approved for name in names)
-
-    def end(self, who: Who | None, name: str) -> float:
-        """When the pause of a caller ends, or that of all; 0 where it has none."""
-        count, last = self.in_vain.get((who, name), (0, 0.0))
-        pauses = ASK_PAUSES if who and who[1:] else SECRET_PAUSES
-        return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
-
-    def describe(self) -> list[Message]:
-        """The pauses that last: of what, whose, and until when."""
-        now = uptime()
-        ends = [(end_of_flood(self.latest), name_who(None), "anything")]
-        for who, latest in self.latest_of.items():
-            ends.append((end_of_flood(latest), name_who(who), "anything"))
-        for one, name in self.in_vain:
-            ends.append((self.end(one, name), name_who(one), name))
-        return [
-            {"name": name, "program": program, "until": render_time(time.time() + end - now)}
-            for end, program, name in sorted(ends)
-            if end > now
-        ][-MOST_SHOWN:]
-
-    def note(self, who: Who, names: list[str]) -> None:
-        """A question was in vain: refused, or nobody answered."""
-        now, grant = uptime(), by_grant(who)
-        self.forget(now - REMEMBERED)
-        if not grant:
-            self.latest = [*self.latest, now][-FLOOD:]
-        for one in (who, grant) if grant else (who,):
-            self.latest_of[one] = [*self.latest_of.get(one, []), now][-FLOOD:]
-        for each in [(each, name) for each in (who, grant) for name in names]:
-            self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
-
-    def forget(self, before: float) -> None:
-        """Forget what is older."""
-        self.in_vain = {each: found for each, found in self.in_vain.items() if found[1] > before}
-        self.approved = {each: at for each, at in self.approved.items() if at > before}
-        self.latest_of = {who: at for who, at in self.latest_of.items() if at[-1] > before}
-
-    def forgive(self, who: Who, names: list[str]) -> None:
-        """The operator has agreed."""
-        for name in names:
-            self.in_vain.pop((who, name), None)
-            self.in_vain.pop((by_grant(who), name), None)
-            if who[1]:  # else it is any program that is not known
-                self.approved[who, name] = uptime()
-
-
-def by_grant(who: Who) -> Who | None:
-    """All who ask through the same grant as a caller; None for one who asks through none."""
-    return who[3:] if any(who[3:]) else None
-
-
-def name_who(who: Who | None) -> str:
-    """Whose a pause is, in words."""
-    if who is None:
-        return "any other program"
-    return name_program({"exe": who[1]}) if who[1:] else f"any program by the grant {who[0]}"
-
-
-def end_of_flood(latest: list[float]) -> float:
-    """When one may ask again after too many questions in vain, of which these are the last."""
-    return latest[0] + FLOOD_TIME if len(latest) == FLOOD else 0.0
-
-
-class Turn:
-    """The only one who asks for some names, for the length of a `with`."""
-
-    def __init__(self, turns: Turns, who: Who, names: list[str], is_first: bool) -> None:
-        self.turns, self.who, self.names, self.is_first = turns, who, {*names}, is_first
-        self.begun = asyncio.Event()
-
-    async def __aenter__(self) -> None:
-        self.turns.join(self)
-        try:
-            await self.begun.wait()
-        except asyncio.CancelledError:
-            self.turns.leave(self)
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self.turns.leave(self)
-
-
-class Turns:
-    """Whose turn it is to ask: one at a time for each secret, and first who is to be first."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Turn] = []
-        self.begun: list[Turn] = []
-
-    def join(self, turn: Turn) -> None:
-        """Wait for a turn; raises Denied where too many of the same caller do."""
-        if sum(each.who == turn.who for each in self.waiting) >= MOST_WAITING:
-            raise Denied(
-                f"{MOST_WAITING} uses by this program wait for the phone already",
-                "try again when some have been answered",
-            )
-        self.waiting.append(turn)
-        self.go_on()
-
-    def leave(self, turn: Turn) -> None:
-        """It has had its turn, or wants none any more."""
-        (self.begun if turn.begun.is_set() else self.waiting).remove(turn)
-        self.go_on()
-
-    def go_on(self) -> None:
-        """Begin the turns of which no name is taken, or is to be by who waits before them."""
-        taken = {name for each in self.begun for name in each.names}
-        for turn in sorted(self.waiting, key=lambda each: not each.is_first):
-            if not taken & turn.names:
-                self.waiting.remove(turn)
-                self.begun.append(turn)
-                turn.begun.set()
-            taken |= turn.names
-
-
-class Askings:
-    """The questions of an open vault: one at a time for each secret.
-
-    `questions` are those that the phone has now, as `status` shows them, by what becomes of them;
-    `late` are processes that listen for an answer which is for nobody any more, by the names that
-    they were to open; `staying` those that have opened something for a caller, for a time; `given`
-    the callers to whom such a process sends what they asked for.
-    """
-
-    def __init__(self) -> None:
-        self.restraint = Restraint()
-        self.turns = Turns()
-        self.questions: dict[Any, Message] = {}
-        self.late: dict[str, Any] = {}
-        self.staying: dict[Who, Any] = {}
-        self.signing: dict[Any, Any] = {}  # questions about keys, by what they are about
-        self.given: set[Session] = set()
-        self.takes: list[Who | None] = []  # who sets a value that is to be sealed
-
-    def show(self, which: Any, names: list[str], by: str, code: str) -> None:
-        """Have `status` show a question that the phone has now."""
-        since = render_time(time.time())
-        self.questions[which] = {"names": names, "by": by, "code": code, "since": since}
-
-    def alone(self, who: Who, names: list[str]) -> Turn:
-        """Be the only one who asks for these, for the length of a `with`."""
-        return Turn(self.turns, who, names, self.restraint.is_known(who, names))
-
-    @context
-    def take_from(self, who: Who | None) -> Iterator[None]:
-        """Wait for a value of a caller's, for the length of a `with`.
-
-        Each has a process, and there are few. Raises Unavailable where too many of it have.
-        """
-        if self.takes.count(who) >= MOST_TAKES:
-            raise Unavailable(
-                f"{MOST_TAKES} values that this program sets are waited for already",
-                "send those first, then try again",
-            )
-        self.takes.append(who)
-        try:
-            yield
-        finally:
-            self.takes.remove(who)
-
-    def end_stale(self, vault: Vault) -> None:
-        """End what has opened values that are others by now, in the vault that is served."""
-        for each, found in [*self.staying.items()]:
-            if found.is_stale(vault):
-                found.assignment.end()
-                self.staying.pop(each, None)
-
-    def describe(self) -> Message:
-        """What `status` shows of them."""
-        return {"questions": [*self.questions.values()], "pauses": self.restraint.describe()}
-
-    def end_late(self, names: list[str], is_full: bool, through: str | None) -> list[Message]:
-        """Who asks anew for a secret hears the late answers himself; for others there is room.
-
-        Through a grant, only what was asked through it makes room. The questions whose answers
-        are to be heard by who comes in their place.
-        """
-        questions: list[Message] = []
-        late = [name for name, each in self.late.items() if through in (None, each.through)]
-        for name in [*names, *(late[:1] if is_full else [])]:
-            found = self.late.pop(name, None)
-            if found and not found.is_gone:
-                questions += found.questions
-                found.end()
-        return questions[-MOST_OVERHEARD:]
-
-
-# --------------------------------------------------------- daemon/grants ----
-# The grants there are, in the keyholder: in its memory alone, and gone with it.
-#
-# Their sockets the supervisor has, which hands on what connects there.
-
-
-MOST_GRANTS = 100
-MOST_SESSIONS = 100  # connections of one grant: else it could have those of all others
-
-
-class Grants:
-    """Those there are, by their names. `sessions` are the open connections of all.
-
-    `brokers` are the proxies of all. `changed` is called when there are others.
-    """
-
-    ANSWER_TIME = 10.0  # seconds that the supervisor has to make a socket, or to close it
-
-    def __init__(
-        self,
-        control: Control,
-        sessions: dict[Session, None],
-        changed: Callable[[], None],
-        brokers: Brokers,
-    ) -> None:
-        self.control, self.sessions, self.changed = control, sessions, changed
-        self.brokers = brokers
-        self.known: dict[str, Grant] = {}
-        self.pauses: dict[Who, Pause] = {}  # by who makes grants that ask
-        self.awaited: dict[str, asyncio.Future[Message]] = {}
-
-    def find(self, identity: str, sock: socket.socket) -> Grant | None:
-        """The grant of a connection that has come; None where it is to be closed.
-
-        Of too many connections of one grant, the one that is quiet for longest has to go.
-        """
-        grant = next((each for each in self.known.values() if each.identity == identity), None)
-        if not grant or grant.is_over() or peer_uid(sock) not in grant.uids:
-            return None
-        own = [each for each in self.sessions if each.grant is grant]
-        if len(own) >= MOST_SESSIONS:
-            idle = next((each for each in own if not each.task or each.awaited), None)
-            if not idle:
-                return None
-            self.cut(idle)
-        return grant
-
-    def cut(self, session: Session) -> None:
-        """End a connection: nothing more is sent on it."""
-        self.sessions.pop(session, None)
-        session.cut()
-
-    async def make(self, grant: Grant) -> None:
-        """Have a socket made for a grant, which counts from then on; raises AvaultError."""
-        if grant.name in self.known:
-            raise Denied(
-                f"there is a grant {grant.name} already", f"avault revoke {grant.name}, then again"
-            )
-        if len(self.known) >= MOST_GRANTS:
-            raise Denied(f"there are {MOST_GRANTS} grants", "avault revoke those that nobody needs")
-        self.known[grant.name] = grant
-        try:
-            wish = {"name": grant.name, "uids": sorted(grant.uids)}
-            grant.path = str((await self.order(grant, "listen", **wish))["path"])
-        except BaseException:
-            self.end([grant])
-            raise
-        if (
-            grant.until is not None
-        ):  # a loop's clock stands still while the machine sleeps: see `run`
-            later = max(grant.until - uptime(), 0.0) + 0.01
-            asyncio.get_running_loop().call_later(later, self.end_over)
-        self.changed()
-
-    async def order(self, grant: Grant, what: str, **about: Any) -> Message:
-        """What the supervisor answers when it was told to make, or to close, a grant's socket."""
-        awaited: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self.awaited[grant.identity] = awaited
-        self.control.send({"grant": what, "identity": grant.identity, **about})
-        try:
-            async with asyncio.timeout(self.ANSWER_TIME):
-                answer = await awaited
-        except TimeoutError:
-            raise Unavailable("the daemon's other process does not answer", "try again") from None
-        finally:
-            if self.awaited.get(grant.identity) is awaited:
-                del self.awaited[grant.identity]
-        if answer.get("failed"):
-            raise AvaultError.from_dict({"error": answer["failed"]})
-        return answer
-
-    def hear(self, message: Message) -> None:
-        """The supervisor's answer."""
-        awaited = self.awaited.get(str(message["identity"]))
-        if awaited and not awaited.done():
-            awaited.set_result(message)
-
-    def end(self, grants: list[Grant]) -> None:
-        """End some: from here on nothing is answered on any of their connections."""
-        for grant in grants:
-            grant.is_ended, grant.seen = True, None
-            self.brokers.end_of(grant)
-            if self.known.get(grant.name) is grant:
-                del self.known[grant.name]
-            self.control.send({"grant": "close", "identity": grant.identity})
-        for session in [each for each in self.sessions if each.grant in grants]:
-            self.cut(session)
-        self.changed()
-
-    async def revoke(self, name: str | None) -> list[str]:
-        """End the grant of a name, or all: the names of those that ended. Raises NotFound.
-
-        Their sockets are gone then.
-        """
-        if name is not None and name not in self.known:
-            raise NotFound(f"no grant {name}", "see which there are: avault grants")
-        ended = [each for each in self.known.values() if name in (None, each.name)]
-        self.end(ended)
-        for grant in ended:
-            await self.order(grant, "close")
-        return [each.name for each in ended]
-
-    def end_over(self) -> None:
-        """End those whose time is over."""
-        if over := [each for each in self.known.values() if each.is_over()]:
-            self.end(over)
 
 
 # ------------------------------------------------------ daemon/approving ----
@@ -20995,6 +20858,279 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
     return Denied(f"{name} is guarded, and its time is over", lift)
 
 
+# -------------------------------------------------------- daemon/leaving ----
+# Work for a client, which ends when that leaves.
+
+
+async def while_there(
+    session: Session, work: Coroutine[Any, Any, Made], given: Collection[Session] = ()
+) -> Made:
+    """What comes of something for a client, done for as long as that is there.
+
+    Who is `given` its answer by another process may leave as soon as it has that.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=0.5))[0]:
+            is_left = has_left(session.transport.get_extra_info("socket").fileno())
+            if is_left and session not in given:
+                session.transport.abort()
+                raise asyncio.CancelledError
+        return await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def has_left(fd: int) -> bool:
+    """Whether the other end of a connection is closed, and has not only said its last."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+
+
+# ---------------------------------------------------- daemon/opener_link ----
+# A process that opens secrets, or seals them, as the keyholder hears it.
+
+
+class OpenerLink:
+    """A process that has a job, and what it says; None once it is gone."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        ended: Callable[[OpenerLink], None],
+        is_asking: bool,
+        through: str | None = None,
+    ) -> None:
+        self.is_asking, self.through = is_asking, through  # through which grant it was asked for
+        self.questions: list[Message] = []  # whose answers it hears
+        self.said: asyncio.Queue[Message | None] = asyncio.Queue()
+        self.ended, self.is_gone, self.is_staying = ended, False, False
+        self.control = Control(sock, self.hear, self.lose)
+
+    def hear(self, message: Message, fd: int | None) -> None:
+        """A word of the process."""
+        self.said.put_nowait(message)
+
+    def lose(self) -> None:
+        """It is gone."""
+        self.is_gone = True
+        self.said.put_nowait(None)
+        self.ended(self)
+
+    def send(self, message: Message, fd: int | None = None) -> None:
+        """Tell it something, if it is still there."""
+        if not self.is_gone:
+            self.control.send(message, fd)
+
+    def end(self) -> None:
+        """Have it end at once."""
+        if not self.is_gone:
+            self.control.close()
+
+    async def hear_answer(self, seconds: float) -> Message:
+        """What it says of a job that nobody is asked for; raises what went wrong."""
+        try:
+            async with asyncio.timeout(seconds):
+                found = await self.said.get() or {}
+        except TimeoutError:
+            raise TimedOut("the process that seals does not answer", "try again") from None
+        if "failed" in found:
+            raise AvaultError.from_dict({"error": found["failed"]})
+        if not found:
+            raise Unavailable("the process that seals has ended", "try again")
+        return found
+
+
+# -------------------------------------------------------- daemon/openers ----
+# The processes that open secrets, as the keyholder has them; the supervisor starts them.
+
+
+LOCKS_AT_ONCE = 100  # locks in one answer
+SEAL_TIME = 60.0  # seconds for them
+ROUNDS = 16  # values of one key that are sealed one after the other: so many machines have set it
+LEFT_TIME = 3_600.0  # seconds for which a value is left to the machine that has set it
+
+
+class Openers:
+    """How the keyholder comes by such processes, and what it has them do without the phone."""
+
+    MOST = 8  # at once that ask the phone, and as many that seal; each takes 40 MB
+    MOST_OF_GRANT = 2  # of those that ask, for one grant; and half of them for all grants
+    MOST_STAYING = 8  # besides, that have opened something for a time
+    START_TIME = 15.0  # seconds
+
+    def __init__(self, holding: Holding) -> None:
+        self.holding, self.own = holding, OwnLocks(holding.places)
+        self.keeping = asyncio.Lock()  # locks.json is written by one at a time
+        self.settling = asyncio.Lock()
+        # whether they are to ask, and through which grant
+        self.starting: list[tuple[bool, str | None]] = []
+        self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
+        self.assigned: set[OpenerLink] = set()
+        self.looked: Vault | None = None  # that has nothing which is to be sealed, or cannot be
+
+    def take(self, message: Message, fd: int) -> None:
+        """The supervisor has started one: its pid, and the door to it."""
+        door = socket.socket(fileno=fd)
+        wanted = self.wanted.pop(str(message["number"]), None)
+        if wanted and not wanted.done():
+            wanted.set_result((message["pid"], door))
+        else:
+            door.close()
+
+    def is_full(self, is_asking: bool = True, through: str | None = None) -> bool:
+        """Whether there are as many as may be, of those that ask or of those that seal.
+
+        Through a grant fewer may be, so that nobody's programs keep the phone from the owner's.
+        """
+        there = [(each.is_asking, each.through) for each in self.assigned if not each.is_staying]
+        found = [grant for asks, grant in there + self.starting if asks == is_asking]
+        is_much = found.count(through) >= self.MOST_OF_GRANT
+        is_much = is_much or sum(each is not None for each in found) >= self.MOST // 2
+        return len(found) >= self.MOST or (through is not None and is_much)
+
+    async def start(self, is_asking: bool = True, through: str | None = None) -> OpenerLink:
+        """One that is hardened; raises AvaultError."""
+        if self.is_full(is_asking, through):
+            what = "wait for the phone" if is_asking else "values are set at once"
+            raise Unavailable(f"too many {what}", "try again in a while")
+        number = secrets.token_hex(8)
+        self.starting.append((is_asking, through))
+        wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
+        try:
+            self.holding.reporter.control.send({"opener": number})
+            async with asyncio.timeout(self.START_TIME):
+                pid, door = await wanted
+        except TimeoutError:
+            raise Unavailable("no process could be started that opens it", "try again") from None
+        finally:
+            self.wanted.pop(number, None)
+            self.starting.remove((is_asking, through))
+        with door:
+            own = await meet(door, pid)
+        found = OpenerLink(own, self.assigned.discard, is_asking, through)
+        self.assigned.add(found)
+        return found
+
+    async def keep_own(self, store: Store, locks: list[Lock]) -> None:
+        """Have these locks of this machine in place of those before; raises AvaultError."""
+        async with self.keeping:
+            used = {
+                lock["to"] for lock in map(read_lock, store.vault.facts_of("lock").values()) if lock
+            }
+            await asyncio.to_thread(self.own.keep, locks, used)
+
+    async def keep_made(self, store: Store, locks: list[Lock]) -> None:
+        """Have these locks of this machine, if that can be: else the vault's are opened."""
+        with contextlib.suppress(AvaultError):
+            await self.keep_own(store, locks)
+
+    def need_pairing(self, store: Store) -> Pairing:
+        """The operator's phone; raises Denied where there is none."""
+        pairing = self.holding.contact.find(store)
+        if not pairing:
+            raise Denied("only a paired vault can ask for each use", "pair it with: avault pair")
+        return pairing
+
+    async def make_locks(
+        self, store: Store, places: list[str]
+    ) -> tuple[dict[str, Lock], list[Lock]]:
+        """New locks for secrets, by name, and this machine's own on the same keys.
+
+        No key of theirs is ever here, and nobody is asked.
+        """
+        pairing = self.holding.contact.find(store)
+        job = {
+            "do": "make",
+            "operator": pairing.operator if pairing else None,
+            **bind_locks(store.vault, self.holding.host),
+        }
+        made: dict[str, Lock] = {}
+        own: list[Lock] = []
+        found = await self.start(is_asking=False)
+        try:
+            for first in range(0, len(places), LOCKS_AT_ONCE):
+                found.send({**job, "places": places[first : first + LOCKS_AT_ONCE]})
+                answer = await found.hear_answer(SEAL_TIME)
+                made |= answer["made"]
+                own += answer["own"]
+        finally:
+            found.end()
+        return made, own
+
+    async def change(
+        self, store: Store, function: Callable[[Vault], None], also: frozenset[str] = frozenset()
+    ) -> None:
+        """Have a change written, with what a guard asks for sealed; raises what refused it.
+
+        Of what was in clear before, only what is named by `also`: the rest is left to `settle`.
+        """
+        made: dict[str, Lock] = {}
+        own: list[Lock] = []
+
+        def change(vault: Vault) -> None:
+            before = {*find_unsealed(vault)} - also
+            function(vault)
+            loose = [name for name in find_unsealed(vault) if name not in before]
+            seal_loose(vault, made, loose, store.machine)
+
+        for _ in range(3):
+            try:
+                await self.holding.writer.change(store, change)
+                break
+            except Unsealed as unsealed:
+                more, mine = await self.make_locks(store, unsealed.names)
+                made |= more
+                own += mine
+        else:
+            raise AvaultError("what is to be sealed keeps changing", "try again")
+        if own:
+            await self.keep_made(store, own)
+
+    async def settle(self, store: Store, wanted: Iterable[str] = ()) -> None:
+        """Seal what came in clear: from a merge, or from an avault that does not know of it.
+
+        What another machine has just set is left to that one, but for what is `wanted` here: two
+        that seal one value make two of it.
+        """
+        reporter = self.holding.reporter
+        async with self.settling:
+            if self.looked is store.vault or store.trouble:
+                return
+            before = reporter.warnings.pop("unsealed", None)
+            for _ in range(ROUNDS):
+                looked, loose = store.vault, find_unsealed(store.vault)
+                self.looked = None if loose else looked  # else it looks again
+                names = [each for each in loose if each in wanted or is_left_to(store, each)]
+                if not names:
+                    break
+                try:
+                    await self.change(store, lambda vault: None, frozenset(names))
+                except AvaultError as error:
+                    shown = ", ".join(names[:5])
+                    reporter.warnings["unsealed"] = (
+                        f"not sealed, though the guard on it asks: {shown}: {error.message}"
+                    )
+                    break
+            if before != reporter.warnings.get("unsealed"):
+                reporter.report()
+
+
+def is_left_to(store: Store, name: str) -> bool:
+    """Whether this machine is to seal a value: its own, or one that another has not sealed."""
+    group, _, key = name.partition("/")
+    secret = find_clear(store.vault.groups[group].keys[key])
+    return not secret or secret.machine == store.machine or secret.updated < time.time() - LEFT_TIME
+
+
+def bind_locks(vault: Vault, host: str) -> dict[str, Any]:
+    """What a lock says: the vault's identity and name, this machine's, and whose phones open it."""
+    said = [vault.identity, vault.name]
+    return {"vault": said, "host": host, "operators": vault.operators()}
+
+
 # ------------------------------------------------------ daemon/operators ----
 # The operators of a vault besides the first: who they are is kept in the vault itself.
 
@@ -21160,7 +21296,7 @@ class Tries:
         self.count = self.phones = 0
 
 
-# ------------------------------------------------------ daemon/unlocking ----
+# -------------------------------------------------------- keys/unlocking ----
 # How the keyholder comes by the key: at once, by asking the phone, or by listening to it.
 
 
@@ -21490,7 +21626,7 @@ def collect_warnings(holding: Holding) -> dict[str, str]:
     if store and store.warning:
         warnings["pin"] = store.warning
     if recovery.warning:
-        warnings["nsec"] = recovery.warning
+        warnings["nsec.enc"] = recovery.warning
     if store or not contact.signer:
         warnings.pop("ntp", None)  # of use only while an answer does not come
     if contact.signer and contact.signer.remarks.clock:
@@ -21668,248 +21804,6 @@ def read_tail(path: str) -> list[bytes]:
             return file.read(LOG_TAIL).splitlines()
     except OSError:
         return []
-
-
-# ---------------------------------------------------- daemon/opener_link ----
-# A process that opens secrets, or seals them, as the keyholder hears it.
-
-
-class OpenerLink:
-    """A process that has a job, and what it says; None once it is gone."""
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        ended: Callable[[OpenerLink], None],
-        is_asking: bool,
-        through: str | None = None,
-    ) -> None:
-        self.is_asking, self.through = is_asking, through  # through which grant it was asked for
-        self.questions: list[Message] = []  # whose answers it hears
-        self.said: asyncio.Queue[Message | None] = asyncio.Queue()
-        self.ended, self.is_gone, self.is_staying = ended, False, False
-        self.control = Control(sock, self.hear, self.lose)
-
-    def hear(self, message: Message, fd: int | None) -> None:
-        """A word of the process."""
-        self.said.put_nowait(message)
-
-    def lose(self) -> None:
-        """It is gone."""
-        self.is_gone = True
-        self.said.put_nowait(None)
-        self.ended(self)
-
-    def send(self, message: Message, fd: int | None = None) -> None:
-        """Tell it something, if it is still there."""
-        if not self.is_gone:
-            self.control.send(message, fd)
-
-    def end(self) -> None:
-        """Have it end at once."""
-        if not self.is_gone:
-            self.control.close()
-
-    async def hear_answer(self, seconds: float) -> Message:
-        """What it says of a job that nobody is asked for; raises what went wrong."""
-        try:
-            async with asyncio.timeout(seconds):
-                found = await self.said.get() or {}
-        except TimeoutError:
-            raise TimedOut("the process that seals does not answer", "try again") from None
-        if "failed" in found:
-            raise AvaultError.from_dict({"error": found["failed"]})
-        if not found:
-            raise Unavailable("the process that seals has ended", "try again")
-        return found
-
-
-# -------------------------------------------------------- daemon/openers ----
-# The processes that open secrets, as the keyholder has them; the supervisor starts them.
-
-
-LOCKS_AT_ONCE = 100  # locks in one answer
-SEAL_TIME = 60.0  # seconds for them
-ROUNDS = 16  # values of one key that are sealed one after the other: so many machines have set it
-LEFT_TIME = 3_600.0  # seconds for which a value is left to the machine that has set it
-
-
-class Openers:
-    """How the keyholder comes by such processes, and what it has them do without the phone."""
-
-    MOST = 8  # at once that ask the phone, and as many that seal; each takes 40 MB
-    MOST_OF_GRANT = 2  # of those that ask, for one grant; and half of them for all grants
-    MOST_STAYING = 8  # besides, that have opened something for a time
-    START_TIME = 15.0  # seconds
-
-    def __init__(self, holding: Holding) -> None:
-        self.holding, self.own = holding, OwnLocks(holding.places)
-        self.keeping = asyncio.Lock()  # locks.json is written by one at a time
-        self.settling = asyncio.Lock()
-        # whether they are to ask, and through which grant
-        self.starting: list[tuple[bool, str | None]] = []
-        self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
-        self.assigned: set[OpenerLink] = set()
-        self.looked: Vault | None = None  # that has nothing which is to be sealed, or cannot be
-
-    def take(self, message: Message, fd: int) -> None:
-        """The supervisor has started one: its pid, and the door to it."""
-        door = socket.socket(fileno=fd)
-        wanted = self.wanted.pop(str(message["number"]), None)
-        if wanted and not wanted.done():
-            wanted.set_result((message["pid"], door))
-        else:
-            door.close()
-
-    def is_full(self, is_asking: bool = True, through: str | None = None) -> bool:
-        """Whether there are as many as may be, of those that ask or of those that seal.
-
-        Through a grant fewer may be, so that nobody's programs keep the phone from the owner's.
-        """
-        there = [(each.is_asking, each.through) for each in self.assigned if not each.is_staying]
-        found = [grant for asks, grant in there + self.starting if asks == is_asking]
-        is_much = found.count(through) >= self.MOST_OF_GRANT
-        is_much = is_much or sum(each is not None for each in found) >= self.MOST // 2
-        return len(found) >= self.MOST or (through is not None and is_much)
-
-    async def start(self, is_asking: bool = True, through: str | None = None) -> OpenerLink:
-        """One that is hardened; raises AvaultError."""
-        if self.is_full(is_asking, through):
-            what = "wait for the phone" if is_asking else "values are set at once"
-            raise Unavailable(f"too many {what}", "try again in a while")
-        number = secrets.token_hex(8)
-        self.starting.append((is_asking, through))
-        wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
-        try:
-            self.holding.reporter.control.send({"opener": number})
-            async with asyncio.timeout(self.START_TIME):
-                pid, door = await wanted
-        except TimeoutError:
-            raise Unavailable("no process could be started that opens it", "try again") from None
-        finally:
-            self.wanted.pop(number, None)
-            self.starting.remove((is_asking, through))
-        with door:
-            own = await meet(door, pid)
-        found = OpenerLink(own, self.assigned.discard, is_asking, through)
-        self.assigned.add(found)
-        return found
-
-    async def keep_own(self, store: Store, locks: list[Lock]) -> None:
-        """Have these locks of this machine in place of those before; raises AvaultError."""
-        async with self.keeping:
-            used = {
-                lock["to"] for lock in map(read_lock, store.vault.facts_of("lock").values()) if lock
-            }
-            await asyncio.to_thread(self.own.keep, locks, used)
-
-    async def keep_made(self, store: Store, locks: list[Lock]) -> None:
-        """Have these locks of this machine, if that can be: else the vault's are opened."""
-        with contextlib.suppress(AvaultError):
-            await self.keep_own(store, locks)
-
-    def need_pairing(self, store: Store) -> Pairing:
-        """The operator's phone; raises Denied where there is none."""
-        pairing = self.holding.contact.find(store)
-        if not pairing:
-            raise Denied("only a paired vault can ask for each use", "pair it with: avault pair")
-        return pairing
-
-    async def make_locks(
-        self, store: Store, places: list[str]
-    ) -> tuple[dict[str, Lock], list[Lock]]:
-        """New locks for secrets, by name, and this machine's own on the same keys.
-
-        No key of theirs is ever here, and nobody is asked.
-        """
-        pairing = self.holding.contact.find(store)
-        job = {
-            "do": "make",
-            "operator": pairing.operator if pairing else None,
-            **bind_locks(store.vault, self.holding.host),
-        }
-        made: dict[str, Lock] = {}
-        own: list[Lock] = []
-        found = await self.start(is_asking=False)
-        try:
-            for first in range(0, len(places), LOCKS_AT_ONCE):
-                found.send({**job, "places": places[first : first + LOCKS_AT_ONCE]})
-                answer = await found.hear_answer(SEAL_TIME)
-                made |= answer["made"]
-                own += answer["own"]
-        finally:
-            found.end()
-        return made, own
-
-    async def change(
-        self, store: Store, function: Callable[[Vault], None], also: frozenset[str] = frozenset()
-    ) -> None:
-        """Have a change written, with what a guard asks for sealed; raises what refused it.
-
-        Of what was in clear before, only what is named by `also`: the rest is left to `settle`.
-        """
-        made: dict[str, Lock] = {}
-        own: list[Lock] = []
-
-        def change(vault: Vault) -> None:
-            before = {*find_unsealed(vault)} - also
-            function(vault)
-            loose = [name for name in find_unsealed(vault) if name not in before]
-            seal_loose(vault, made, loose, store.machine)
-
-        for _ in range(3):
-            try:
-                await self.holding.writer.change(store, change)
-                break
-            except Unsealed as unsealed:
-                more, mine = await self.make_locks(store, unsealed.names)
-                made |= more
-                own += mine
-        else:
-            raise AvaultError("what is to be sealed keeps changing", "try again")
-        if own:
-            await self.keep_made(store, own)
-
-    async def settle(self, store: Store, wanted: Iterable[str] = ()) -> None:
-        """Seal what came in clear: from a merge, or from an avault that does not know of it.
-
-        What another machine has just set is left to that one, but for what is `wanted` here: two
-        that seal one value make two of it.
-        """
-        reporter = self.holding.reporter
-        async with self.settling:
-            if self.looked is store.vault or store.trouble:
-                return
-            before = reporter.warnings.pop("unsealed", None)
-            for _ in range(ROUNDS):
-                looked, loose = store.vault, find_unsealed(store.vault)
-                self.looked = None if loose else looked  # else it looks again
-                names = [each for each in loose if each in wanted or is_left_to(store, each)]
-                if not names:
-                    break
-                try:
-                    await self.change(store, lambda vault: None, frozenset(names))
-                except AvaultError as error:
-                    shown = ", ".join(names[:5])
-                    reporter.warnings["unsealed"] = (
-                        f"not sealed, though the guard on it asks: {shown}: {error.message}"
-                    )
-                    break
-            if before != reporter.warnings.get("unsealed"):
-                reporter.report()
-
-
-def is_left_to(store: Store, name: str) -> bool:
-    """Whether this machine is to seal a value: its own, or one that another has not sealed."""
-    group, _, key = name.partition("/")
-    secret = find_clear(store.vault.groups[group].keys[key])
-    return not secret or secret.machine == store.machine or secret.updated < time.time() - LEFT_TIME
-
-
-def bind_locks(vault: Vault, host: str) -> dict[str, Any]:
-    """What a lock says: the vault's identity and name, this machine's, and whose phones open it."""
-    said = [vault.identity, vault.name]
-    return {"vault": said, "host": host, "operators": vault.operators()}
 
 
 # ------------------------------------------------------- daemon/guarding ----
@@ -22181,13 +22075,13 @@ def plan(store: Store, message: Message, vault: Vault | None = None) -> Plan:
 # without ever knowing one.
 
 
-def wrap_for_desk(public: str, unlock: str) -> str:
+def wrap_for_desk(public: str, unlock: KeyText) -> str:
     """An unlock key, as only who has the secret key of `public` (hex) reads it."""
     once = make_keys()
     return json.dumps({"from": public_hex(once), "sealed": encrypt(once, public, unlock)})
 
 
-def open_with_desk(places: Places, name: str, secret: str) -> KeptKey:
+def open_with_desk(places: Places, name: str, secret: KeyText) -> KeptKey:
     """The way in by a desk's secret key for this machine; raises Denied where that is another."""
     content, keys = find_desk(places, name), parse_keys(secret)
     try:
@@ -22864,7 +22758,7 @@ class SigningLink:
             raise
 
 
-# ------------------------------------------------------ daemon/keyholder ----
+# -------------------------------------------------------- keys/keyholder ----
 # The process that holds the agent's key and the secrets.
 #
 # It starts no program, and locking is its exit: Python cannot wipe a string, the kernel can.
@@ -23125,37 +23019,6 @@ class Keyholder:
             raise TimedOut("the signer did not answer in time", hint) from None
         finally:
             self.unlocking.end_talk()
-
-
-# -------------------------------------------------------- daemon/leaving ----
-# Work for a client, which ends when that leaves.
-
-
-async def while_there(
-    session: Session, work: Coroutine[Any, Any, Made], given: Collection[Session] = ()
-) -> Made:
-    """What comes of something for a client, done for as long as that is there.
-
-    Who is `given` its answer by another process may leave as soon as it has that.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait([task], timeout=0.5))[0]:
-            is_left = has_left(session.transport.get_extra_info("socket").fileno())
-            if is_left and session not in given:
-                session.transport.abort()
-                raise asyncio.CancelledError
-        return await task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def has_left(fd: int) -> bool:
-    """Whether the other end of a connection is closed, and has not only said its last."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
 
 
 # ------------------------------------------------------ daemon/releasing ----
@@ -27860,7 +27723,7 @@ class Opener:
                     raise
         return True
 
-    def note_opened(self, question: Message, lock: Message, unlock: str) -> None:
+    def note_opened(self, question: Message, lock: Message, unlock: KeyText) -> None:
         """Have what an answer opens; raises Tampered."""
         found = open_lock(lock, unlock, self.job["vault"][0])
         is_shared = lock is question["locks"][-1]  # the vault's, which git keeps
@@ -28290,7 +28153,7 @@ async def ask_for_proof(
         if not store:
             await keyholder.unlocking.open(phone, accept_rollback)
         else:
-            await phone.obtain(content)
+            await phone.get_key(content)
             holding.need(store)
             ratchet = holding.ratchet
             ratchet.note_quickness(signer.answered_in, ratchet.content)
@@ -29951,6 +29814,124 @@ def describe_found(vault: Vault) -> dict[str, Any]:
     return {"name": vault.name, "secrets": vault.count(), "hosts": hosts}
 
 
+# ---------------------------------------------------------- daemon/start ----
+# From a command to a daemon, and the beginning and end of the supervisor.
+
+
+def main_supervisor(argv: list[str]) -> NoReturn:
+    """The supervisor process: `avault.py supervisor OPTIONS`.
+
+    The options are a JSON object of what `start_daemon` wants.
+    """
+    try:
+        options = json.loads(argv[0])
+        options["dir"], options["background"], options["ready"]
+    except (IndexError, ValueError, TypeError, KeyError):
+        sys.exit(
+            "avault: error: the supervisor is not started by hand\n"
+            "avault: hint: avault daemon start"
+        )
+
+    service = os.environ.pop("NOTIFY_SOCKET", "")  # of systemd, sd_notify(3); not for our children
+
+    def say(text: str) -> None:
+        if not options["background"]:
+            write_all(2, f"avault: {text}\n".encode())
+
+    def ready(answer: dict[str, Any]) -> None:
+        if options["ready"] is not None:
+            write_all(options["ready"], encode_frame(answer))
+            os.close(options["ready"])
+        if service and answer["ok"]:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+                manager.connect(service.replace("@", "\0", 1) if service[0] == "@" else service)
+                manager.send(b"READY=1")
+
+    async def run() -> None:
+        places = Places(options["dir"])
+        places.socket, places.pid_file = options["socket"], options["pid_file"]
+        await Supervisor(places, options, ANSWERS, say).run(lambda: ready({"ok": True}))
+
+    code = 0
+    try:
+        harden("avault")
+        asyncio.run(run())
+    except Exception as error:
+        refused = complain(error)
+        code = refused.exit_code
+        if options["ready"] is not None:
+            ready(refused.to_dict())
+        else:
+            write_all(2, f"avault: error: {refused.message}\n".encode())
+            if refused.hint:
+                write_all(2, f"avault: hint: {refused.hint}\n".encode())
+    sys.exit(code)
+
+
+def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
+    """Start the supervisor: in the background, and return when it listens; or become it.
+
+    Either way it is a fresh process with a clean environment. NOSTR_NSEC goes into a socket that
+    only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
+    `options` below. Raises what kept it from listening.
+    """
+    if not is_file_there(places.dir):
+        raise no_vault(places)
+    # a clone is not; and who can open a directory can hold its lock
+    make_private_directory(places.dir)
+    # after that: beside a vault of somebody else, root leaves nothing of its own
+    make_private_directory(places.state)
+    nsec = None
+    if wanted.get("ask") and os.environ.get("NOSTR_NSEC"):
+        mine, end = socket.socketpair()
+        with end:
+            end.sendall(os.environ["NOSTR_NSEC"].encode())
+        nsec = mine.detach()
+        os.set_inheritable(nsec, True)
+    options = {
+        "dir": places.dir,
+        "socket": places.socket,
+        "pid_file": places.pid_file,
+        "background": background,
+        "ready": None,
+        "ask": False,
+        "nsec": nsec,
+        **dict.fromkeys(("timeout", "lock_after", "lock_idle", "notify")),
+        "accept_rollback": False,
+        **wanted,
+    }
+    if not background:
+        command = own_command("supervisor", json.dumps(options))
+        manager = {name: os.environ[name] for name in ("NOTIFY_SOCKET",) if name in os.environ}
+        os.execve(command[0], command, clean_environment() | manager)  # noqa: S606
+    listening, told = os.pipe()
+    options["ready"] = told
+    daemon = subprocess.Popen(
+        own_command("supervisor", json.dumps(options)),
+        pass_fds=(told, *([] if nsec is None else [nsec])),
+        env=clean_environment(),
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    daemon.returncode = 0  # it outlives us, and nobody here waits for it
+    os.close(told)
+    if nsec is not None:
+        os.close(nsec)
+    with open(listening, "rb") as pipe:
+        answer = pipe.read()
+    if not answer:
+        raise Unavailable(
+            "the daemon ended before it listened",
+            "run it in the foreground to see why: avault daemon start",
+        )
+    result = decode_frame(answer[4:])
+    if not result["ok"]:
+        raise AvaultError.from_dict(result)
+
+
 # ---------------------------------------------------------- daemon/talks ----
 # The keyholder's talks with operator and signer: init, pair, recover, drill.
 
@@ -30210,58 +30191,103 @@ TALKS: dict[str, Talk] = {
 }
 
 
-# ---------------------------------------------------------- daemon/start ----
-# From a command to a daemon, and the beginning and end of its two processes.
+# ----------------------------------------------------------- keys/helper ----
+# The process that does a custodian's errand: `avault.py custodian ACTION KIND`.
+#
+# An unlock key passes through it, between custodian and keyholder, and opens nothing by itself.
+# Stdin is a socket: through it comes one frame, the request (see `Errand`); for `set`, whoever has
+# the secret is met there (see `introduce_helper`). The answer goes to stdout: {"outcome", "value" or
+# "detail"}.
 
 
-def main_supervisor(argv: list[str]) -> NoReturn:
-    """The supervisor process: `avault.py supervisor OPTIONS`.
+def read_errand(sock: socket.socket) -> dict[str, Any]:
+    """The one frame that says what is to be done; raises AvaultError."""
+    frames = Frames(1 << 20)
+    while (frame := frames.next()) is None:
+        if not (piece := sock.recv(1 << 16)):
+            raise AvaultError("no request came")
+        frames.feed(piece)
+    return decode_frame(frame)
 
-    The options are a JSON object of what `start_daemon` wants.
-    """
+
+def heed(errand: Errand) -> None:
+    """Hear from who has sent us whether anybody waits: a byte, 1 or 0."""
+    while told := os.read(0, 1):
+        errand.is_waited_for = told == b"1"
+
+
+def take_secret(door: int) -> KeyText:
+    """The secret of `set`, over a socket that is made now that we are hardened; "" for none."""
+    with introduce_helper(door) as own:
+        read = bytearray()
+        while piece := own.recv(4096):
+            read += piece
+    return read.decode()
+
+
+def do_errand(action: str, kind: str, errand: Errand, secret: KeyText) -> Any:
+    """The value of an errand that succeeds; raises what went wrong."""
+    custodian = find_kind(kind)(errand)
+    if action == "settle":
+        settings = custodian.settle()
+        return {"settings": settings, "asks": asks_person(kind, settings)}
+    if action == "set":
+        if not secret:
+            raise AvaultError("nothing came that could be kept")
+        return custodian.set(secret)
+    came = {"probe": custodian.probe, "get": custodian.get, "delete": custodian.delete}[action]()
+    if errand.agrees and errand.prompt.purpose and asks_person(kind, errand.settings):
+        said = f"the {kind} showed nobody what it is asked for: it agrees to nothing but an unlock"
+        raise Unavailable(said, "with the recovery kit: avault recover --operator-key -")
+    return came
+
+
+def answer_errand(action: str, kind: str, errand: Errand, secret: KeyText = "") -> bytes:
+    """The answer to an errand, within its limit; one that takes longer is `denied`."""
+    answer = render_answer("denied", f"the {kind} did not answer in {errand.limit:g} s")
+
+    def work() -> None:
+        nonlocal answer
+        try:
+            said = do_errand(action, kind, errand, secret)
+            answer = render_answer("ok", said, is_old=errand.is_old)
+        except AvaultError as error:
+            answer = render_answer(error.code, error.message, error.hint)
+        except Exception as error:  # its text comes from elsewhere, and may carry what it was about
+            answer = render_answer("error", f"it failed: {type(error).__name__}")
+
+    # A thread, and no signal: a library may wait where Python does not see it.
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(errand.limit)
+    return answer
+
+
+def main_custodian(argv: list[str]) -> NoReturn:
+    """Do one errand, and end by _exit, whoever still waits."""
+    prompt = None
     try:
-        options = json.loads(argv[0])
-        options["dir"], options["background"], options["ready"]
-    except (IndexError, ValueError, TypeError, KeyError):
-        sys.exit(
-            "avault: error: the supervisor is not started by hand\n"
-            "avault: hint: avault daemon start"
-        )
+        harden("avault-custody", die_with_parent=True)
+        action, kind = argv
+        with socket.socket(fileno=os.dup(0)) as sock:
+            request = read_errand(sock)
+        prompt = Prompt(request.get("terminal"), request.get("answers"), request.get("purpose"))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the terminal is left well
+        secret = take_secret(0) if action == "set" else ""  # once the operator agrees
+        errand = Errand(request, prompt)
+        if action == "get":
+            threading.Thread(target=heed, args=(errand,), daemon=True).start()
+        write_all(1, answer_errand(action, kind, errand, secret))
+    except BaseException as error:
+        write_all(1, render_answer("error", f"its helper failed: {type(error).__name__}"))
+    finally:
+        if prompt:
+            prompt.close()
+        os._exit(0)
 
-    service = os.environ.pop("NOTIFY_SOCKET", "")  # of systemd, sd_notify(3); not for our children
 
-    def say(text: str) -> None:
-        if not options["background"]:
-            write_all(2, f"avault: {text}\n".encode())
-
-    def ready(answer: dict[str, Any]) -> None:
-        if options["ready"] is not None:
-            write_all(options["ready"], encode_frame(answer))
-            os.close(options["ready"])
-        if service and answer["ok"]:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-                manager.connect(service.replace("@", "\0", 1) if service[0] == "@" else service)
-                manager.send(b"READY=1")
-
-    async def run() -> None:
-        places = Places(options["dir"])
-        places.socket, places.pid_file = options["socket"], options["pid_file"]
-        await Supervisor(places, options, ANSWERS, say).run(lambda: ready({"ok": True}))
-
-    code = 0
-    try:
-        harden("avault")
-        asyncio.run(run())
-    except Exception as error:
-        refused = complain(error)
-        code = refused.exit_code
-        if options["ready"] is not None:
-            ready(refused.to_dict())
-        else:
-            write_all(2, f"avault: error: {refused.message}\n".encode())
-            if refused.hint:
-                write_all(2, f"avault: hint: {refused.hint}\n".encode())
-    sys.exit(code)
+# ------------------------------------------------------------- keys/life ----
+# The life of the keyholder's process: closed before it has a key, and ended with what it knew.
 
 
 async def hold(places: Places, fd: int, limits: Limits) -> None:
@@ -30286,68 +30312,47 @@ def main_keyholder(argv: list[str]) -> NoReturn:
         os._exit(code)
 
 
-def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
-    """Start the supervisor: in the background, and return when it listens; or become it.
+# ------------------------------------------------------------ keys/trial ----
+# The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends.
+#
+# The helper's answer comes through a socket that it makes once it is hardened. It writes nothing, and
+# gives nothing out but whether the vault opened.
 
-    Either way it is a fresh process with a clean environment. NOSTR_NSEC goes into a socket that
-    only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
-    `options` below. Raises what kept it from listening.
+
+def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None:
+    """Open the vault on the disk with what a custodian answered; raises AvaultError.
+
+    `which` says what it has: "", or what a "candidate" has, which no vault knows yet, or one that
+    is "taken" in, which the vault has to know; or what is "staged" for a rotation.
     """
-    if not is_file_there(places.dir):
-        raise no_vault(places)
-    # a clone is not; and who can open a directory can hold its lock
-    make_private_directory(places.dir)
-    # after that: beside a vault of somebody else, root leaves nothing of its own
-    make_private_directory(places.state)
-    nsec = None
-    if wanted.get("ask") and os.environ.get("NOSTR_NSEC"):
-        mine, end = socket.socketpair()
-        with end:
-            end.sendall(os.environ["NOSTR_NSEC"].encode())
-        nsec = mine.detach()
-        os.set_inheritable(nsec, True)
-    options = {
-        "dir": places.dir,
-        "socket": places.socket,
-        "pid_file": places.pid_file,
-        "background": background,
-        "ready": None,
-        "ask": False,
-        "nsec": nsec,
-        **dict.fromkeys(("timeout", "lock_after", "lock_idle", "notify")),
-        "accept_rollback": False,
-        **wanted,
-    }
-    if not background:
-        command = own_command("supervisor", json.dumps(options))
-        manager = {name: os.environ[name] for name in ("NOTIFY_SOCKET",) if name in os.environ}
-        os.execve(command[0], command, clean_environment() | manager)  # noqa: S606
-    listening, told = os.pipe()
-    options["ready"] = told
-    daemon = subprocess.Popen(
-        own_command("supervisor", json.dumps(options)),
-        pass_fds=(told, *([] if nsec is None else [nsec])),
-        env=clean_environment(),
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    daemon.returncode = 0  # it outlives us, and nobody here waits for it
-    os.close(told)
-    if nsec is not None:
-        os.close(nsec)
-    with open(listening, "rb") as pipe:
-        answer = pipe.read()
-    if not answer:
-        raise Unavailable(
-            "the daemon ended before it listened",
-            "run it in the foreground to see why: avault daemon start",
-        )
-    result = decode_frame(answer[4:])
-    if not result["ok"]:
-        raise AvaultError.from_dict(result)
+    if which == "staged":
+        places = Stage(places)
+    content, _ = read_unlock(places)
+    kept = Custodians(places).load(name, which in ("candidate", "taken"))
+    custodian = KeptKey(name, kept, answer, which == "taken")
+    keys = asyncio.run(custodian.get_key(content))
+    vault = open_vault(read_vault(places), keys)
+    custodian.check(vault, keys)
+    if not is_of(vault, {**content, "operator": None}):
+        raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
+
+
+def main_trial(argv: list[str]) -> NoReturn:
+    """Try one custodian, and end by _exit: what was opened goes with it."""
+    try:
+        harden("avault-trial", die_with_parent=True)
+        directory, name, which = argv
+        with introduce_helper(0) as own:
+            answer = bytearray()
+            while not is_answer(answer) and (piece := own.recv(4096)):
+                answer += piece
+        open_for_trial(Places(directory), name, bytes(answer), which)
+        write_all(1, render_answer("ok", None))
+    except Exception as error:
+        refused = complain(error)
+        write_all(1, render_answer(refused.code, refused.message, refused.hint))
+    finally:
+        os._exit(0)
 
 
 # ------------------------------------------------------ fronts/node_link ----
@@ -40610,7 +40615,7 @@ class TerminalJob(Job):
         super().__init__(command, environment, patterns)
         self.terminal = 0 if os.isatty(0) else open_terminal()  # where keys come from
         self.saved: list[Any] | None = None  # its modes, while its keys are ours
-        self.keys = b""  # typed, not yet passed on
+        self.typed = b""  # keys that are not yet passed on
         self.wanted = os.isatty(0)  # whether the command is to have the keys, not only the screen
         self.was_continued = False
 
@@ -40734,17 +40739,17 @@ class TerminalJob(Job):
     def read_keys(self) -> None:
         """Take what was typed. The end: the terminal is gone."""
         try:
-            self.keys = os.read(self.terminal, 4096) if self.terminal is not None else b""
+            self.typed = os.read(self.terminal, 4096) if self.terminal is not None else b""
         except OSError:
-            self.keys = b""
-        if not self.keys:
+            self.typed = b""
+        if not self.typed:
             self.terminal = self.saved = None
             self.order(signal.SIGHUP)
 
     def pass_keys(self) -> None:
         """Type them on the command's terminal."""
         with contextlib.suppress(BlockingIOError):
-            self.keys = self.keys[os.write(self.screen, self.keys) :]
+            self.typed = self.typed[os.write(self.screen, self.typed) :]
 
     # -- passing on
 
@@ -40755,7 +40760,7 @@ class TerminalJob(Job):
             self.code is None
             and self.terminal is not None
             and self.saved is not None
-            and not self.keys
+            and not self.typed
         ):
             readers = {self.terminal: self.read_keys, **readers}
         return readers
@@ -40763,7 +40768,7 @@ class TerminalJob(Job):
     def writers(self) -> dict[int, Callable[[], object]]:
         """Keys too."""
         return super().writers() | (
-            {self.screen: self.pass_keys} if self.keys and self.code is None else {}
+            {self.screen: self.pass_keys} if self.typed and self.code is None else {}
         )
 
     def turn(self, timeout: float | None) -> bool:
@@ -48093,7 +48098,7 @@ def conclude(terminal: Terminal, board: Board, code: int | None = None, **more: 
 FLEET_CONTEXT = b"avault fleet\0"
 
 
-def derive_key(fleet: str, salt: str, agent: str) -> Keys:
+def derive_key(fleet: KeyText, salt: str, agent: str) -> Keys:
     """The key for one host, by its salt and its agent's public key, from a fleet's key (all hex).
 
     An agent is what a host says it is; the salt is the desk's: no host is given another's key.
@@ -48104,7 +48109,7 @@ def derive_key(fleet: str, salt: str, agent: str) -> Keys:
 
 def make_fleet_key(
     desk: DeskFile, group: str, agents: dict[str, str]
-) -> tuple[str, dict[str, Any], str]:
+) -> tuple[KeyText, dict[str, Any], str]:
     """A new key for hosts, by label their agents (hex): itself (hex), what is kept, the code."""
     fleet, peer = secrets.token_hex(32), make_keys()
     count = f"{len(agents)} machine{'' if len(agents) == 1 else 's'}"
@@ -50342,7 +50347,7 @@ def cmd_unlock(
     if nsec and not terminal.is_running():
         content, _ = read_unlock(terminal.places)
         make_private_directory(terminal.places.state)
-        keys = asyncio.run(GivenKey(nsec).obtain(content))
+        keys = asyncio.run(GivenKey(nsec).get_key(content))
         store = Store.read(terminal.places, keys, {**content, "operator": None})
         refusal = store.compare(pin) if (pin := read_pin(terminal.places)) else None
         if refusal and not accept_rollback:
@@ -50684,10 +50689,10 @@ def cmd_desk_open(terminal: Terminal, name: str) -> int:
     Opens this vault with a desk's key for it. A desk runs this, where it opens a
     group together.
     """
-    value = {"desk": name, "key": read_for_desk()}
+    key: KeyText = read_for_desk()
     need_vault(terminal.places)
     terminal.need_daemon()
-    terminal.ask("open", value=value, private=True)
+    terminal.ask("open", value={"desk": name, "key": key}, private=True)
     return say_desk({"ok": True, "desk": name})
 
 

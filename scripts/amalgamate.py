@@ -9,6 +9,9 @@ imports of our own are dropped, as all names are in one file then. Other modules
 
 It refuses what would not be the same in one file, or would work at import: an import of a room above, a circle of
 imports, a name that two rooms define, an import of a part of a module, a call at top level.
+
+One folder, keys/, goes through all storeys: from the cipher that the vault stands on to the process that the daemon is.
+Each of its rooms counts as of the highest folder that it stands on, for who imports it.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ FOLDERS = {  # each is one concern; a room imports of its own folder, and of tho
     "custody": "ways to come by the key without the phone, each in a process of its own",
     "signing": "keys that sign, in a process of their own: for SSH, Nostr, Ethereum and Solana",
     "daemon": "the two processes, supervisor and keyholder, and what they answer",
+    "keys": "the agent's key and the unlock keys, from the envelope to the end of the process; what a person reads first",
     "fronts": "front ends without a key, which ask the daemon: SSH's agent, Nostr's relays, a wallet's RPC, the proxy",
     "terminal": "what all commands do at a terminal: options, help, sheets to print, how time is told",
     "git": "the vault in a repository: recorded, merged, pulled, pushed, and its history",
@@ -46,6 +50,7 @@ FOLDERS = {  # each is one concern; a room imports of its own folder, and of tho
     "completion": "completion for shells",
     "cli": "the commands, a room for each subject",
 }
+KEYS = "keys"  # its rooms stand each on a storey of its own
 FIRST = ("lazy", "places", "fast")  # what answers a daily command: executed before the rest
 LAST = "cli/main"  # where the program starts
 ENTRANCES = ("fast", LAST)  # they may do so, in an `if` at top level
@@ -119,7 +124,8 @@ class Room:
         if first != "avault":
             return False
         name = rest.replace(".", "/")
-        if place_of(self.folder) < place_of(name.rpartition("/")[0]):
+        folder = name.rpartition("/")[0]
+        if folder != KEYS and place_of(self.folder) < place_of(folder):
             raise self.refuse(statement, f"{name} is above {self.name}")
         if any(each.asname or each.name == "*" for each in statement.names):
             raise self.refuse(statement, "what is imported keeps its name")
@@ -222,6 +228,7 @@ def read_rooms(source: Path) -> list[Room]:
     paths = [path for path in source.rglob("*.py") if path.name != "__init__.py"]
     rooms = {room.name: room for room in (Room(source, path) for path in paths)}
     done: dict[str, Room] = {}
+    storeys: dict[str, int] = {}  # the place of each room's folder; in keys/ that of the highest below it
 
     def visit(name: str, way: tuple[str, ...]) -> None:
         if name in done:
@@ -230,9 +237,13 @@ def read_rooms(source: Path) -> list[Room]:
             raise Refused(f"a circle: {' -> '.join((*way[way.index(name) :], name))}")
         if name not in rooms:
             raise Refused(f"there is no src/avault/{name}.py, which {way[-1] if way else 'scripts/amalgamate.py'} needs")
-        for needed in sorted(rooms[name].needs):
+        room = rooms[name]
+        for needed in sorted(room.needs):
             visit(needed, (*way, name))
-        done[name] = rooms[name]
+        own = max((storeys[each] for each in room.needs), default=0) if room.folder == KEYS else place_of(room.folder)
+        if above := sorted(each for each in room.needs if storeys[each] > own):
+            raise Refused(f"{above[0]} is above {name}: it stands on {[*FOLDERS][storeys[above[0]]]}/")
+        done[name], storeys[name] = room, own
 
     others = sorted(rooms.keys() - {*FIRST, LAST}, key=lambda name: (place_of(rooms[name].folder), name))
     for name in [*FIRST, *others, LAST]:

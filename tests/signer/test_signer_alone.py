@@ -75,23 +75,23 @@ async def test_a_custodian_opens_its_own_vault_only(name: str) -> None:
     def box(called: str = "box", **answer: Any) -> avault.KeptKey:
         return avault.KeptKey(called, sealed, json.dumps(answer).encode(), False)
 
-    assert avault.public_hex(await box(outcome="ok", value=unlock).obtain(sealed)) == avault.public_hex(agent)
+    assert avault.public_hex(await box(outcome="ok", value=unlock).get_key(sealed)) == avault.public_hex(agent)
     said = "before the rotation" if name == "agent" else "of another vault"
     with pytest.raises(avault.Tampered, match=said):
-        await box(outcome="ok", value=unlock).obtain({**sealed, name: "another"})
+        await box(outcome="ok", value=unlock).get_key({**sealed, name: "another"})
     for wrong in (
         {"outcome": "ok", "value": "00" * 32},
         {"outcome": "ok", "value": unlock, "called": "another"},
         {"outcome": "ok"},
     ):
         with pytest.raises(avault.Tampered, match="does not open"):
-            await box(**wrong).obtain(sealed)
+            await box(**wrong).get_key(sealed)
     for outcome, kind in (("denied", avault.Denied), ("not_found", avault.NotFound), ("odd", avault.AvaultError)):
         with pytest.raises(kind, match="a reason"):
-            await box(outcome=outcome, detail="a reason").obtain(sealed)
+            await box(outcome=outcome, detail="a reason").get_key(sealed)
     for broken in (b"", b"[", b"null", b"[]"):
         with pytest.raises(avault.AvaultError, match="without an answer"):
-            await avault.KeptKey("box", sealed, broken, False).obtain(sealed)
+            await avault.KeptKey("box", sealed, broken, False).get_key(sealed)
 
 
 # What is sent, when, and what an answer is taken for: with a clock of our own

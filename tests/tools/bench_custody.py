@@ -341,7 +341,7 @@ def load_given() -> Callable[[], object]:
     """NOSTR_NSEC: the agent's key out of memory, as a keyholder takes it."""
     keys, loop = nostr_sdk.Keys.generate(), asyncio.new_event_loop()
     nsec, content = keys.secret_key().to_bech32(), {"agent": avault.to_npub(avault.public_hex(keys))}
-    return lambda: loop.run_until_complete(avault.GivenKey(nsec).obtain(content))
+    return lambda: loop.run_until_complete(avault.GivenKey(nsec).get_key(content))
 
 
 def shown(times: Times) -> str:

@@ -44,7 +44,7 @@ FILES = {  # the tests of a subject, those first that fail first
 }
 ROOMS = {  # of src/avault/
     "records": ("vault/records",),
-    "seal": ("vault/seal", "nostr"),
+    "seal": ("keys/seal", "keys/nostr"),
     "store": ("vault/store", "vault/machine", "vault/unsaved", "vault/presence", "vault/work_tree"),
     "wire": ("protocol", "tasks", "client", "daemon/wire"),
 }

@@ -11,9 +11,9 @@ import os
 import termios
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import raise_outcome
 from avault.custody.kinds import EXTRA_KINDS, KINDS
 from avault.errors import Denied, Usage, printable
+from avault.keys.custodian import raise_outcome
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import confirm, put, put_table, say, warn
 from avault.terminal.terminal import Terminal

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from avault import __version__
 from avault.cli.custody import Person
 from avault.client import Interrupted, ask_daemon
-from avault.custody.obtaining import GivenKey
 from avault.daemon.start import start_daemon
 from avault.errors import AvaultError, Denied, Tampered, Unavailable, Usage
 from avault.hints import call
+from avault.keys.obtaining import GivenKey
 from avault.places import Places
 from avault.systemd import NoDaemon, explain_absence, find_unit, hasten_service
 from avault.terminal.commands import command, option
@@ -288,7 +288,7 @@ def cmd_unlock(
     if nsec and not terminal.is_running():
         content, _ = read_unlock(terminal.places)
         make_private_directory(terminal.places.state)
-        keys = asyncio.run(GivenKey(nsec).obtain(content))
+        keys = asyncio.run(GivenKey(nsec).get_key(content))
         store = Store.read(terminal.places, keys, {**content, "operator": None})
         refusal = store.compare(pin) if (pin := read_pin(terminal.places)) else None
         if refusal and not accept_rollback:

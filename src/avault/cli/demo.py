@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, Usage
-from avault.nostr import make_keys
+from avault.keys.nostr import make_keys
 from avault.plain import write_all
 from avault.process import clean_environment, own_command
 from avault.signer.question import NOBODY_ASKED

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from avault.custody.custodians import Custodians
 from avault.custody.desk import find_desk
 from avault.errors import Usage
-from avault.hardening import harden
+from avault.keys.hardening import harden
 from avault.terminal.commands import argument, command
 from avault.terminal.talk import put
 from avault.vault.presence import need_vault
@@ -20,6 +20,7 @@ from avault.vault.presence import need_vault
 if TYPE_CHECKING:
     from typing import Any
 
+    from avault.keys.nostr import KeyText
     from avault.terminal.terminal import Terminal
 
 
@@ -69,10 +70,10 @@ def cmd_desk_open(terminal: Terminal, name: str) -> int:
     Opens this vault with a desk's key for it. A desk runs this, where it opens a
     group together.
     """
-    value = {"desk": name, "key": read_for_desk()}
+    key: KeyText = read_for_desk()
     need_vault(terminal.places)
     terminal.need_daemon()
-    terminal.ask("open", value=value, private=True)
+    terminal.ask("open", value={"desk": name, "key": key}, private=True)
     return say_desk({"ok": True, "desk": name})
 
 

@@ -13,7 +13,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage, printable
-from avault.hardening import harden
+from avault.keys.hardening import harden
 from avault.late import context
 from avault.plain import MAX_VALUE, write_all
 from avault.terminal.commands import argument, command, option

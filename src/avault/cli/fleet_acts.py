@@ -23,12 +23,12 @@ from avault.fleet.outcomes import (
 from avault.fleet.reaching import MOST_OUTPUT, Crew, Ended, command_line
 from avault.fleet.rounds import WHICH, Round, ask_all, conclude, go_round, run_shown, try_host
 from avault.hints import EXIT_CODES
+from avault.keys.seal import CODE_LETTERS
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import confirm, is_person, put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration, split_name
 from avault.vault.names import check_value
-from avault.vault.seal import CODE_LETTERS
 
 if TYPE_CHECKING:
     from typing import Any

@@ -13,8 +13,9 @@ from avault.cli.ceremony import SIGNER_SETTINGS, Ceremony, read_bunker
 from avault.errors import Denied, TimedOut, Usage
 from avault.fleet.desk_file import DeskFile, DeskLock
 from avault.fleet.together import DeskSigner
-from avault.hardening import harden
-from avault.nostr import make_keys, parse_npub, public_hex, to_npub
+from avault.keys.hardening import harden
+from avault.keys.nostr import make_keys, parse_npub, public_hex, to_npub
+from avault.keys.seal import make_envelope
 from avault.signer.pairing import (
     DEFAULT_RELAYS,
     parse_bunker,
@@ -31,7 +32,6 @@ from avault.signer.remote import RemoteSigner
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, is_person, put, say, warn
 from avault.vault.own_files import check_name, check_relay
-from avault.vault.seal import make_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable

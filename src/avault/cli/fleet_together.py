@@ -30,12 +30,12 @@ from avault.fleet.together import (
     look_at_host,
     make_fleet_key,
 )
-from avault.hardening import harden
-from avault.nostr import parse_npub
+from avault.keys.hardening import harden
+from avault.keys.nostr import parse_npub
+from avault.keys.seal import CODE_LETTERS
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, say
 from avault.vault.names import check_operator
-from avault.vault.seal import CODE_LETTERS
 
 if TYPE_CHECKING:
     from typing import Any

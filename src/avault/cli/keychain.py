@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.cli.custody import manage, show
-from avault.custody.custodian import raise_outcome
 from avault.errors import Denied, NotFound
+from avault.keys.custodian import raise_outcome
 from avault.places import Places
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put, say

@@ -11,15 +11,16 @@ import click
 
 from avault import __version__
 from avault.cli.secrets import no_argument
-from avault.custody.helper import main_custodian
-from avault.custody.trial import main_trial
 from avault.daemon.key_opener import main_opener
-from avault.daemon.start import main_keyholder, main_supervisor
+from avault.daemon.start import main_supervisor
 from avault.errors import AvaultError, Usage, complain
 from avault.fronts.nostr_front import main_nostr_front
 from avault.fronts.proxy_process import main_proxy
 from avault.fronts.ssh_front import main_ssh_agent
 from avault.hints import call, say_error
+from avault.keys.helper import main_custodian
+from avault.keys.life import main_keyholder
+from avault.keys.trial import main_trial
 from avault.places import NoPlace, Places, read_record
 from avault.plain import write_all
 from avault.running.runner import main_runner

@@ -7,10 +7,10 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage
+from avault.keys.nostr import parse_npub, to_npub
 from avault.messages.delivery import find_inbox, put_event
 from avault.messages.listening import listen_for_word
 from avault.messages.notice import send_notice
-from avault.nostr import parse_npub, to_npub
 from avault.signer.pairing import Pairing
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put, say, warn

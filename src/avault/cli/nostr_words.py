@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.errors import Usage, printable
-from avault.nostr import parse_npub
+from avault.keys.nostr import parse_npub
 from avault.terminal.commands import option
 from avault.vault.nostr_rules import ANY_PEER, is_kind
 

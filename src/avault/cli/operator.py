@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from avault.cli.custody import manage, show
 from avault.errors import Denied
-from avault.nostr import parse_npub, to_npub
+from avault.keys.nostr import parse_npub, to_npub
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import confirm, put, say
 from avault.terminal.terminal import Terminal

@@ -19,7 +19,7 @@ from avault.custody.prompt import closed_terminal
 from avault.daemon.start import start_daemon
 from avault.errors import AvaultError, Unavailable, Usage
 from avault.hints import call
-from avault.nostr import parse_npub, to_npub
+from avault.keys.nostr import parse_npub, to_npub
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, say, warn
 from avault.terminal.terminal import Terminal

@@ -13,7 +13,7 @@ from avault.client import ask_daemon
 from avault.custody.prompt import Prompt
 from avault.custody.shared import Shared
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
-from avault.nostr import parse_npub, to_npub
+from avault.keys.nostr import parse_npub, to_npub
 from avault.places import Places
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, say

@@ -10,7 +10,7 @@ import time
 from avault.cli.custody import show
 from avault.cli.status import render_age
 from avault.errors import AvaultError, Denied, Unavailable, printable
-from avault.nostr import to_npub
+from avault.keys.nostr import to_npub
 from avault.replica.keeping import bring_replica_level
 from avault.replica.progress import Outbox, ReplicaProgress
 from avault.replica.sending import describe_relays

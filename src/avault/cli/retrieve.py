@@ -15,7 +15,7 @@ from avault.cli.pair import missing, remove_made
 from avault.client import ask_daemon
 from avault.errors import AvaultError, NotFound, Tampered, Unavailable, Usage, printable
 from avault.git.copies import copies
-from avault.nostr import parse_npub, to_npub
+from avault.keys.nostr import parse_npub, to_npub
 from avault.places import Places
 from avault.replica.keeping import bring_replica_level
 from avault.replica.progress import Outbox, change_progress

@@ -8,7 +8,7 @@ from avault.cli.pair import PAIRING
 from avault.cli.replica import push_after_rotation, take_before_rotation
 from avault.errors import AvaultError, Denied, Usage
 from avault.hints import call
-from avault.nostr import parse_npub, to_npub
+from avault.keys.nostr import parse_npub, to_npub
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put_table, say, warn
 from avault.terminal.terminal import Terminal

@@ -11,8 +11,8 @@ import os
 import sys
 
 from avault.errors import Usage
-from avault.hardening import harden
-from avault.nostr import public_hex, to_npub
+from avault.keys.hardening import harden
+from avault.keys.nostr import public_hex, to_npub
 from avault.places import state_home
 from avault.signer.bunker import Bunker, Pairings, make_operator, read_operator
 from avault.terminal.commands import argument, command, option

@@ -15,6 +15,8 @@ from avault.errors import AvaultError, NotFound, Tampered, Usage, printable
 if TYPE_CHECKING:
     from typing import ClassVar
 
+    from avault.keys.nostr import KeyText
+
 
 AZ_OPTIONS = (
     "--id {key} --algorithm RSA-OAEP-256 --data-type plaintext --value @-"
@@ -119,7 +121,7 @@ class Command(Tool):
         self.find_kept()
         return f"{check_tool(self.argv('unwrap')[0])} is there"
 
-    def set(self, secret: str) -> str | None:
+    def set(self, secret: KeyText) -> str | None:
         """Have the program encrypt it; what it prints is kept, unless it keeps it itself."""
         kept = self.run("wrap", f"{self.errand.bound}\n{secret}\n".encode())
         if self.argv("delete"):
@@ -128,7 +130,7 @@ class Command(Tool):
             raise AvaultError("the program that is to wrap the unlock key printed nothing")
         return binascii.b2a_base64(kept, newline=False).decode()
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """Have the program decrypt it; raises Tampered for another vault's or custodian's."""
         printed = self.run("unwrap", self.find_kept())
         bound, _, secret = printed.decode(errors="replace").removesuffix("\n").partition("\n")

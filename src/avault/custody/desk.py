@@ -14,7 +14,7 @@ from avault.errors import NotFound, Unavailable, Usage, printable
 if TYPE_CHECKING:
     from typing import Any, ClassVar, NoReturn
 
-    from avault.custody.custodian import Errand
+    from avault.keys.custodian import Errand
     from avault.places import Places
 
 

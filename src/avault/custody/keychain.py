@@ -10,11 +10,13 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import Errand
 from avault.errors import AvaultError, Denied, NotFound, Unavailable, printable
+from avault.keys.custodian import Errand
 
 if TYPE_CHECKING:
     from typing import Any, ClassVar
+
+    from avault.keys.nostr import KeyText
 
 
 # what exceptions, D-Bus names and OSStatus (SecBase.h) mean
@@ -30,7 +32,7 @@ KEYCHAIN_ERRORS = {
 }
 
 
-def secret_service(action: str, account: str, label: str, secret: str | None) -> list[str]:
+def secret_service(action: str, account: str, label: str, secret: KeyText | None) -> list[str]:
     """What the Secret Service (gnome-keyring, KWallet, KeePassXC) keeps once `action` is done.
 
     By secretstorage, on which keyring stands: keyring's label tells nobody anything, and its
@@ -74,7 +76,7 @@ def secret_service(action: str, account: str, label: str, secret: str | None) ->
     return [] if action == "look" else [item.get_secret().decode() for item in items()]
 
 
-def macos_keychain(action: str, account: str, label: str, secret: str | None) -> list[str]:
+def macos_keychain(action: str, account: str, label: str, secret: KeyText | None) -> list[str]:
     """What the macOS Keychain keeps once `action` is done.
 
     By keyring's bindings, as its class sets no label.
@@ -125,12 +127,12 @@ class Keychain:
         self.ask("look")
         return "it is there"
 
-    def set(self, secret: str) -> None:
+    def set(self, secret: KeyText) -> None:
         """Keep the secret in an entry, and take out what was there before."""
         if self.ask("set", secret) != [secret]:
             raise AvaultError("the keychain did not keep what was written")
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """The entry's secret."""
         return self.ask("get")[0]
 
@@ -139,7 +141,7 @@ class Keychain:
         if self.ask("delete"):
             raise AvaultError("the keychain still has what was deleted")
 
-    def ask(self, action: str, secret: str | None = None) -> list[str]:
+    def ask(self, action: str, secret: KeyText | None = None) -> list[str]:
         """What the keychain keeps once `action` is done; raises what its error means."""
         ask = macos_keychain if sys.platform == "darwin" else secret_service
         try:

@@ -15,7 +15,7 @@ from avault.errors import Usage, printable
 from avault.extras import load_extra
 
 if TYPE_CHECKING:
-    from avault.custody.custodian import Custodian
+    from avault.keys.custodian import Custodian
 
 
 KINDS: dict[str, type[Custodian]] = {

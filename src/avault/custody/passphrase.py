@@ -6,12 +6,13 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound, Usage
-from avault.nostr import decrypt_key, encrypt_key
+from avault.keys.nostr import decrypt_key, encrypt_key
 
 if TYPE_CHECKING:
     from typing import ClassVar
 
-    from avault.custody.custodian import Errand
+    from avault.keys.custodian import Errand
+    from avault.keys.nostr import KeyText
 
 
 PASSPHRASE_LEAST = 12  # characters
@@ -54,7 +55,7 @@ class Passphrase:
         self.find_kept()
         return "it asks for the passphrase"
 
-    def set(self, secret: str) -> str:
+    def set(self, secret: KeyText) -> str:
         """Ask for a new passphrase, twice; raises Denied."""
         log_n = int(self.settle()["log-n"])
         passphrase = self.ask("a new passphrase for the vault")
@@ -67,7 +68,7 @@ class Passphrase:
             raise Denied("the two passphrases are not the same")
         return encrypt_key(secret, passphrase, log_n)
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """Ask for the passphrase, once; a wrong one is Denied."""
         kept = self.find_kept()
         passphrase = self.ask("the vault's passphrase")

@@ -13,7 +13,8 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound, Tampered, Unavailable, Usage
-from avault.nostr import make_keys, parse_npub, public_hex, read_keys, to_npub
+from avault.keys.nostr import make_keys, parse_npub, public_hex, read_keys, to_npub
+from avault.keys.seal import make_envelope, request_code
 from avault.process import place_name
 from avault.signer.pairing import (
     DEFAULT_RELAYS,
@@ -24,13 +25,13 @@ from avault.signer.qr import qr_lines
 from avault.signer.question import NOT_A_REFUSAL, accept_token, join_signer, says_any
 from avault.signer.remote import RemoteSigner
 from avault.vault.own_files import check_relay
-from avault.vault.seal import make_envelope, request_code
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any, ClassVar
 
-    from avault.custody.custodian import Errand
+    from avault.keys.custodian import Errand
+    from avault.keys.nostr import KeyText
 
 ENVELOPE_FIELDS = {"client_key", "signer", "relays", "peer", "envelope", "opens"}
 
@@ -77,11 +78,11 @@ class OperatorPhone:
         me = public_hex(read_keys(kept["client_key"]))
         return f"a phone is paired, which may show who asks as {shorten_key(me)}"
 
-    def set(self, secret: str) -> str:
+    def set(self, secret: KeyText) -> str:
         """Pair with the phone, see that it can refuse, and put the secret into an envelope."""
         return str(asyncio.run(self.within_limit(self.pair(secret))))
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """Ask the phone to open the envelope; a refusal is Denied."""
         return str(asyncio.run(self.within_limit(self.ask())))
 
@@ -96,7 +97,7 @@ class OperatorPhone:
         except TimeoutError:
             raise Unavailable(f"nobody approved on the phone of {self.errand.name}") from None
 
-    async def pair(self, secret: str) -> str:
+    async def pair(self, secret: KeyText) -> str:
         """What is kept, of a phone that has just been paired."""
         keys, prompt = make_keys(), self.errand.prompt
         signer, relays, word = None, self.relays, secrets.token_hex(16)
@@ -191,7 +192,7 @@ def quietly() -> None:
     """Show nobody how the asking goes."""
 
 
-def wrap(secret: str, operator: str, name: str, host: str) -> dict[str, str]:
+def wrap(secret: KeyText, operator: str, name: str, host: str) -> dict[str, str]:
     """A fresh envelope for an operator (hex), with the public key that it is from."""
     peer = make_keys()
     what = f"{name} on {host}, code {request_code(public_hex(peer))}"
@@ -202,15 +203,15 @@ def wrap(secret: str, operator: str, name: str, host: str) -> dict[str, str]:
     return {"peer": public_hex(peer), "envelope": envelope, "opens": opens}
 
 
-def renew(kept: str, secret: str, operator: str, name: str, host: str) -> str:
+def renew(kept: str, secret: KeyText, operator: str, name: str, host: str) -> str:
     """What is kept, with another secret in a fresh envelope; raises NotFound, Tampered."""
     return json.dumps({**read_kept(kept), **wrap(secret, operator, name, host)})
 
 
-def accept_unlock_key(opens: str) -> Callable[[str], str]:
+def accept_unlock_key(opens: str) -> Callable[[str], KeyText]:
     """What counts as the phone's answer: the secret key of a public one."""
 
-    def accept(result: str) -> str:
+    def accept(result: str) -> KeyText:
         try:
             found = str(json.loads(result)["avault"])
             if public_hex(read_keys(found)) == opens:

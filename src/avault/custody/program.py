@@ -10,12 +10,14 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import raise_outcome, read_answer
 from avault.custody.tools import Tool, find_tool, run_tool
 from avault.errors import AvaultError, Usage, printable
+from avault.keys.custodian import raise_outcome, read_answer
 
 if TYPE_CHECKING:
     from typing import Any, ClassVar
+
+    from avault.keys.nostr import KeyText
 
 
 PROGRAM_PREFIX = "avault-custodian-"
@@ -48,14 +50,14 @@ class Program(Tool):
         """What it says of itself."""
         return printable(self.ask("probe"))
 
-    def set(self, secret: str) -> str | None:
+    def set(self, secret: KeyText) -> str | None:
         """Have it keep the secret; what it answers, if anything, is kept here."""
         kept = self.ask("set", secret)
         if kept is not None and not isinstance(kept, str):
             raise AvaultError("what the program wants to be kept is not a text")
         return kept
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """The secret, as it answers."""
         secret = self.ask("get")
         if not isinstance(secret, str) or not secret:
@@ -77,7 +79,7 @@ class Program(Tool):
             raise Usage("options are words: NAME=VALUE …")
         return {name: value for name, _, value in pairs}
 
-    def ask(self, action: str, secret: str | None = None) -> Any:
+    def ask(self, action: str, secret: KeyText | None = None) -> Any:
         """The value that it answers; raises what its outcome means."""
         errand = self.errand
         request = {

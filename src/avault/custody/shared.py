@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage, printable
-from avault.nostr import parse_npub, read_signed, sign_text
+from avault.keys.nostr import parse_npub, read_signed, sign_text
 from avault.places import Places, sha256
 from avault.vault.files import read_file, sync_directory, write_file
 from avault.vault.machine import GIVEN, RETIRED
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
     from avault.vault.records import Vault
 
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from avault.custody.tools import find_tool, run_tool
 from avault.errors import NotFound, Tampered, Unavailable, Usage, printable
-from avault.nostr import decrypt, encrypt, public_hex, read_keys
+from avault.keys.nostr import decrypt, encrypt, public_hex, read_keys
 from avault.places import sha256
 from avault.vault.files import read_file
 
 if TYPE_CHECKING:
     from typing import ClassVar
 
-    from avault.custody.custodian import Errand
-    from avault.nostr import Keys
+    from avault.keys.custodian import Errand
+    from avault.keys.nostr import Keys, KeyText
 
 
 SEALING_KEYS = ("auto", "host", "tpm2", "host+tpm2")
@@ -60,7 +60,7 @@ class SystemdCreds:
         self.prepare()
         return "systemd-creds is there"
 
-    def set(self, secret: str) -> str:
+    def set(self, secret: KeyText) -> str:
         """What systemd-creds, or the unit's credential, makes of the secret."""
         if self.credential:
             keys = self.read_credential()
@@ -69,7 +69,7 @@ class SystemdCreds:
         sealed = self.run("encrypt", [f"--with-key={key}"], secret.encode())
         return "".join(sealed.decode("ascii", "replace").split())
 
-    def get(self) -> str:
+    def get(self) -> KeyText:
         """The secret; raises NotFound, Unavailable, Tampered, AvaultError."""
         kept = self.find_kept()
         if not self.credential:

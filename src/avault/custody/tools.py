@@ -23,7 +23,7 @@ from avault.process import clean_environment
 if TYPE_CHECKING:
     from typing import ClassVar
 
-    from avault.custody.custodian import Errand
+    from avault.keys.custodian import Errand
 
 
 TOOL_OUTPUT = 64 << 10  # bytes that a program may print
@@ -120,8 +120,8 @@ def tool_environment(errand: Errand) -> dict[str, str]:
     return {**told, "GPG_TTY": errand.prompt.path} if errand.prompt.path else told
 
 
-def run_tool(argv: list[str], given: bytes, errand: Errand, person: bool = False) -> bytes:
-    """What a program prints that is given `given` on stdin.
+def run_tool(argv: list[str], secret: bytes, errand: Errand, person: bool = False) -> bytes:
+    """What a program prints that is given a secret on stdin.
 
     Raises Unavailable or Denied where it may not be run or took too long (Denied where it asked a
     `person`), AvaultError where it failed. It is ended with us, and those of its group with it.
@@ -144,7 +144,7 @@ def run_tool(argv: list[str], given: bytes, errand: Errand, person: bool = False
     except OSError as error:
         raise Unavailable(f"{printable(name)} does not start: {error.strerror}") from None
     try:
-        printed = talk(process, given, time.monotonic() + limit)
+        printed = talk(process, secret, time.monotonic() + limit)
     except TimeoutError:
         late = f"{printable(name)} did not end in {limit:g} s"
         raise (Denied if person else Unavailable)(late) from None
@@ -162,12 +162,12 @@ def run_tool(argv: list[str], given: bytes, errand: Errand, person: bool = False
     return printed
 
 
-def talk(process: subprocess.Popen[bytes], given: bytes, end: float) -> bytes:
+def talk(process: subprocess.Popen[bytes], secret: bytes, end: float) -> bytes:
     """Write and read until the program has ended; raises TimeoutError, OverflowError."""
     if not process.stdin or not process.stdout:
         raise AssertionError("unreachable")
     printed = bytearray()
-    left = memoryview(given)
+    left = memoryview(secret)
     with selectors.DefaultSelector() as selector, process.stdin, process.stdout:
         os.set_blocking(process.stdin.fileno(), False)
         selector.register(process.stdin, selectors.EVENT_WRITE)

@@ -8,7 +8,7 @@ from avault.daemon.errands import Reach
 from avault.daemon.keeper import Warden
 from avault.daemon.managing import agree_otherwise, any_opens, need_open
 from avault.errors import Denied, Usage
-from avault.nostr import parse_npub, to_npub
+from avault.keys.nostr import parse_npub, to_npub
 from avault.vault.names import PHONE, SUCCESSOR, check_operator
 
 if TYPE_CHECKING:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avault.daemon.entrusting import ask_operator
 from avault.daemon.grant import ASK_MAKER, Grant
 from avault.daemon.grants import Grants
-from avault.daemon.holding import Holding
 from avault.daemon.restraint import ASK_PAUSES, describe_who
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Locked, TimedOut
+from avault.keys.entrusting import ask_operator
+from avault.keys.holding import Holding
 from avault.process import uptime
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.leaving import while_there
 from avault.daemon.openers import bind_locks
 from avault.daemon.releasing import Release, describe_answer
@@ -17,6 +16,7 @@ from avault.daemon.restraint import which_asks, who_asks
 from avault.daemon.wire import Session
 from avault.daemon.wishing import count_again, describe_wish
 from avault.errors import AvaultError, Denied, TimedOut
+from avault.keys.keyholder import Keyholder
 from avault.process import uptime
 from avault.protocol import read_limit
 from avault.vault.had import is_asked

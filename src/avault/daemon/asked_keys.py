@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from avault.daemon.asked import ASK_TIME, describe_questions, release
 from avault.daemon.gate import Passage
 from avault.daemon.key_wishes import Wish
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.leaving import has_left
 from avault.daemon.openers import Openers
 from avault.daemon.releasing import Release
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, TimedOut, Unavailable
+from avault.keys.keyholder import Keyholder
 from avault.process import uptime
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.behind import find_program, look_at_process
 from avault.daemon.callers import describe_process
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.restraint import name_process, name_program, which_asks, who_asks
 from avault.daemon.wire import Session
+from avault.keys.keyholder import Keyholder
 
 if TYPE_CHECKING:
     from typing import Any

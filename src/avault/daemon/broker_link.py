@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from avault.daemon.grant import ASK_MAKER
 from avault.daemon.wire import Control
 from avault.errors import AvaultError, Denied, Locked, Unavailable
-from avault.hardening import meet
+from avault.keys.hardening import meet
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -12,11 +12,11 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.guests import OLDEST, Guest
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.nostr_signing import sign_noted
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, NotFound, Usage, complain
-from avault.nostr import to_npub
+from avault.keys.keyholder import Keyholder
+from avault.keys.nostr import to_npub
 from avault.signing.nostr_keys import LONGEST_FROM_CLIENT
 from avault.ssh_wire import encode_base64
 from avault.vault.invitations import CAME, SIGN_EVENT, Invitation, admit_client

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.bunker import answer_event
 from avault.daemon.changes import write
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.signing import WAY_FOR_NOSTR, admit_key, encode_public
 from avault.daemon.wire import Session
 from avault.errors import Denied, Usage
+from avault.keys.keyholder import Keyholder
 from avault.places import sha256
 from avault.protocol import refuse_unknown
 from avault.ssh_wire import decode_base64

@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.asked import take_sealed
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.recalling import take_left
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Usage
+from avault.keys.keyholder import Keyholder
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.formats import conflicts
 from avault.vault.guard_changes import adopt_guards, copy_guard, refuse_more, values_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from avault.daemon.reporter import Reporter
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Tampered
-from avault.nostr import to_npub
+from avault.keys.nostr import to_npub
 from avault.places import Places
 from avault.signer.pairing import Pairing, forget_begun
 from avault.signer.remote import RemoteSigner

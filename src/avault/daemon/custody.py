@@ -20,8 +20,9 @@ from avault.custody.shared import (
 )
 from avault.daemon.asking import Caller
 from avault.daemon.child import Child
-from avault.daemon.errands import SLACK, Helper, asks_phones
+from avault.daemon.errands import Helper, asks_phones
 from avault.errors import AvaultError, Denied, Locked, NotFound, Tampered, printable
+from avault.keys.custodian import SLACK
 from avault.places import Places
 from avault.vault.machine import GIVEN, RETIRED, read_given, read_pin, read_retired
 from avault.vault.names import PHONE

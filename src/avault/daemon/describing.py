@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.custody.shared import list_given, list_retired
-from avault.daemon.holding import Holding
-from avault.daemon.unlocking import Unlocking
 from avault.errors import Denied, Locked
-from avault.nostr import to_npub
+from avault.keys.holding import Holding
+from avault.keys.nostr import to_npub
+from avault.keys.seal import request_code
+from avault.keys.unlocking import Unlocking
 from avault.vault.guards import count_guards
-from avault.vault.seal import request_code
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def collect_warnings(holding: Holding) -> dict[str, str]:
     if store and store.warning:
         warnings["pin"] = store.warning
     if recovery.warning:
-        warnings["nsec"] = recovery.warning
+        warnings["nsec.enc"] = recovery.warning
     if store or not contact.signer:
         warnings.pop("ntp", None)  # of use only while an answer does not come
     if contact.signer and contact.signer.remarks.clock:

@@ -11,18 +11,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import render_answer
 from avault.custody.desk import DESK, find_desk
-from avault.custody.obtaining import KeptKey, check_desk, mark_agreed
-from avault.daemon.entrusting import (
+from avault.errors import Denied, Usage
+from avault.keys.custodian import render_answer
+from avault.keys.entrusting import (
     ask_operator,
     explain_change,
     need_open_store,
     note_custodian,
     tell_of_change,
 )
-from avault.errors import Denied, Usage
-from avault.nostr import (
+from avault.keys.nostr import (
     decrypt,
     encrypt,
     make_keys,
@@ -32,26 +31,28 @@ from avault.nostr import (
     read_signed,
     to_npub,
 )
+from avault.keys.obtaining import KeptKey, check_desk, mark_agreed
+from avault.keys.seal import seal_keys
 from avault.vault.own_files import check_name
-from avault.vault.seal import seal_keys
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.daemon.holding import Holding
     from avault.daemon.unguarding import Unguarding
+    from avault.keys.holding import Holding
+    from avault.keys.nostr import KeyText
     from avault.places import Places
     from avault.protocol import Message
     from avault.vault.store import Store
 
 
-def wrap_for_desk(public: str, unlock: str) -> str:
+def wrap_for_desk(public: str, unlock: KeyText) -> str:
     """An unlock key, as only who has the secret key of `public` (hex) reads it."""
     once = make_keys()
     return json.dumps({"from": public_hex(once), "sealed": encrypt(once, public, unlock)})
 
 
-def open_with_desk(places: Places, name: str, secret: str) -> KeptKey:
+def open_with_desk(places: Places, name: str, secret: KeyText) -> KeptKey:
     """The way in by a desk's secret key for this machine; raises Denied where that is another."""
     content, keys = find_desk(places, name), parse_keys(secret)
     try:

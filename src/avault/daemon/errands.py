@@ -8,18 +8,15 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import bind, is_answer, read_answer, render_answer
 from avault.daemon.child import Child
-from avault.hardening import meet
+from avault.keys.custodian import bind, read_answer, read_whole
+from avault.keys.hardening import meet
 from avault.places import Places
 from avault.process import clean_environment, own_command
 from avault.protocol import encode_frame
 
 if TYPE_CHECKING:
     from typing import Any, ClassVar
-
-
-SLACK = 5.0  # seconds by which a helper may be later than its own limit
 
 
 class Reach:
@@ -133,24 +130,6 @@ class Helper:
         """End one that did not end when it was told to."""
         if self.process.poll() is None:
             self.process.kill()
-
-
-async def read_whole(end: socket.socket, limit: float) -> bytes:
-    """What a helper answers through a socket; of one that is stopped, an error.
-
-    It is whole before the socket ends, whose other end somebody else may hold.
-    """
-    loop, read = asyncio.get_running_loop(), bytearray()
-    end.setblocking(False)
-    try:
-        async with asyncio.timeout(limit + SLACK):
-            while len(read) < 1 << 20 and (piece := await loop.sock_recv(end, 1 << 16)):
-                read += piece
-                if is_answer(read):
-                    break
-    except TimeoutError:
-        return render_answer("error", "its helper did not end in time")
-    return bytes(read)
 
 
 async def read_end(end: socket.socket, limit: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Locked
-from avault.nostr import parse_npub, to_npub
+from avault.keys.nostr import parse_npub, to_npub
 from avault.places import Places
 from avault.signer.pairing import UNPROVEN, Pairing
 from avault.signer.replica import read_farewell

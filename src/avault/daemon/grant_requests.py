@@ -6,15 +6,15 @@ import os
 from typing import TYPE_CHECKING
 
 from avault.daemon.grant import Grant, Pause, check_grant_name, read_grant
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.restraint import who_asks
 from avault.daemon.wire import Session
 from avault.errors import Usage
+from avault.keys.keyholder import Keyholder
 from avault.protocol import refuse_unknown
 from avault.vault.records import Vault
 
 if TYPE_CHECKING:
-    from avault.daemon.keyholder import Answer
+    from avault.keys.keyholder import Answer
     from avault.protocol import Message
 
 

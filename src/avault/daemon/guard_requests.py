@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.changes import write
 from avault.daemon.guarding import GuardChange, check_given, describe_guard, read_place
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.daemon.wishing import SHOWN_NAMES
 from avault.errors import Denied, Usage
+from avault.keys.keyholder import Keyholder
 from avault.vault.guard_changes import refuse_more
 from avault.vault.guards import Guards
 from avault.vault.locks import find_asked
@@ -17,7 +17,7 @@ from avault.vault.records import Vault
 from avault.vault.signing_keys import way_of_kind
 
 if TYPE_CHECKING:
-    from avault.daemon.keyholder import Answer
+    from avault.keys.keyholder import Answer
     from avault.protocol import Message
 
 

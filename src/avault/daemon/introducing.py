@@ -6,13 +6,13 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, Usage
-from avault.nostr import sign_auth
+from avault.keys.nostr import sign_auth
 from avault.vault.own_files import normalise_relay
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
     from avault.protocol import Message
 
 

@@ -12,8 +12,8 @@ import signal
 from typing import TYPE_CHECKING
 
 from avault.daemon.opener import Opener
-from avault.hardening import harden, introduce_helper
-from avault.nostr import read_keys
+from avault.keys.hardening import harden, introduce_helper
+from avault.keys.nostr import read_keys
 from avault.process import report_quietly
 from avault.signing.signing_process import MOST_TIME, answer_signing, open_key_signer
 from avault.vault.locks import sealed_to

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from avault.daemon.asked import Sealed
 from avault.daemon.changes import write
 from avault.daemon.guarding import describe_guard
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import Denied, Usage
+from avault.keys.keyholder import Keyholder
 from avault.protocol import refuse_unknown
 from avault.signing.key_files import LONGEST_FILE, LONGEST_PASSPHRASE
 from avault.vault.guard_changes import add_guard, refuse_more

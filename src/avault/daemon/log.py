@@ -22,7 +22,7 @@ from avault.vault.times import render_time
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
 
 
 def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import secrets
 import socket
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import check_custodian
 from avault.custody.shared import digest_shared, refuse_local
 from avault.daemon.errands import Helper, Reach, asks_phones, read_end, run_errand, try_custodian
@@ -22,6 +21,7 @@ from avault.daemon.sharing import (
     write_order,
 )
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
+from avault.keys.custodian import raise_outcome
 from avault.vault.names import PHONE
 
 if TYPE_CHECKING:

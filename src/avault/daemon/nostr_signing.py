@@ -9,7 +9,6 @@ from avault.daemon.asked_keys import sign_asked
 from avault.daemon.askers import Asker, ask_invited, find_asker
 from avault.daemon.gate import Passage
 from avault.daemon.key_wishes import Wish
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.leaving import while_there
 from avault.daemon.signing import (
     WAY_FOR_NOSTR,
@@ -24,6 +23,7 @@ from avault.daemon.solana_signing import sign_for_solana
 from avault.daemon.wallet_signing import sign_for_wallet
 from avault.daemon.wire import Session
 from avault.errors import Denied
+from avault.keys.keyholder import Keyholder
 from avault.protocol import refuse_unknown
 from avault.signing.evm_uses import EVM_USES
 from avault.signing.nostr_uses import (

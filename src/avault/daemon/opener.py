@@ -22,7 +22,8 @@ from avault.custody.phone import accept_unlock_key
 from avault.daemon.answers import ANSWERED, tell_of_held
 from avault.daemon.wire import Control
 from avault.errors import AvaultError, Denied, Tampered, TimedOut, complain, printable
-from avault.nostr import make_keys, public_hex, read_keys
+from avault.keys.nostr import make_keys, public_hex, read_keys
+from avault.keys.seal import make_envelope, request_code
 from avault.plain import MAX_FRAME
 from avault.protocol import decode_frame, encode_frame, receive_frame
 from avault.signer.question import accept_token
@@ -31,7 +32,6 @@ from avault.tasks import spawn
 from avault.vault.locks import sealed_to
 from avault.vault.names import DIGITS, LETTERS, check_value
 from avault.vault.records import Vault
-from avault.vault.seal import make_envelope, request_code
 from avault.vault.sealing import make_lock, make_secret, open_lock, open_value, seal_value
 from avault.vault.secret import Secret, is_sealed
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any
 
+    from avault.keys.nostr import KeyText
     from avault.protocol import Message
 
 
@@ -233,7 +234,7 @@ class Opener:
                     raise
         return True
 
-    def note_opened(self, question: Message, lock: Message, unlock: str) -> None:
+    def note_opened(self, question: Message, lock: Message, unlock: KeyText) -> None:
         """Have what an answer opens; raises Tampered."""
         found = open_lock(lock, unlock, self.job["vault"][0])
         is_shared = lock is question["locks"][-1]  # the vault's, which git keeps

@@ -9,10 +9,10 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from avault.daemon.holding import Holding
 from avault.daemon.opener_link import OpenerLink
 from avault.errors import AvaultError, Denied, Unavailable
-from avault.hardening import meet
+from avault.keys.hardening import meet
+from avault.keys.holding import Holding
 from avault.vault.locks import read_lock
 from avault.vault.own_locks import OwnLocks
 from avault.vault.sealing import Unsealed, find_clear, find_unsealed, seal_loose

@@ -6,10 +6,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from avault.daemon.entrusting import ask_operator, explain_change, tell_of_change
-from avault.daemon.holding import Holding
 from avault.errors import AvaultError, Denied, NotFound, Usage, printable
-from avault.nostr import parse_npub, to_npub
+from avault.keys.entrusting import ask_operator, explain_change, tell_of_change
+from avault.keys.holding import Holding
+from avault.keys.nostr import parse_npub, to_npub
 from avault.vault.locks import find_closed
 from avault.vault.marks import add_mark
 from avault.vault.names import SUCCESSOR, check_operator

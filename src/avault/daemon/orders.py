@@ -6,14 +6,14 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from avault.daemon.desks import take_desk
-from avault.daemon.entrusting import entrust, note_proof, part_with_phone, sign_shared
 from avault.daemon.openers import Openers
 from avault.daemon.operators import change_operators
 from avault.daemon.retiring import retire_shared
 from avault.daemon.revoking import remove_machine
 from avault.daemon.rotating import Rotating
 from avault.daemon.unguarding import Unguarding
-from avault.daemon.unlocking import Unlocking
+from avault.keys.entrusting import entrust, note_proof, part_with_phone, sign_shared
+from avault.keys.unlocking import Unlocking
 from avault.tasks import spawn
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from avault.daemon.asking import Caller
 from avault.daemon.custody import Custody
 from avault.errors import AvaultError, Denied, Locked, Unavailable, complain
+from avault.keys.seal import request_code
 from avault.tasks import spawn
-from avault.vault.seal import request_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable

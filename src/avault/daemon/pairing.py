@@ -6,16 +6,16 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.custody.obtaining import Phone
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.operators import succeed
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Locked, Tampered
-from avault.nostr import make_keys, parse_npub, to_npub
+from avault.keys.keyholder import Keyholder
+from avault.keys.nostr import make_keys, parse_npub, to_npub
+from avault.keys.obtaining import Phone
+from avault.keys.seal import request_code, seal_nsec
 from avault.signer.pairing import Pairing, forget_begun, parse_bunker
 from avault.signer.question import NOT_PAIRED, join_signer, says_any
 from avault.vault.own_files import read_hints
-from avault.vault.seal import request_code, seal_nsec
 
 if TYPE_CHECKING:
     from typing import Any
@@ -133,7 +133,7 @@ async def ask_for_proof(
         if not store:
             await keyholder.unlocking.open(phone, accept_rollback)
         else:
-            await phone.obtain(content)
+            await phone.get_key(content)
             holding.need(store)
             ratchet = holding.ratchet
             ratchet.note_quickness(signer.answered_in, ratchet.content)

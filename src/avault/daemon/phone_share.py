@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import Unavailable
+from avault.keys.keyholder import Keyholder
 from avault.late import context
 
 if TYPE_CHECKING:

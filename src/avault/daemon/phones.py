@@ -10,12 +10,12 @@ from avault.custody.custodians import Custodians
 from avault.custody.phone import renew
 from avault.daemon.reporter import Reporter
 from avault.errors import AvaultError, NotFound
-from avault.nostr import Keys, to_npub
+from avault.keys.nostr import Keys, to_npub
+from avault.keys.seal import seal_keys
 from avault.places import Places, sha256
 from avault.vault.files import FileChanged, read_file, write_file
 from avault.vault.own_files import encode_file
 from avault.vault.records import Vault
-from avault.vault.seal import seal_keys
 from avault.vault.store import Store
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.approving import approve_grant
 from avault.daemon.asked import obtain
-from avault.daemon.entrusting import ask_operator
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.phone_share import share_phone
 from avault.daemon.proxy_asks import name_places
 from avault.daemon.restraint import describe_who, who_asks
 from avault.daemon.wire import Session
 from avault.daemon.wishing import describe_call, show_names
 from avault.errors import Denied, TimedOut
+from avault.keys.entrusting import ask_operator
+from avault.keys.keyholder import Keyholder
 from avault.process import uptime
 
 if TYPE_CHECKING:

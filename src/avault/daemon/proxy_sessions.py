@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.proxying import PROXY_CHOICE, ProxiedUses
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, NotFound, Unavailable
+from avault.keys.keyholder import Keyholder
 from avault.protocol import refuse_unknown
 
 if TYPE_CHECKING:

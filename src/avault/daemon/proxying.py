@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage, check, take_out
 from avault.daemon.grant import ASK_MAKER
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.proxy_asks import describe_proxied, read_asked, read_wanted
 from avault.daemon.proxy_consent import ProxyConsent
 from avault.daemon.refreshing import renew_token
 from avault.daemon.wire import Session, hide_names
 from avault.errors import AvaultError, Denied, Unavailable, Usage, complain, printable
+from avault.keys.keyholder import Keyholder
 from avault.vault.choosing import check_names, choose
 from avault.vault.guards import Guards
 from avault.vault.placeholders import make_placeholder

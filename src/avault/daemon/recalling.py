@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from avault.daemon.keyholder import Keyholder
+from avault.keys.keyholder import Keyholder
 from avault.vault.guard_changes import refuse_more
 from avault.vault.guards import Guards
 from avault.vault.leftovers import count_ranks, find_left, recall

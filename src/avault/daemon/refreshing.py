@@ -16,10 +16,10 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import check
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied
-from avault.nostr import public_hex
+from avault.keys.keyholder import Keyholder
+from avault.keys.nostr import public_hex
 from avault.places import sha256
 from avault.vault.proxy_rules import canonical_host, find_proxy_fault
 from avault.vault.rule_members import RENEWAL

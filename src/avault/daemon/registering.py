@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from avault.daemon.contact import Contact
 from avault.daemon.writing import Writer
 from avault.errors import AvaultError
-from avault.nostr import public_hex
+from avault.keys.nostr import public_hex
 from avault.vault.machines import KIND, read_machine, render_machine
 from avault.vault.store import Store
 

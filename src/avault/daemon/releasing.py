@@ -8,12 +8,12 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.opener_link import OpenerLink
 from avault.daemon.openers import Openers
 from avault.daemon.restraint import describe_who, which_asks, who_asks
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, TimedOut, Unavailable, complain
+from avault.keys.keyholder import Keyholder
 from avault.process import uptime
 from avault.tasks import spawn
 from avault.vault.guard_changes import values_of

@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.changes import write
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import NotFound, Usage
+from avault.keys.keyholder import Keyholder
 from avault.vault.own_files import normalise_relay
 
 if TYPE_CHECKING:

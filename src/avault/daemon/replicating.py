@@ -12,11 +12,11 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.introducing import introduce_to_relay
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.replica_relays import change_relays, list_relays
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Tampered, Usage
-from avault.nostr import decrypt, parse_npub, public_hex, read_keys, to_npub
+from avault.keys.keyholder import Keyholder
+from avault.keys.nostr import decrypt, parse_npub, public_hex, read_keys, to_npub
 from avault.places import sha256
 from avault.signer.replica import (
     MOST_HEADS,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
     from avault.protocol import Message
     from avault.vault.store import Store
 

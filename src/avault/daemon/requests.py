@@ -23,7 +23,6 @@ from avault.daemon.gate import Passage
 from avault.daemon.grant_requests import serve_grant, serve_grants, serve_revoke
 from avault.daemon.guard_requests import serve_guard, serve_guards
 from avault.daemon.key_requests import serve_key
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.nostr_signing import serve_signature
 from avault.daemon.replicating import serve_replica
 from avault.daemon.revoking import show_exposed, show_machines
@@ -39,6 +38,7 @@ from avault.daemon.wallets import serve_keys
 from avault.daemon.wire import Session
 from avault.daemon.words import serve_word
 from avault.errors import AvaultError, Denied, NotFound, Usage
+from avault.keys.keyholder import Keyholder
 from avault.vault.choosing import check_named, check_names, choose_keys
 from avault.vault.records import Vault
 from avault.vault.store import Store
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from avault.daemon.gate import Pick
-    from avault.daemon.keyholder import Answer, Serve
+    from avault.keys.keyholder import Answer, Serve
     from avault.protocol import Message
 
 

@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.custody.shared import REMOVED, REPLACED, list_given, name_given, state_given
-from avault.daemon.entrusting import ask_operator, explain_change, tell_of_change
-from avault.daemon.holding import Holding
 from avault.daemon.sentences import describe_retiring
 from avault.errors import Denied, Usage
+from avault.keys.entrusting import ask_operator, explain_change, tell_of_change
+from avault.keys.holding import Holding
 from avault.vault.machine import RETIRED
 
 if TYPE_CHECKING:

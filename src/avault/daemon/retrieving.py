@@ -9,13 +9,14 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.custody.obtaining import Phone
 from avault.daemon.following import Following, know_before
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.pairing import shake_hands
 from avault.daemon.wire import Session
 from avault.errors import Denied, Tampered
-from avault.nostr import parse_npub, public_hex, to_npub
+from avault.keys.keyholder import Keyholder
+from avault.keys.nostr import parse_npub, public_hex, to_npub
+from avault.keys.obtaining import Phone
+from avault.keys.seal import open_vault
 from avault.signer.pairing import DEFAULT_RELAYS, Pairing
 from avault.signer.replica import (
     MOST_HEADS,
@@ -35,12 +36,11 @@ from avault.vault.machines import KIND, read_machine
 from avault.vault.own_files import check_relay, complete_attributes, encode_file, encode_hints
 from avault.vault.presence import is_of, read_vault, refuse_to_overwrite
 from avault.vault.recovery import seal_recovery
-from avault.vault.seal import open_vault
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
     from avault.protocol import Message
     from avault.signer.remote import RemoteSigner
     from avault.vault.records import Vault

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from avault.daemon.entrusting import ask_operator, explain_change, tell_of_change
-from avault.daemon.holding import Holding
 from avault.errors import Denied, printable
+from avault.keys.entrusting import ask_operator, explain_change, tell_of_change
+from avault.keys.holding import Holding
 from avault.signer.pairing import shorten_hex
 from avault.vault.machines import HOST_LIMIT, KIND, find_machine, list_machines
 from avault.vault.marks import add_mark, describe_mark, find_exposed, read_marks

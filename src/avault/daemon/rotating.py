@@ -14,16 +14,25 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.custody.obtaining import AGREED, mark_agreed
 from avault.custody.shared import state_given
-from avault.daemon.entrusting import explain_change, give_key, tell_of_change
-from avault.daemon.holding import Holding
 from avault.daemon.log import AccessLog
 from avault.daemon.phones import renew_phones
 from avault.daemon.sentences import describe_openers
 from avault.errors import AvaultError, Denied, Locked, Tampered, Unavailable, Usage, complain
-from avault.hardening import meet
-from avault.nostr import make_keys, public_hex, to_npub
+from avault.keys.entrusting import explain_change, give_key, tell_of_change
+from avault.keys.hardening import meet
+from avault.keys.holding import Holding
+from avault.keys.nostr import make_keys, public_hex, to_npub
+from avault.keys.obtaining import AGREED, mark_agreed
+from avault.keys.seal import (
+    make_envelope,
+    open_nsec,
+    open_vault,
+    request_code,
+    seal_keys,
+    seal_nsec,
+    seal_vault,
+)
 from avault.places import Places
 from avault.vault.files import read_file, write_file
 from avault.vault.kept_guards import known_guards
@@ -43,15 +52,6 @@ from avault.vault.rotation import (
     drop,
     name_of_logs,
 )
-from avault.vault.seal import (
-    make_envelope,
-    open_nsec,
-    open_vault,
-    request_code,
-    seal_keys,
-    seal_nsec,
-    seal_vault,
-)
 from avault.vault.store import Store
 from avault.vault.times import render_time
 from avault.vault.work_tree import is_amid_git, is_git_at_work
@@ -59,8 +59,8 @@ from avault.vault.work_tree import is_amid_git, is_git_at_work
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.daemon.unlocking import Unlocking
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
+    from avault.keys.unlocking import Unlocking
     from avault.protocol import Message
     from avault.signer.pairing import Pairing
     from avault.vault.records import Vault

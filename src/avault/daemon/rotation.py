@@ -7,9 +7,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import Custodians
-from avault.custody.obtaining import AGREED
 from avault.custody.shared import Shared, is_shared
 from avault.daemon.errands import Reach, try_custodian
 from avault.daemon.forgetting import FORGET, encode_forgetting, forget_keys, forget_left
@@ -18,6 +16,8 @@ from avault.daemon.managing import agree_otherwise, entrust_to, need_open
 from avault.daemon.sentences import describe_openers
 from avault.daemon.sharing import name_account
 from avault.errors import AvaultError, Denied, Usage, printable
+from avault.keys.custodian import raise_outcome
+from avault.keys.obtaining import AGREED
 from avault.places import sha256
 from avault.process import place_name
 from avault.vault.names import PHONE

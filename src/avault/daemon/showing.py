@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.daemon.changes import read_copy
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
+from avault.keys.keyholder import Keyholder
 from avault.vault.choosing import check_names, choose_keys
 from avault.vault.formats import describe_vault, render_list
 from avault.vault.names import check_group, check_key
@@ -15,7 +15,7 @@ from avault.vault.older import open_older
 from avault.vault.recovery import verify_recovery
 
 if TYPE_CHECKING:
-    from avault.daemon.keyholder import Answer
+    from avault.keys.keyholder import Answer
     from avault.protocol import Message
 
 

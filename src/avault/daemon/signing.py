@@ -14,9 +14,9 @@ from avault.daemon.askers import find_asker
 from avault.daemon.gate import Passage, check, take_out
 from avault.daemon.grant import Grant
 from avault.daemon.key_wishes import Wish
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import Denied, NotFound, TimedOut, Usage, complain
+from avault.keys.keyholder import Keyholder
 from avault.late import context
 from avault.protocol import refuse_unknown
 from avault.signing.ssh_uses import LONGEST_BIND, LONGEST_SSH, MOST_BINDS, decode_use

@@ -8,7 +8,7 @@ import sys
 from avault.daemon.child import Child
 from avault.daemon.programs import start_own
 from avault.errors import AvaultError, Locked, complain
-from avault.hardening import meet
+from avault.keys.hardening import meet
 
 
 async def start_signing(child: Child) -> None:

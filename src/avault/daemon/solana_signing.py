@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.signing import admit_key
 from avault.daemon.wallet_signing import (
     WAY_FOR_WALLETS,
@@ -19,6 +18,7 @@ from avault.daemon.wallet_signing import (
 )
 from avault.daemon.wire import Session
 from avault.errors import Denied, Usage
+from avault.keys.keyholder import Keyholder
 from avault.signing.solana_accounts import find_token_account
 from avault.signing.solana_messages import put_blockhash
 from avault.signing.solana_uses import LONGEST_SOLANA, decode_solana

@@ -21,8 +21,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from avault.daemon.keyholder import Keyholder
 from avault.errors import AvaultError, Denied
+from avault.keys.keyholder import Keyholder
 from avault.signing.evm_words import render_units
 from avault.vault.records import Vault
 from avault.vault.spent import (

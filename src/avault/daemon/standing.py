@@ -9,12 +9,12 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.grant import Grant, check_grant_name
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.proxy_consent import ProxyCaller
 from avault.daemon.proxy_sessions import describe_session, need_something, serve_proxy
 from avault.daemon.proxying import PROXY_CHOICE, ProxiedUses
 from avault.daemon.wire import Session
 from avault.errors import Denied, NotFound, Usage
+from avault.keys.keyholder import Keyholder
 from avault.protocol import refuse_unknown
 from avault.tasks import spawn
 from avault.vault.times import render_time
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from avault.daemon.broker_link import BrokerLink
-    from avault.daemon.keyholder import Serve
+    from avault.keys.keyholder import Serve
     from avault.protocol import Message
 
 

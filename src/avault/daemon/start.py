@@ -1,4 +1,4 @@
-"""From a command to a daemon, and the beginning and end of its two processes."""
+"""From a command to a daemon, and the beginning and end of the supervisor."""
 
 from __future__ import annotations
 
@@ -11,23 +11,18 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.daemon.door import ANSWERS
-from avault.daemon.keyholder import Keyholder
-from avault.daemon.requests import REQUESTS
 from avault.daemon.supervisor import Supervisor
-from avault.daemon.talks import TALKS
 from avault.errors import AvaultError, Unavailable, complain
-from avault.hardening import harden
+from avault.keys.hardening import harden
 from avault.places import Places
 from avault.plain import write_all
-from avault.process import clean_environment, own_command, report_quietly
+from avault.process import clean_environment, own_command
 from avault.protocol import decode_frame, encode_frame
 from avault.vault.files import make_private_directory
 from avault.vault.presence import is_file_there, no_vault
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
-
-    from avault.protocol import Limits
 
 
 def main_supervisor(argv: list[str]) -> NoReturn:
@@ -78,28 +73,6 @@ def main_supervisor(argv: list[str]) -> NoReturn:
             if refused.hint:
                 write_all(2, f"avault: hint: {refused.hint}\n".encode())
     sys.exit(code)
-
-
-async def hold(places: Places, fd: int, limits: Limits) -> None:
-    """The keyholder's life; its control stream is the file descriptor `fd`."""
-    asyncio.get_running_loop().set_exception_handler(report_quietly)
-    await Keyholder(places, socket.socket(fileno=fd), TALKS, REQUESTS, limits).run()
-
-
-def main_keyholder(argv: list[str]) -> NoReturn:
-    """The keyholder process: `avault.py keyholder FD DIR LIMITS`.
-
-    It ends by _exit: what it knew goes with it.
-    """
-    code = 0
-    try:
-        harden("avault-keys", die_with_parent=True)
-        asyncio.run(hold(Places(argv[1]), int(argv[0]), json.loads(argv[2])))
-    except BaseException as error:
-        code = 70  # EX_SOFTWARE; no traceback: its text may carry what it was about
-        write_all(2, f"avault: error: the keyholder failed: {type(error).__name__}\n".encode())
-    finally:
-        os._exit(code)
 
 
 def start_daemon(places: Places, background: bool, **wanted: Any) -> None:

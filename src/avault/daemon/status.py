@@ -10,12 +10,12 @@ from avault import __version__
 from avault.custody.stale import warn_of_stale
 from avault.daemon.keeper import Warden
 from avault.errors import AvaultError
+from avault.keys.seal import request_code
 from avault.places import Places
 from avault.vault.files import read_file
 from avault.vault.own_files import decode_file
 from avault.vault.presence import read_unlock
 from avault.vault.recovery import check_recovery
-from avault.vault.seal import request_code
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:

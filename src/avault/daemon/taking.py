@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import check_custodian
 from avault.daemon.errands import Reach, try_custodian
 from avault.daemon.keeper import Warden
 from avault.daemon.sharing import write_order
 from avault.errors import Usage
+from avault.keys.custodian import raise_outcome
 
 if TYPE_CHECKING:
     from typing import Any

@@ -8,16 +8,17 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from avault.custody.obtaining import GivenKey, OperatorKey
 from avault.daemon.desks import open_with_desk
 from avault.daemon.following import Following
-from avault.daemon.holding import Holding
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.pairing import choose_relays, prove, shake_hands
 from avault.daemon.retrieving import retrieve
 from avault.daemon.wire import Session
 from avault.errors import Denied, Locked, Usage
-from avault.nostr import make_keys, parse_keys, parse_npub, public_hex, to_npub
+from avault.keys.holding import Holding
+from avault.keys.keyholder import Keyholder
+from avault.keys.nostr import make_keys, parse_keys, parse_npub, public_hex, to_npub
+from avault.keys.obtaining import GivenKey, OperatorKey
+from avault.keys.seal import make_envelope, seal_nsec
 from avault.signer.pairing import DEFAULT_RELAYS, UNPROVEN, Pairing
 from avault.signer.question import NOT_A_REFUSAL, accept_token, says_any
 from avault.vault.files import has_bytes, write_file
@@ -32,13 +33,12 @@ from avault.vault.own_files import (
 )
 from avault.vault.presence import read_unlock, refuse_to_overwrite
 from avault.vault.records import Vault
-from avault.vault.seal import make_envelope, seal_nsec
 from avault.vault.store import Store
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.daemon.keyholder import Talk
+    from avault.keys.keyholder import Talk
     from avault.protocol import Message
 
 

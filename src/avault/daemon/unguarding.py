@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from avault.daemon.entrusting import ask_operator, explain_change, tell_of_change
 from avault.daemon.guarding import (
     Plan,
     changed_meanwhile,
@@ -13,9 +12,10 @@ from avault.daemon.guarding import (
     describe_guard,
     read_place,
 )
-from avault.daemon.holding import Holding
 from avault.daemon.openers import Openers
 from avault.errors import Denied, TimedOut, Usage
+from avault.keys.entrusting import ask_operator, explain_change, tell_of_change
+from avault.keys.holding import Holding
 from avault.vault.guards import Guards
 from avault.vault.records import Vault
 

@@ -13,15 +13,15 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.agreeing import SENTENCE
-from avault.daemon.entrusting import ask_operator
 from avault.daemon.gate import Passage
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.phone_share import share_phone
 from avault.daemon.restraint import describe_who, who_asks
 from avault.daemon.signing import admit_key, check_base64, choose_to_sign, note_failure
 from avault.daemon.spending import Cost, reserve, spent_today
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Locked, TimedOut, Usage
+from avault.keys.entrusting import ask_operator
+from avault.keys.keyholder import Keyholder
 from avault.protocol import refuse_unknown
 from avault.signing.evm_uses import LONGEST_EVM, decode_evm
 from avault.signing.evm_words import describe_evm, render_units

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.signing import look_at_keys, serve_signing_keys
 from avault.daemon.solana_signing import solana_account
 from avault.daemon.wallet_signing import WAY_FOR_WALLETS, account_of
 from avault.daemon.wire import Session
+from avault.keys.keyholder import Keyholder
 from avault.protocol import refuse_unknown
 from avault.signing.evm_words import render_units
 from avault.vault.evm_address import show_address

@@ -13,10 +13,10 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.introducing import introduce_to_relay
-from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Usage
-from avault.nostr import open_message, public_hex, sign_inbox, wrap_message
+from avault.keys.keyholder import Keyholder
+from avault.keys.nostr import open_message, public_hex, sign_inbox, wrap_message
 from avault.protocol import refuse_unknown
 from avault.vault.messages import MessageSettings
 from avault.vault.own_files import normalise_relay

@@ -13,7 +13,7 @@ from avault.custody.stale import find_stale
 from avault.doctor.patient import Finding, Patient, bad
 from avault.doctor.phone import load_pairing
 from avault.errors import AvaultError, printable
-from avault.nostr import public_hex
+from avault.keys.nostr import public_hex
 from avault.process import lock_directory
 from avault.signer.pairing import shorten_key
 from avault.systemd import NoDaemon

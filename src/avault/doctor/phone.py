@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from avault.doctor.patient import RELAY_TIME, Finding, Patient, bad
 from avault.errors import AvaultError, printable
-from avault.nostr import parse_npub
+from avault.keys.nostr import parse_npub
 from avault.signer.pairing import Pairing
 from avault.signer.relays import probe_relays
 from avault.vault.own_files import read_hints

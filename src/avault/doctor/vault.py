@@ -13,7 +13,7 @@ from avault.doctor.patient import Finding, Patient, bad
 from avault.doctor.phone import load_pairing
 from avault.errors import AvaultError, Tampered
 from avault.git.repository import Repository
-from avault.nostr import parse_npub
+from avault.keys.nostr import parse_npub
 from avault.places import Places
 from avault.vault.files import read_file, write_file
 from avault.vault.own_files import complete_attributes, decode_file, encode_hints, read_hints

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from avault.errors import NotFound, Tampered, Unavailable, Usage, printable
-from avault.nostr import parse_npub, read_keys, to_npub
+from avault.keys.nostr import parse_npub, read_keys, to_npub
 from avault.places import state_home
 from avault.process import take_lock
 from avault.vault.files import make_private_directory, read_file, write_file
@@ -19,7 +19,7 @@ from avault.vault.own_files import check_name, check_relay, decode_file, encode_
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
 
 
 MOST_TOGETHER = 20  # machines that one approval opens

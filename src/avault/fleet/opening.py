@@ -20,9 +20,9 @@ from avault.fleet.together import (
     sign_next,
     turn_host,
 )
+from avault.keys.seal import request_code
 from avault.signer.question import NOT_PAIRED, says_any
 from avault.terminal.talk import say
-from avault.vault.seal import request_code
 
 if TYPE_CHECKING:
     from typing import Any

@@ -26,21 +26,21 @@ from avault.fleet.outcomes import (
     strange,
 )
 from avault.fleet.reaching import Crew, Ended, command_line
-from avault.nostr import make_keys, public_hex, read_keys, sign_text, to_npub
+from avault.keys.nostr import make_keys, public_hex, read_keys, sign_text, to_npub
+from avault.keys.seal import make_envelope, request_code
 from avault.signer.remote import RemoteSigner
-from avault.vault.seal import make_envelope, request_code
 
 if TYPE_CHECKING:
     from typing import Any, Self
 
     from avault.fleet.desk_file import DeskFile
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys, KeyText
 
 
 FLEET_CONTEXT = b"avault fleet\0"
 
 
-def derive_key(fleet: str, salt: str, agent: str) -> Keys:
+def derive_key(fleet: KeyText, salt: str, agent: str) -> Keys:
     """The key for one host, by its salt and its agent's public key, from a fleet's key (all hex).
 
     An agent is what a host says it is; the salt is the desk's: no host is given another's key.
@@ -51,7 +51,7 @@ def derive_key(fleet: str, salt: str, agent: str) -> Keys:
 
 def make_fleet_key(
     desk: DeskFile, group: str, agents: dict[str, str]
-) -> tuple[str, dict[str, Any], str]:
+) -> tuple[KeyText, dict[str, Any], str]:
     """A new key for hosts, by label their agents (hex): itself (hex), what is kept, the code."""
     fleet, peer = secrets.token_hex(32), make_keys()
     count = f"{len(agents)} machine{'' if len(agents) == 1 else 's'}"

@@ -16,8 +16,8 @@ from avault.daemon.bunker_requests import is_local
 from avault.daemon.guests import Budget
 from avault.errors import AvaultError, Unavailable, complain
 from avault.fronts.vault_link import VaultLink
-from avault.hardening import harden
-from avault.nostr import make_keys
+from avault.keys.hardening import harden
+from avault.keys.nostr import make_keys
 from avault.places import Places
 from avault.plain import write_all
 from avault.process import report_quietly
@@ -29,7 +29,7 @@ from avault.vault.rule_members import is_port
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from avault.nostr import Event
+    from avault.keys.nostr import Event
     from avault.protocol import Message
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import Unavailable, complain
 from avault.extras import load_extra
-from avault.hardening import harden, introduce_helper
+from avault.keys.hardening import harden, introduce_helper
 from avault.protocol import encode_frame
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, Unavailable, complain
 from avault.fronts.ssh_agent import AgentClient
 from avault.fronts.vault_link import VaultLink
-from avault.hardening import harden
+from avault.keys.hardening import harden
 from avault.places import Places
 from avault.plain import write_all
 from avault.process import own_command, report_quietly

@@ -10,11 +10,11 @@ import re
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, printable
-from avault.hardening import harden
 from avault.intake.dotenv import Assignment, Lines, foreign, parse_dotenv
 from avault.intake.lines import parse_fish, parse_fish_variables, parse_pam, parse_unit
 from avault.intake.looks import TOKEN_FORMS, is_secret
 from avault.intake.shell import SCRIPT, parse_shell, to_text
+from avault.keys.hardening import harden
 from avault.late import Fields
 from avault.places import Places
 from avault.terminal.commands import command, option

@@ -9,7 +9,6 @@ import json
 import sys
 
 from avault.errors import Denied, Usage, printable
-from avault.hardening import harden
 from avault.intake.dotenv import EMPTY, Assignment, read_dotenv, tell_of_lines
 from avault.intake.importers import FORM_READERS, IMPORT_FORMS, form_of
 from avault.intake.json_files import parse_json
@@ -24,6 +23,7 @@ from avault.intake.keeping import (
 )
 from avault.intake.logins import ImportedSecrets, place
 from avault.intake.managers import refuse_encrypted
+from avault.keys.hardening import harden
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal

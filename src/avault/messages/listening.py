@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from avault.daemon.words import LONGEST_WORD
 from avault.errors import AvaultError, Locked, Unavailable, Usage
 from avault.fronts.vault_link import VaultLink
+from avault.keys.nostr import make_keys, parse_npub
 from avault.messages.delivery import find_inbox, put_event
-from avault.nostr import make_keys, parse_npub
 from avault.places import Places
 from avault.signer.relays import Relays, wanted_messages
 from avault.tasks import spawn
@@ -28,7 +28,7 @@ from avault.vault.messages import MessageSettings
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Event
+    from avault.keys.nostr import Event
     from avault.protocol import Message
 
 BACK = 49 * 3600  # seconds: what wraps a message is up to two days older than it (NIP-59)

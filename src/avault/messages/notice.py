@@ -10,9 +10,9 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import Unavailable, Usage
+from avault.keys.nostr import wrap_message
 from avault.late import regex
 from avault.messages.delivery import find_inbox, put_event
-from avault.nostr import wrap_message
 from avault.places import Places
 from avault.signer.pairing import Pairing
 from avault.vault.messages import MessageSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Unavailable
-from avault.nostr import to_npub
+from avault.keys.nostr import to_npub
 from avault.places import Places
 from avault.replica.progress import Outbox, ReplicaProgress, change_progress
 from avault.replica.reading import Readers

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, NotFound, Unavailable, Usage, printable
 from avault.git.run import GIT_QUIET, NO_HOOKS, reason, start_git
-from avault.hardening import harden
+from avault.keys.hardening import harden
 from avault.process import own_command
 from avault.running.forms import SHORTEST
 from avault.running.looking import untold

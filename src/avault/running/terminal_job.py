@@ -41,7 +41,7 @@ class TerminalJob(Job):
         super().__init__(command, environment, patterns)
         self.terminal = 0 if os.isatty(0) else open_terminal()  # where keys come from
         self.saved: list[Any] | None = None  # its modes, while its keys are ours
-        self.keys = b""  # typed, not yet passed on
+        self.typed = b""  # keys that are not yet passed on
         self.wanted = os.isatty(0)  # whether the command is to have the keys, not only the screen
         self.was_continued = False
 
@@ -165,17 +165,17 @@ class TerminalJob(Job):
     def read_keys(self) -> None:
         """Take what was typed. The end: the terminal is gone."""
         try:
-            self.keys = os.read(self.terminal, 4096) if self.terminal is not None else b""
+            self.typed = os.read(self.terminal, 4096) if self.terminal is not None else b""
         except OSError:
-            self.keys = b""
-        if not self.keys:
+            self.typed = b""
+        if not self.typed:
             self.terminal = self.saved = None
             self.order(signal.SIGHUP)
 
     def pass_keys(self) -> None:
         """Type them on the command's terminal."""
         with contextlib.suppress(BlockingIOError):
-            self.keys = self.keys[os.write(self.screen, self.keys) :]
+            self.typed = self.typed[os.write(self.screen, self.typed) :]
 
     # -- passing on
 
@@ -186,7 +186,7 @@ class TerminalJob(Job):
             self.code is None
             and self.terminal is not None
             and self.saved is not None
-            and not self.keys
+            and not self.typed
         ):
             readers = {self.terminal: self.read_keys, **readers}
         return readers
@@ -194,7 +194,7 @@ class TerminalJob(Job):
     def writers(self) -> dict[int, Callable[[], object]]:
         """Keys too."""
         return super().writers() | (
-            {self.screen: self.pass_keys} if self.keys and self.code is None else {}
+            {self.screen: self.pass_keys} if self.typed and self.code is None else {}
         )
 
     def turn(self, timeout: float | None) -> bool:

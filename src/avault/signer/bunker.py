@@ -9,7 +9,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.errors import Usage, printable
-from avault.nostr import (
+from avault.keys.nostr import (
     TooHard,
     compose_event,
     decrypt,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any
 
-    from avault.nostr import Event, Keys
+    from avault.keys.nostr import Event, Keys
 
 
 # log2 of scrypt's N (NIP-49): 100 MB for a third of a second; the library opens at most 18

@@ -8,7 +8,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, Tampered, Usage
-from avault.nostr import parse_npub, read_keys, to_npub
+from avault.keys.nostr import parse_npub, read_keys, to_npub
 from avault.places import Places
 from avault.vault.files import read_file, write_file
 from avault.vault.own_files import check_relay, decode_file, encode_file
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
 
 
 DEFAULT_RELAYS = ["wss://relay.primal.net", "wss://theforest.nostr1.com", "wss://nos.lol"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from avault.nostr import Event
+    from avault.keys.nostr import Event
 
 
 # seconds into an asking; signers know an event id that they have seen

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import nostr_sdk
 
 from avault.errors import AvaultError, Unavailable, printable
-from avault.nostr import RPC_KIND, compose_event, make_keys, public_hex
+from avault.keys.nostr import RPC_KIND, compose_event, make_keys, public_hex
 from avault.signer.network import network
 from avault.tasks import spawn
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any, TypeAlias
 
-    from avault.nostr import Event, Keys
+    from avault.keys.nostr import Event, Keys
 
     Introduce: TypeAlias = Callable[[str, str], Awaitable[dict[str, Any] | None]]
 

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, printable
-from avault.nostr import RPC_KIND, compose_event, is_to, public_hex, read_event
+from avault.keys.nostr import RPC_KIND, compose_event, is_to, public_hex, read_event
 from avault.signer.pairing import PairingCode, old_form
 from avault.signer.question import (
     GAVE_UP,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from avault.nostr import Event, Keys
+    from avault.keys.nostr import Event, Keys
 
 
 JUST_ASKED = 1.0  # seconds; who asks so soon after another shares the event

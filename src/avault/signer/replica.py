@@ -11,17 +11,17 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, Tampered
-from avault.nostr import decrypt, encrypt, public_hex, read_keys, to_npub
+from avault.keys.nostr import decrypt, encrypt, public_hex, read_keys, to_npub
+from avault.keys.seal import make_envelope, open_nsec, request_code, seal_keys
 from avault.places import sha256
 from avault.signer.stored import compose_stored, read_stored
 from avault.vault.generations import check_generation
-from avault.vault.seal import make_envelope, open_nsec, request_code, seal_keys
 from avault.vault.statements import read_successor
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
 
 # bytes that are encrypted in an event, which fits then where 64 KiB are the most: NIP-44 pads more
 # of them to too much

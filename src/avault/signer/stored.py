@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import nostr_sdk
 
 from avault.errors import Unavailable, Usage, printable
+from avault.keys.nostr import INBOX_KIND, make_keys
 from avault.late import Fields
-from avault.nostr import INBOX_KIND, make_keys
 from avault.signer.relays import RELAY_QUOTES, make_authenticator
 from avault.vault.own_files import normalise_relay
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from typing import Any, Self
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
     from avault.signer.relays import Introduce
 
 STORED_KIND = 30_078  # of applications, each with data of its own (NIP-78)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, Usage
-from avault.late import regex
-from avault.nostr import (
+from avault.keys.nostr import (
     TooHard,
     compose_event,
     decrypt_key,
@@ -22,6 +21,7 @@ from avault.nostr import (
     sign_unsigned,
     use_cipher,
 )
+from avault.late import regex
 from avault.signing.nostr_uses import LONGEST_NOSTR
 from avault.signing.word_trees import (
     DEFAULT_PATHS,
@@ -36,7 +36,7 @@ from avault.vault.signing_keys import pack_nostr_key, read_signing_key, split_no
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
 
 
 LONGEST_FROM_CLIENT = 60_000  # bytes of an event that asks something

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, Usage, complain
 from avault.extras import load_extra
-from avault.hardening import harden, introduce_helper
-from avault.nostr import public_hex
+from avault.keys.hardening import harden, introduce_helper
+from avault.keys.nostr import public_hex
 from avault.protocol import Frames, decode_frame, encode_frame
 from avault.signing.evm_uses import EVM_USES, decode_evm
 from avault.signing.nostr_keys import NostrKeys, make_nostr_key, take_nostr_key

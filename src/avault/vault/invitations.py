@@ -13,7 +13,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound, Usage, printable
-from avault.nostr import parse_npub, to_npub
+from avault.keys.nostr import parse_npub, to_npub
 from avault.places import sha256
 from avault.vault.names import is_group
 from avault.vault.nostr_rules import (

@@ -10,7 +10,8 @@ import os
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Tampered
-from avault.nostr import decrypt, parse_npub
+from avault.keys.nostr import decrypt, parse_npub
+from avault.keys.seal import old_keys, open_vault, seal_vault, unseal
 from avault.places import Places
 from avault.vault.files import VAULT_LIMIT, has_bytes, read_file, write_file
 from avault.vault.guard_changes import link_known
@@ -23,12 +24,11 @@ from avault.vault.guards import (
     own_facts,
 )
 from avault.vault.records import Vault
-from avault.vault.seal import old_keys, open_vault, seal_vault, unseal
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
 
 
 class KeptGuards:

@@ -8,7 +8,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, NotFound, Tampered
-from avault.nostr import to_npub
+from avault.keys.nostr import to_npub
 from avault.places import Places, sha256
 from avault.vault.files import read_file, write_file
 from avault.vault.own_files import decode_file, encode_file

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avault.nostr import to_npub
+from avault.keys.nostr import to_npub
 
 if TYPE_CHECKING:
     from typing import Any

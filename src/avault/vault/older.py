@@ -10,13 +10,13 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import Tampered
-from avault.nostr import public_hex, to_npub
-from avault.vault.seal import old_keys, open_vault
+from avault.keys.nostr import public_hex, to_npub
+from avault.keys.seal import old_keys, open_vault
 from avault.vault.statements import make_statement
 from avault.vault.store import Store
 
 if TYPE_CHECKING:
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
     from avault.vault.records import Vault
 
 

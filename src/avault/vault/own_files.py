@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from avault.errors import Tampered, Usage, printable
-from avault.nostr import parse_npub, to_npub
+from avault.keys.nostr import parse_npub, to_npub
 from avault.places import sha256
 from avault.vault.files import read_file, refuse_foreign
 from avault.vault.names import DIGITS, LETTERS

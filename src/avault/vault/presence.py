@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, Locked, NotFound, Tampered
-from avault.nostr import parse_npub, to_npub
+from avault.keys.nostr import parse_npub, to_npub
 from avault.places import SANDBOX, Places
 from avault.vault.files import VAULT_LIMIT, read_file, refuse_foreign
 from avault.vault.own_files import NAME_CHARACTERS, decode_file, others_of, read_hints

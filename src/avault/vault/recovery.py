@@ -10,20 +10,20 @@ import os
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, NotFound, Tampered
-from avault.nostr import decrypt, to_npub
+from avault.keys.nostr import decrypt, to_npub
+from avault.keys.seal import open_nsec, open_vault, seal_nsec
 from avault.places import Places, sha256
 from avault.vault.files import FileChanged, has_bytes, look_at, read_file, write_file
 from avault.vault.own_files import decode_file, encode_file, others_of
 from avault.vault.presence import as_operator, read_sealed, read_vault
 from avault.vault.records import Vault
-from avault.vault.seal import open_nsec, open_vault, seal_nsec
 from avault.vault.statements import statements_of, succeed_vault
 from avault.vault.work_tree import is_git_at_work
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
 
 
 def carry(vault: Vault) -> dict[str, list[str]]:

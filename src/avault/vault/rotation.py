@@ -15,7 +15,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, NotFound, Tampered
-from avault.nostr import parse_npub, read_signed, sign_text, to_npub
+from avault.keys.nostr import parse_npub, read_signed, sign_text, to_npub
 from avault.places import Places, sha256
 from avault.vault.files import (
     VAULT_LIMIT,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
     from avault.vault.records import Vault
 
 

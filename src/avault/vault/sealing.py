@@ -7,18 +7,18 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, Tampered
-from avault.nostr import decrypt, encrypt, make_keys, public_hex, read_keys
+from avault.keys.nostr import decrypt, encrypt, make_keys, public_hex, read_keys
+from avault.keys.seal import make_envelope, request_code
 from avault.vault.guards import Guards
 from avault.vault.had import is_asked, note_had
 from avault.vault.locks import drop_locks, keep_lock, read_payload
-from avault.vault.seal import make_envelope, request_code
 from avault.vault.secret import SEAL_MARK, Secret, arrange, is_sealed
 from avault.vault.signing_keys import read_signing_key
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys, KeyText
     from avault.vault.locks import Lock
     from avault.vault.records import Vault
 
@@ -95,7 +95,7 @@ def make_lock(
     return made
 
 
-def open_lock(lock: Lock, unlock: str, identity: str) -> dict[str, Any]:
+def open_lock(lock: Lock, unlock: KeyText, identity: str) -> dict[str, Any]:
     """The secret's own `key` (hex) and first `place`, by the unlock key (hex); raises Tampered."""
     try:
         keys = read_keys(unlock)

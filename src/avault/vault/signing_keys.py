@@ -13,7 +13,7 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound
-from avault.nostr import to_npub
+from avault.keys.nostr import to_npub
 from avault.places import sha256
 from avault.ssh_wire import SshReader, decode_base64, encode_base64, fingerprint_of
 from avault.vault.evm_address import show_address
@@ -26,6 +26,8 @@ from avault.vault.solana_text import decode_base58, encode_base58
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from avault.keys.nostr import KeyText
 
 
 KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
@@ -89,7 +91,7 @@ def is_nostr_key(value: object) -> bool:
     )
 
 
-def pack_nostr_key(public: str, secret: str) -> str:
+def pack_nostr_key(public: str, secret: KeyText) -> str:
     """A key for Nostr as it is kept, of its halves in hex."""
     return f"{NOSTR_KEY}{public}:{secret}"
 

@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Locked, Tampered
-from avault.nostr import parse_npub, read_signed, sign_text, to_npub
+from avault.keys.nostr import parse_npub, read_signed, sign_text, to_npub
 from avault.places import Places
 from avault.vault.files import read_file
 from avault.vault.own_files import decode_file, others_of
@@ -20,7 +20,7 @@ from avault.vault.records import Vault
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
 
 
 STATEMENTS = 64  # that nsec.enc carries, and that are read of one

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Locked, NotFound, Tampered
-from avault.nostr import to_npub
+from avault.keys.nostr import to_npub
+from avault.keys.seal import open_vault, seal_vault
 from avault.places import Places, sha256
 from avault.vault.doubts import Doubter, last_write_of
 from avault.vault.files import VAULT_LIMIT, FileChanged, look_at, read_file, write_file
@@ -16,7 +17,6 @@ from avault.vault.last_seen import LastSeen, LoadRemarks
 from avault.vault.machine import Machine, keep_retired, read_pin
 from avault.vault.presence import is_of, read_vault, refuse_other, refuse_successor
 from avault.vault.records import Vault, attempt
-from avault.vault.seal import open_vault, seal_vault
 from avault.vault.statements import succeed_known, succeed_vault
 from avault.vault.unsaved import Unsaved
 from avault.vault.work_tree import is_amid_git, is_git_at_work
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
 
 
 class Store(Doubter):

@@ -6,13 +6,13 @@ import os
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError
+from avault.keys.seal import open_vault, seal_vault
 from avault.places import Places
 from avault.vault.files import VAULT_LIMIT, find_free, read_file, write_file
 from avault.vault.records import Vault
-from avault.vault.seal import open_vault, seal_vault
 
 if TYPE_CHECKING:
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
 
 
 class Unsaved:

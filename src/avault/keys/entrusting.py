@@ -7,11 +7,8 @@ import secrets
 import socket
 from typing import TYPE_CHECKING
 
-from avault.custody.obtaining import mark_agreed
 from avault.custody.shared import is_shared
 from avault.daemon.errands import asks_phones
-from avault.daemon.holding import Holding
-from avault.daemon.opening import obtain_key
 from avault.daemon.sentences import describe_entrusting
 from avault.errors import (
     AvaultError,
@@ -21,17 +18,20 @@ from avault.errors import (
     Unavailable,
     complain,
 )
-from avault.hardening import is_hardened, meet
-from avault.nostr import public_hex, to_npub
+from avault.keys.hardening import is_hardened, meet
+from avault.keys.holding import Holding
+from avault.keys.nostr import public_hex, to_npub
+from avault.keys.obtaining import mark_agreed
+from avault.keys.opening import obtain_key
+from avault.keys.seal import make_envelope, request_code, seal_keys
 from avault.signer.question import accept_token
-from avault.vault.seal import make_envelope, request_code, seal_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from avault.custody.obtaining import KeptKey
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
+    from avault.keys.obtaining import KeptKey
     from avault.protocol import Message
     from avault.vault.records import Vault
     from avault.vault.store import Store

@@ -16,15 +16,15 @@ from avault.daemon.describing import describe_keyholder
 from avault.daemon.gate import Gate
 from avault.daemon.grants import Grants
 from avault.daemon.guests import Guests
-from avault.daemon.holding import Holding
 from avault.daemon.openers import Openers
 from avault.daemon.orders import Orders
 from avault.daemon.reporter import Reporter
 from avault.daemon.restraint import Askings
 from avault.daemon.signing_link import SigningLink
-from avault.daemon.unlocking import Unlocking
 from avault.daemon.wire import Control, Session
 from avault.errors import Locked, TimedOut, Usage, printable
+from avault.keys.holding import Holding
+from avault.keys.unlocking import Unlocking
 from avault.places import Places
 from avault.process import room, uptime
 from avault.protocol import FIRST_FRAME_TIME, RELEASING, SESSIONS, VALUES, read_limit

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Event: TypeAlias = nostr_sdk.Event
     Keys: TypeAlias = nostr_sdk.Keys
+    KeyText: TypeAlias = str  # a secret key as text: hex or nsec, the agent's or one that unlocks
 
 
 def make_keys() -> Keys:
@@ -24,7 +25,7 @@ def make_keys() -> Keys:
     return nostr_sdk.Keys.generate()
 
 
-def read_keys(text: str) -> Keys:
+def read_keys(text: KeyText) -> Keys:
     """The key pair of an nsec or hex secret key that we have written; raises ValueError."""
     try:
         return nostr_sdk.Keys.parse(text)
@@ -95,7 +96,7 @@ def read_signed(text: str) -> tuple[str, str]:
     raise ValueError("not signed")
 
 
-def parse_keys(text: str) -> Keys:
+def parse_keys(text: KeyText) -> Keys:
     """The key pair of an nsec or hex secret key; raises Usage without repeating it."""
     try:
         return read_keys(text.strip())
@@ -108,7 +109,7 @@ def public_hex(keys: Keys) -> str:
     return str(keys.public_key().to_hex())
 
 
-def encrypt_key(secret: str, passphrase: str, log_n: int) -> str:
+def encrypt_key(secret: KeyText, passphrase: str, log_n: int) -> str:
     """A secret key (hex) as ncryptsec (NIP-49), of which nobody knows that it was handled badly."""
     key, security = nostr_sdk.SecretKey.parse(secret), nostr_sdk.KeySecurity.MEDIUM
     return str(nostr_sdk.EncryptedSecretKey(key, passphrase, log_n, security).to_bech32())
@@ -118,7 +119,7 @@ class TooHard(ValueError):
     """What an ncryptsec asks for is more memory than the library allows: log_n is above 18."""
 
 
-def decrypt_key(ncryptsec: str, passphrase: str) -> str | None:
+def decrypt_key(ncryptsec: str, passphrase: str) -> KeyText | None:
     """The secret key (hex) of an ncryptsec (NIP-49); None where the passphrase is another.
 
     Raises ValueError for what is no ncryptsec, and TooHard.

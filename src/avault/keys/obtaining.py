@@ -1,6 +1,6 @@
 """The ways to get the agent's key, as the keyholder has them.
 
-Each is a class with `async def obtain(content)`, where `content` is what `read_unlock` gives, and
+Each is a class with `async def get_key(content)`, where `content` is what `read_unlock` gives, and
 with `proves`: whether it shows that the operator's phone opens this vault. `operator` is whose
 envelope it opens, an npub; None where it opens none.
 """
@@ -11,19 +11,19 @@ import hmac
 import json
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import raise_outcome, read_answer
 from avault.custody.shared import list_given, list_retired, refuse_removed, refuse_retired
 from avault.errors import Denied, Tampered
-from avault.nostr import decrypt, parse_keys, parse_npub, public_hex, to_npub
+from avault.keys.custodian import raise_outcome, read_answer
+from avault.keys.nostr import decrypt, parse_keys, parse_npub, public_hex, to_npub
+from avault.keys.seal import open_nsec, unseal
 from avault.signer.pairing import Pairing
 from avault.signer.remote import RemoteSigner
 from avault.vault.records import Vault
-from avault.vault.seal import open_nsec, unseal
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys, KeyText
 
 
 class GivenKey:
@@ -32,10 +32,10 @@ class GivenKey:
     proves = False
     operator: str | None = None
 
-    def __init__(self, nsec: str) -> None:
+    def __init__(self, nsec: KeyText) -> None:
         self.keys = parse_keys(nsec)
 
-    async def obtain(self, content: dict[str, Any]) -> Keys:
+    async def get_key(self, content: dict[str, Any]) -> Keys:
         """The key, if it is this vault's agent; raises Tampered."""
         if to_npub(public_hex(self.keys)) != content["agent"]:
             raise Tampered(
@@ -50,11 +50,11 @@ class OperatorKey:
 
     proves = True
 
-    def __init__(self, nsec: str) -> None:
+    def __init__(self, nsec: KeyText) -> None:
         self.keys = parse_keys(nsec)
         self.operator = to_npub(public_hex(self.keys))
 
-    async def obtain(self, content: dict[str, Any]) -> Keys:
+    async def get_key(self, content: dict[str, Any]) -> Keys:
         """The key, out of the envelope that is for this operator; raises Tampered."""
         try:
             answer = decrypt(self.keys, parse_npub(content["agent"]), content["envelope"])
@@ -75,7 +75,7 @@ class Phone:
         self.pairing, self.signer = pairing, signer
         self.operator = to_npub(pairing.operator)
 
-    async def obtain(self, content: dict[str, Any]) -> Keys:
+    async def get_key(self, content: dict[str, Any]) -> Keys:
         """Ask for the envelope until it is opened; raises Denied, Tampered."""
         pairing = self.pairing
         if (to_npub(pairing.agent), to_npub(pairing.operator)) != (
@@ -143,7 +143,7 @@ class KeptKey:
                 f"avault custody remove {self.custodian}",
             )
 
-    async def obtain(self, content: dict[str, Any]) -> Keys:
+    async def get_key(self, content: dict[str, Any]) -> Keys:
         """The key, if the custodian is this vault's and had what opens it.
 
         Raises what its outcome means (see `raise_outcome`), and Tampered.

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Tampered
-from avault.nostr import decrypt, encrypt, make_keys, public_hex, read_keys, to_npub
+from avault.keys.nostr import decrypt, encrypt, make_keys, public_hex, read_keys, to_npub
 from avault.places import sha256
 from avault.vault.files import VAULT_LIMIT
 from avault.vault.generations import check_generation
@@ -21,7 +21,7 @@ from avault.vault.records import Vault
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys, KeyText
 
 
 PART_LIMIT = 65_408  # bytes of plaintext that the library encrypts in one NIP-44 payload
@@ -92,7 +92,7 @@ def open_vault(data: bytes, keys: Keys) -> Vault:
     return vault
 
 
-def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str) -> str:
+def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: KeyText) -> str:
     """What the phone decrypts: an event as signers show it, with the unlock key where none looks.
 
     Amber prints `content` and `alt` on the approval screen and hides keys that
@@ -113,7 +113,7 @@ def seal_keys(
     custodian: str | None = None,
     phoneless: bool = False,
     known: dict[str, int] | None = None,
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[KeyText, dict[str, Any]]:
     """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`.
 
     For a custodian it also says whether the vault is `phoneless`; and the guards that are `known`.

@@ -11,11 +11,11 @@ from avault.daemon.callers import describe_ourselves
 from avault.daemon.consent import Consent
 from avault.daemon.contact import Contact
 from avault.daemon.log import AccessLog
-from avault.daemon.ratchet import Ratchet
 from avault.daemon.registering import register
 from avault.daemon.reporter import Reporter
 from avault.daemon.writing import Writer
 from avault.errors import AvaultError, Locked
+from avault.keys.ratchet import Ratchet
 from avault.places import Places
 from avault.process import place_name
 from avault.vault.files import has_bytes

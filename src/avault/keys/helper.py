@@ -15,16 +15,18 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import Errand, render_answer
 from avault.custody.kinds import asks_person, find_kind
 from avault.custody.prompt import Prompt
 from avault.errors import AvaultError, Unavailable
-from avault.hardening import harden, introduce_helper
+from avault.keys.custodian import Errand, render_answer
+from avault.keys.hardening import harden, introduce_helper
 from avault.plain import write_all
 from avault.protocol import Frames, decode_frame
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+    from avault.keys.nostr import KeyText
 
 
 def read_errand(sock: socket.socket) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def heed(errand: Errand) -> None:
         errand.is_waited_for = told == b"1"
 
 
-def take_secret(door: int) -> str:
+def take_secret(door: int) -> KeyText:
     """The secret of `set`, over a socket that is made now that we are hardened; "" for none."""
     with introduce_helper(door) as own:
         read = bytearray()
@@ -52,7 +54,7 @@ def take_secret(door: int) -> str:
     return read.decode()
 
 
-def do_errand(action: str, kind: str, errand: Errand, secret: str) -> Any:
+def do_errand(action: str, kind: str, errand: Errand, secret: KeyText) -> Any:
     """The value of an errand that succeeds; raises what went wrong."""
     custodian = find_kind(kind)(errand)
     if action == "settle":
@@ -69,7 +71,7 @@ def do_errand(action: str, kind: str, errand: Errand, secret: str) -> Any:
     return came
 
 
-def answer_errand(action: str, kind: str, errand: Errand, secret: str = "") -> bytes:
+def answer_errand(action: str, kind: str, errand: Errand, secret: KeyText = "") -> bytes:
     """The answer to an errand, within its limit; one that takes longer is `denied`."""
     answer = render_answer("denied", f"the {kind} did not answer in {errand.limit:g} s")
 

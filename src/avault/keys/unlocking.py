@@ -7,15 +7,14 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import read_answer
-from avault.custody.obtaining import GivenKey, KeptKey, Phone
-from avault.daemon.entrusting import agree
-from avault.daemon.errands import read_whole
-from avault.daemon.holding import Holding
-from avault.daemon.opening import Opening, obtain_key
 from avault.daemon.operators import succeed
 from avault.daemon.waiters import Tries, Waiters
 from avault.errors import AvaultError, Locked, complain
+from avault.keys.custodian import read_answer, read_whole
+from avault.keys.entrusting import agree
+from avault.keys.holding import Holding
+from avault.keys.obtaining import GivenKey, KeptKey, Phone
+from avault.keys.opening import Opening, obtain_key
 from avault.process import uptime
 from avault.signer.pairing import Pairing
 from avault.signer.remarks import is_clock_unsynchronised
@@ -26,7 +25,7 @@ from avault.vault.presence import read_unlock
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.daemon.opening import Way
+    from avault.keys.opening import Way
     from avault.protocol import Message
 
 

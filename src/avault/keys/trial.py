@@ -10,16 +10,16 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import is_answer, render_answer
 from avault.custody.custodians import Custodians
-from avault.custody.obtaining import KeptKey
 from avault.errors import Tampered, complain
-from avault.hardening import harden, introduce_helper
+from avault.keys.custodian import is_answer, render_answer
+from avault.keys.hardening import harden, introduce_helper
+from avault.keys.obtaining import KeptKey
+from avault.keys.seal import open_vault
 from avault.places import Places
 from avault.plain import write_all
 from avault.vault.presence import is_of, read_unlock, read_vault
 from avault.vault.rotation import Stage
-from avault.vault.seal import open_vault
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -36,7 +36,7 @@ def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None
     content, _ = read_unlock(places)
     kept = Custodians(places).load(name, which in ("candidate", "taken"))
     custodian = KeptKey(name, kept, answer, which == "taken")
-    keys = asyncio.run(custodian.obtain(content))
+    keys = asyncio.run(custodian.get_key(content))
     vault = open_vault(read_vault(places), keys)
     custodian.check(vault, keys)
     if not is_of(vault, {**content, "operator": None}):

@@ -2,11 +2,12 @@
 
 A custodian keeps an unlock key, which opens one sealed copy of the agent's key and nothing else. It
 never has the agent's key, nor a secret. What it does, it does in a process of its own, the helper
-(`avault.custody.helper`), which ends with its answer.
+(`avault.keys.helper`), which ends with its answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from typing import TYPE_CHECKING
@@ -15,9 +16,11 @@ from avault.errors import AvaultError, Denied, NotFound, Tampered, Unavailable, 
 from avault.protocol import decode_frame
 
 if TYPE_CHECKING:
+    import socket
     from typing import Any, ClassVar, Protocol
 
     from avault.custody.prompt import Prompt
+    from avault.keys.nostr import KeyText
 
     class Custodian(Protocol):
         """One kind of custodian. Each method raises NotFound, Denied, Unavailable or AvaultError.
@@ -39,16 +42,17 @@ if TYPE_CHECKING:
         def probe(self) -> str:
             """Whether it could open the vault now, in a few words; asks nobody."""
 
-        def set(self, secret: str) -> str | None:
+        def set(self, secret: KeyText) -> str | None:
             """Keep the secret; give what is to lie in the vault's own file, if anything is."""
 
-        def get(self) -> str:
+        def get(self) -> KeyText:
             """The secret."""
 
         def delete(self) -> None:
             """Forget the secret, where the custodian keeps it itself."""
 
 
+SLACK = 5.0  # seconds by which a helper may be later than its own limit
 OUTCOMES: dict[str, type[AvaultError]] = {
     "not_found": NotFound,
     "denied": Denied,
@@ -127,6 +131,24 @@ def render_answer(
     said_as = "value" if outcome == "ok" else "detail"
     more = {**({"hint": hint} if hint else {}), **({"old": True} if is_old else {})}
     return json.dumps({"outcome": outcome, said_as: said, **more}).encode()
+
+
+async def read_whole(end: socket.socket, limit: float) -> bytes:
+    """What a helper answers through a socket; of one that is stopped, an error.
+
+    It is whole before the socket ends, whose other end somebody else may hold.
+    """
+    loop, read = asyncio.get_running_loop(), bytearray()
+    end.setblocking(False)
+    try:
+        async with asyncio.timeout(limit + SLACK):
+            while len(read) < 1 << 20 and (piece := await loop.sock_recv(end, 1 << 16)):
+                read += piece
+                if is_answer(read):
+                    break
+    except TimeoutError:
+        return render_answer("error", "its helper did not end in time")
+    return bytes(read)
 
 
 def said_hint(answer: dict[str, Any]) -> str | None:

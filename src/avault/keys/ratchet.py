@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.reporter import Reporter
 from avault.errors import AvaultError, Locked
-from avault.nostr import parse_npub, public_hex, to_npub
+from avault.keys.nostr import parse_npub, public_hex, to_npub
+from avault.keys.seal import seal_nsec
 from avault.places import Places
 from avault.signer.question import NOBODY_ASKED, QUICK_IN_A_ROW
 from avault.vault.files import has_bytes, write_file
 from avault.vault.kept_guards import known_guards, read_known
 from avault.vault.own_files import encode_file
-from avault.vault.seal import seal_nsec
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
     from avault.vault.store import Store
 
 

@@ -6,12 +6,13 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from avault.custody.obtaining import GivenKey, KeptKey, OperatorKey, Phone
 from avault.daemon.following import leave_logs
-from avault.daemon.holding import Holding
 from avault.daemon.phones import Renewal
 from avault.errors import AvaultError, Locked, Tampered
-from avault.nostr import decrypt, parse_npub, public_hex, to_npub
+from avault.keys.holding import Holding
+from avault.keys.nostr import decrypt, parse_npub, public_hex, to_npub
+from avault.keys.obtaining import GivenKey, KeptKey, OperatorKey, Phone
+from avault.keys.seal import open_nsec, seal_nsec
 from avault.places import Places
 from avault.signer.pairing import shorten_hex
 from avault.vault.kept_guards import read_known
@@ -19,13 +20,12 @@ from avault.vault.machine import SET_ASIDE
 from avault.vault.machines import knows_phone
 from avault.vault.presence import is_of, read_unlock
 from avault.vault.recovery import is_for_several, seal_recovery
-from avault.vault.seal import open_nsec, seal_nsec
 from avault.vault.store import Store
 
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
-    from avault.nostr import Keys
+    from avault.keys.nostr import Keys
 
     Way: TypeAlias = "GivenKey | KeptKey | OperatorKey | Phone"
 
@@ -216,7 +216,7 @@ async def obtain_key(places: Places, custodian: Way) -> tuple[Keys, dict[str, An
     the disk, and ask too. Raises AvaultError.
     """
     content, own = read_unlock(places, custodian.operator)
-    keys = await custodian.obtain(content)
+    keys = await custodian.get_key(content)
     # The envelope binds agent and operator: before anything is sealed for an operator, it must
     # be the one.
     operator = parse_npub(content["operator"])
