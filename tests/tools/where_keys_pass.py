@@ -68,8 +68,8 @@ class Handlers:
         self.givers = {name for name, all_of in gives.items() if all(all_of)}
 
 
-def find_signs(tree: ast.Module, known: Handlers, is_kind: bool) -> Iterator[str]:
-    """What in a room handles a key, as `line: what`; `is_kind`: a kind of custodian."""
+def find_signs(room: str, tree: ast.Module, known: Handlers) -> Iterator[str]:
+    """What in a room handles a key, as `line: what`."""
     within = {id(child): parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
     imported = {each.asname or each.name for node in tree.body if isinstance(node, ast.ImportFrom) for each in node.names}
     for node in ast.walk(tree):
@@ -78,7 +78,7 @@ def find_signs(tree: ast.Module, known: Handlers, is_kind: bool) -> Iterator[str
             yield f"{node.lineno}: {node.name} takes or gives one"
         elif isinstance(node, ast.AnnAssign) and says(node.annotation):
             yield f"{node.lineno}: {ast.unparse(node.target)} is one"
-        elif isinstance(node, Function) and is_kind and takes_secret(node):
+        elif isinstance(node, Function) and room.startswith(KINDS) and takes_secret(node):
             yield f"{node.lineno}: {node.name} takes an unlock key"
         elif isinstance(node, ast.Name) and node.id in known.functions and node.id in imported:
             yield f"{node.lineno}: {node.id}"
@@ -122,7 +122,7 @@ def parts_of(tree: ast.Module) -> set[str]:
 def find_keys(trees: Mapping[str, ast.Module]) -> dict[str, list[str]]:
     """The rooms that handle a key, and by what it shows there."""
     known = Handlers(trees)
-    found = {name: [*find_signs(tree, known, name.startswith(KINDS))] for name, tree in trees.items()}
+    found = {name: [*find_signs(name, tree, known)] for name, tree in trees.items()}
     for name in [each for each in trees if found[each] and each.startswith(KINDS)]:
         for part in sorted(parts_of(trees[name])):
             if any(isinstance(node, Function) for node in ast.walk(trees[part])):
