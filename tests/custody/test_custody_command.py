@@ -441,7 +441,8 @@ def test_a_program_that_is_gone(programs: Path) -> None:
 def test_wrap_misbehaves(programs: Path, text: str, outcome: str, said: str) -> None:
     program = script(programs / "odd", text)
     settings = {"wrap": program, "unwrap": program, "delete": "", "person": "no"}
-    assert send_errand("set", "command", settings, secret=SECRET, limit=3.0) == failed(outcome, said)
+    limit = 3.0 if "sleep" in text else 60.0
+    assert send_errand("set", "command", settings, secret=SECRET, limit=limit) == failed(outcome, said)
 
 
 def test_a_person_who_does_not_answer_has_said_no(programs: Path) -> None:
@@ -472,7 +473,7 @@ def test_a_hang_is_ended_with_all_that_it_started(programs: Path, place) -> None
     text = f"child = os.fork()\nopen({str(pids)!r}, 'a').write(f'{{os.getpid()}} ')\ntime.sleep(600)"
     program = script(programs / "odd", text)
     settings = {"wrap": program, "unwrap": program, "delete": "", "person": "no"}
-    assert get(settings, "aaaa", limit=3.0)["outcome"] == "unavailable"
+    assert get(settings, "aaaa", limit=8.0)["outcome"] == "unavailable"
     left = [int(pid) for pid in pids.read_text().split()]
     assert len(left) == 2
     wait_until(lambda: not any(is_alive(pid) for pid in left))
@@ -573,7 +574,8 @@ def test_a_third_partys_program_is_looked_at_each_time(third: str) -> None:
 )
 def test_a_third_partys_program_misbehaves(programs: Path, text: str, outcome: str, said: str) -> None:
     path = script(programs / "avault-custodian-odd", text)
-    answer = send_errand("get", "program", {"path": path, "options": "", "person": "no"}, limit=2.0)
+    limit = 2.0 if "sleep" in text else 60.0
+    answer = send_errand("get", "program", {"path": path, "options": "", "person": "no"}, limit=limit)
     assert answer == failed(outcome, said)
 
 

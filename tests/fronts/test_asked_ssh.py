@@ -201,12 +201,13 @@ def look_into_memory(office: Office, memory: Memory) -> None:
     running.stdin.close()
     wait_until(lambda: len(office.sentences()) == asked + 1)
     assert "avault-opener" in held() and not any(held().values()), "the first question is out"
-    phone.behave("nip44_decrypt", [{"honest": True, "after_ms": 10_000}])
     phone.go()
+    phone.behave("nip44_decrypt", HONEST_WAIT)  # for the second, however long it takes to look through all
     wait_until(lambda: len(office.sentences()) == asked + 2)
     assert "avault-opener" in held() and not any(held().values()), "the second question is out"
+    phone.go()
     assert running.stdout and running.stdout.read().startswith(b"-----BEGIN SSH SIGNATURE")
-    running.wait(30)
+    running.wait(60)
     there = held()
     assert there.pop("avault-opener") and not any(there.values()), "the process that signs has it, as a control"
     for pid in openers(machine):

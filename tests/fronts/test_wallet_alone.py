@@ -78,7 +78,7 @@ def wish(method: str = "eth_sendTransaction", *params: Any) -> dict[str, Any]:
 
 
 async def until(what: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not what():
             await asyncio.sleep(0.005)
 
@@ -273,7 +273,7 @@ async def test_idle_connections_of_others_keep_nobody_out(bank: SimpleNamespace)
     own_reader, own = await post(bank.door, wish("eth_chainId"))
     assert (await hear(own_reader))["result"] == "0x7a69"
     idle = [await asyncio.open_connection("127.0.0.1", bank.door.port) for _ in range(avault.MOST_DOORS + 10)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         reader, writer = await post(bank.door, wish("eth_chainId"))
         assert (await hear(reader))["result"] == "0x7a69"
         body = json.dumps(wish("eth_blockNumber")).encode()  # and who has shown the token is not put out for them

@@ -202,7 +202,7 @@ def test_control_keeps_descriptors_with_their_frames(plan: list[tuple[bool, int]
             expected.append((number, os.fstat(start).st_ino if with_fd else None))
             os.close(start)
             os.close(end)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(got) < len(plan):
                 await asyncio.sleep(0)
         assert got == expected

@@ -590,7 +590,7 @@ async def find(*relays: Fickle) -> tuple[list[str] | None, list[str]]:
 def test_a_relay_that_never_ends_keeps_nothing_out(sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither heads nor parts: it is waited for as long as one is after another has answered, and parts come from both."""
     monkeypatch.setattr(avault, "GRACE_OF_RELAYS", 0.3)
-    monkeypatch.setattr(avault, "PATIENCE", 5.0)
+    monkeypatch.setattr(avault, "PATIENCE", 60.0)
     with Fickle() as endless:
         endless.events = dict(fickle.events)
         endless.ends = False
@@ -598,7 +598,7 @@ def test_a_relay_that_never_ends_keeps_nothing_out(sender: Sender, fickle: Fickl
         parts, silent = asyncio.run(find(endless, fickle))
         assert parts and len(parts) == 2
         assert silent == [endless.url]
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 30
 
 
 def test_parts_count_as_they_come(sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -656,7 +656,7 @@ def test_a_slow_relay_has_a_budget(sender: Sender, fickle: Fickle, monkeypatch: 
     fickle.reset(silent=range(100))
     begun = time.monotonic()
     sender.send()
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 30
     assert sender.about()["said"] == "did not take it all in 1 s"
 
 

@@ -65,7 +65,7 @@ class Doors:
         assert SSHD
         self.log = (top / "log").open("wb")
         self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", top / "sshd_config"], stderr=self.log)
-        wait_until(self.answers, 20, "sshd listens")
+        wait_until(self.answers, what="sshd listens")
         self.known("host_key")
 
     def answers(self) -> bool:

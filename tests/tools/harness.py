@@ -103,7 +103,7 @@ class Running:
         """The command when it has ended."""
         code = self.process.wait(timeout)
         for thread in self.threads:
-            thread.join(5)
+            thread.join(60)
         done = Done(self.argv, code, "\n".join(self.stdout), "\n".join(self.stderr))
         record(" ".join(self.argv), done.stdout + "\n" + done.stderr)
         return done
@@ -427,7 +427,7 @@ class Screen:
         """The command ends; all that was shown."""
         ended = self.process.wait(60)
         assert code is None or ended == code, (ended, bytes(self.shown))
-        self.thread.join(5)  # the end of the screen
+        self.thread.join(60)  # the end of the screen
         return bytes(self.shown)
 
     def __enter__(self) -> Self:
