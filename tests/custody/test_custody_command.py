@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from errands import BOUND, SECRET, send_errand
 from harness import wait_until
+from ports import free_port
 
 import avault
 
@@ -243,17 +244,7 @@ def test_sops(age, place, monkeypatch: pytest.MonkeyPatch) -> None:
 def tpm(place) -> Iterator[str]:
     """A TPM in software with an RSA key at 0x81010001, as references/custody.md makes it: tpm2-tools' name for it."""
     need("swtpm", "tpm2_createprimary", "tpm2_rsaencrypt")
-    with socket.socket() as one:  # its control channel is at the next port
-        while True:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            with socket.socket() as two:
-                try:
-                    two.bind(("127.0.0.1", port + 1))
-                    break
-                except OSError:
-                    one.close()
-                    one = socket.socket()  # noqa: PLW2901
+    port = free_port(2)  # its control channel is at the next one
     state = place.top / "tpm"
     state.mkdir()
     words = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--flags", "not-need-init,startup-clear"]

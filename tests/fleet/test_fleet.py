@@ -19,9 +19,10 @@ from typing import Any
 
 import peers
 import pytest
-from fleet_hosts import SSHD, Doors, Silent, free_port
+from fleet_hosts import SSHD, Doors, Silent
 from harness import Done, Machine, Screen, wait_until
 from peers import misdeeds
+from ports import free_port
 
 import avault
 

@@ -15,6 +15,7 @@ import nostr_sdk
 import peers
 import pytest
 from harness import Machine, daemon_processes, name_children, wait_until
+from ports import free_port
 from test_processes import Memory, linux
 
 import avault
@@ -61,9 +62,7 @@ class Host:
         self.top, self.key, self.allowed = top, top / "host_key", top / "authorized_keys"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
         self.allowed.touch()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         settings = {
             "ListenAddress": "127.0.0.1",
             "Port": self.port,

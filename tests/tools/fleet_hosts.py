@@ -18,6 +18,7 @@ import subprocess
 from pathlib import Path
 
 from harness import Machine, wait_until
+from ports import free_port
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
@@ -114,12 +115,6 @@ class Doors:
         self.process.kill()
         self.process.wait()
         self.log.close()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 class Silent:
