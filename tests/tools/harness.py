@@ -339,12 +339,20 @@ def find_processes(word: str, where: Path) -> list[int]:
 
 def children_of(pid: int) -> list[int]:
     """The processes that one has started."""
-    return [int(word) for each in Path(f"/proc/{pid}/task").glob("*/children") for word in each.read_text().split()]
+    found = []
+    for each in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found += [int(word) for word in each.read_text().split()]
+    return found
 
 
 def name_children(pid: int) -> dict[str, int]:
     """The same by their names, each of which is of one."""
-    return {Path(f"/proc/{each}/comm").read_text().strip(): each for each in children_of(pid)}
+    found = {}
+    for each in children_of(pid):
+        with contextlib.suppress(OSError):  # as git's, which have ended meanwhile
+            found[Path(f"/proc/{each}/comm").read_text().strip()] = each
+    return found
 
 
 def daemon_processes(machine: Machine, name: str) -> list[int]:
