@@ -15635,6 +15635,13 @@ def read_grant(request: Message, own_uid: int) -> Grant:
     return grant
 
 
+def hide_names(error: AvaultError) -> AvaultError:
+    """An error as it is told through a grant: no hint leads to names that guards are on."""
+    if "guard" in (error.hint or ""):
+        error.hint = ASK_MAKER
+    return error
+
+
 # ----------------------------------------------------------- daemon/wire ----
 # The connections of the daemon: between its two processes, and of clients to the keyholder.
 
@@ -15967,13 +15974,6 @@ class Session:
             self.task.cancel()
         if self.ended:
             self.ended()
-
-
-def hide_names(error: AvaultError) -> AvaultError:
-    """An error as it is told through a grant: no hint leads to names that guards are on."""
-    if "guard" in (error.hint or ""):
-        error.hint = ASK_MAKER
-    return error
 
 
 # ---------------------------------------------------------- daemon/child ----

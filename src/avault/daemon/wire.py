@@ -10,8 +10,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.daemon.callers import describe_caller
-from avault.daemon.grant import ASK_MAKER, Grant
-from avault.errors import AvaultError, Locked, Usage, complain
+from avault.daemon.grant import Grant, hide_names
+from avault.errors import Locked, Usage, complain
 from avault.plain import MAX_FRAME
 from avault.protocol import FIRST_FRAME, NESTED, SESSIONS, Frames, decode_frame, encode_frame
 
@@ -348,10 +348,3 @@ class Session:
             self.task.cancel()
         if self.ended:
             self.ended()
-
-
-def hide_names(error: AvaultError) -> AvaultError:
-    """An error as it is told through a grant: no hint leads to names that guards are on."""
-    if "guard" in (error.hint or ""):
-        error.hint = ASK_MAKER
-    return error
