@@ -13,7 +13,7 @@ import nostr_sdk
 import peers
 import pytest
 from canary import Canary
-from harness import AVAULT, Machine, daemon_processes, wait_until
+from harness import AVAULT, Machine, daemon_processes, files_with, wait_until
 from peers import Relay, misdeeds
 from test_guard_commands import Office
 from test_processes import Memory, linux
@@ -121,9 +121,7 @@ def test_who_does_not_wait_for_a_phone_is_told(office: Office, canary: Canary, a
 def test_it_is_in_no_file_and_every_copy_opens_to_a_sealed_value(office: Office, canary: Canary) -> None:
     machine = office.machine
     machine("get", "stripe/KEY", secret=True)
-    for place in (machine.home, machine.state, machine.runtime):
-        for path in place.rglob("*"):
-            assert not path.is_file() or canary.value.encode() not in path.read_bytes()
+    assert not files_with(canary.value, machine.home, machine.state, machine.runtime)
 
 
 @pytest.mark.slow

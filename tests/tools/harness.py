@@ -365,10 +365,26 @@ def daemon_processes(machine: Machine, name: str) -> list[int]:
     return found
 
 
+def files_below(*places: Path) -> Iterator[Path]:
+    """All that is there, directories too; what goes meanwhile is left out, which Path.rglob takes for an error."""
+    for place in places:
+        for directory, names, others in os.walk(place):
+            yield from (Path(directory, name) for name in (*names, *others))
+
+
+def files_with(text: str, *places: Path) -> list[Path]:
+    """The files in which that stands."""
+    found = []
+    for path in files_below(*places):
+        with contextlib.suppress(FileNotFoundError):
+            found += [path] if stat.S_ISREG(path.lstat().st_mode) and text.encode() in path.read_bytes() else []
+    return found
+
+
 def describe(machine: Machine) -> Any:
     """What a test may have changed: files, but for logs; what the daemon says of itself; and how the machine is used."""
     files = {}
-    for path in (path for place in (machine.home, machine.state, machine.runtime) for path in place.rglob("*")):
+    for path in files_below(machine.home, machine.state, machine.runtime):
         with contextlib.suppress(FileNotFoundError):  # one that is written beside, and takes another's place
             about = path.lstat()
             is_log = path.name.startswith(("access.log", "refused.log", "log.json"))
