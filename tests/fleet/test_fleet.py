@@ -374,7 +374,7 @@ def test_what_is_cut_off_after_a_write_is_unknown(fleet: Fleet, canary: Any) -> 
     hung = 'case "$SSH_ORIGINAL_COMMAND" in *" set "*) sleep 30;; esac'
     fleet.doors.add("hung", fleet.machines["two"], hung)
     fleet.write("cut", "hung")
-    done = fleet("set", "web/CUT", "--deadline", "4s", input=canary.value, code=7)
+    done = fleet("set", "web/CUT", "--deadline", "8s", input=canary.value, code=7)
     assert done.stdout.count("unknown") == 2 and "it may have been done: look" in done.stdout
     assert fleet.words("set", "web/CUT", "--only", "cut", input=canary.value, code=0) == {"cut": ("has it", 0)}
 

@@ -923,7 +923,7 @@ def test_a_pairing_that_nobody_answers(machine: Machine, relay: Relay) -> None:
 def test_a_result_of_connect_that_is_none(machine: Machine, rogue: Rogue) -> None:
     """Amber's screen for several requests answers so: the secret was not accepted, and silence would follow."""
     rogue.behave("connect", misdeeds.CONNECT_REFUSALS["empty"])
-    machine("init", "--no-drill", "--timeout", "5s", "--bunker", "-", input=rogue.uri, code=5)
+    machine("init", "--no-drill", "--timeout", "100s", "--bunker", "-", input=rogue.uri, code=5)
 
 
 # NOSTR_NSEC
