@@ -664,7 +664,7 @@ class Browser:
             self.session = None
             self.call("Browser.close")
         self.stack.close()
-        self.process.wait(30)
+        self.process.wait(60)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self.number += 1
