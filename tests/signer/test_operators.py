@@ -429,7 +429,7 @@ def test_the_old_phone_agrees_and_the_new_one_proves(office: Office, canary: Can
     machine("operator", "add", before["signer_npub"], "--name", "bob", "--yes")  # may come back, if the new one agrees
     machine("operator", "remove", "bob", "--yes")
     (machine.vault / "nsec.enc").write_bytes(copy)
-    assert any("nsec.enc is of another" in each for each in machine.status()["warnings"])
+    wait_until(lambda: any("nsec.enc is of another" in each for each in machine.status()["warnings"]))
 
 
 @pytest.mark.slow
