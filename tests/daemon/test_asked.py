@@ -287,7 +287,7 @@ async def test_there_are_no_more_processes_than_may_be_and_late_ones_give_way(ho
 
 
 async def test_a_late_answer_gives_nothing(house: House) -> None:
-    before, client = house.lock(), await house.begin("get", **PLACE, timeout=1)
+    before, client = house.lock(), await house.begin("get", **PLACE, timeout=3)
     await house.man.approve(1)
     await house.man.asked(2)
     assert (await house.end(client))["error"]["code"] == "timed_out"
@@ -342,7 +342,7 @@ async def test_who_asks_for_one_of_two_hears_the_late_answer_to_the_other(house:
 
 @pytest.mark.slow
 async def test_who_sends_no_value_keeps_no_other_program_from_setting_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avault, "VALUE_TIME", 2.0)
+    monkeypatch.setattr(avault, "VALUE_TIME", 4.0)
     silent = [await house.begin("set", **PLACE) for _ in range(8)]
     for client in silent[:2]:
         assert (await house.end(client))["ready"]
@@ -358,7 +358,7 @@ async def test_who_sends_no_value_keeps_no_other_program_from_setting_one(house:
 
 
 async def test_who_sends_no_value_keeps_nobody_from_the_phone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avault, "VALUE_TIME", 2.0)
+    monkeypatch.setattr(avault, "VALUE_TIME", 4.0)
     monkeypatch.setattr(avault, "MOST_TAKES", 9)  # as by programs that are not known as one
     silent = [await house.begin("set", **PLACE) for _ in range(8)]
     for client in silent:

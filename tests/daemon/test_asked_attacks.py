@@ -43,12 +43,14 @@ def vault_of(house: House) -> avault.Vault:
 
 async def is_asked_for(house: House, name: str) -> bool:
     """Whether the phone is asked before a secret goes out; nobody approves."""
-    house.keyholder.askings.restraint = avault.Restraint()
     before = len(house.man.questions)
     group, _, key = name.partition("/")
-    client = await house.begin("get", group=group, key=key, timeout=0.3)
-    answer = await house.end(client)
-    assert answer["ok"] or answer["error"]["code"] == "timed_out", answer
+    for seconds in (0.3, 3.0, 30.0):  # a busy machine may not come to the question in so short a time
+        house.keyholder.askings.restraint = avault.Restraint()
+        answer = await house.end(await house.begin("get", group=group, key=key, timeout=seconds))
+        assert answer["ok"] or answer["error"]["code"] == "timed_out", answer
+        if answer["ok"] or len(house.man.questions) > before:
+            break
     return len(house.man.questions) > before
 
 

@@ -556,7 +556,7 @@ def test_a_look_that_a_wrong_clock_has_noted(sender: Sender, fickle: Fickle) -> 
 
 
 def test_an_answer_without_its_end_is_none(fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avault, "PATIENCE", 0.5)
+    monkeypatch.setattr(avault, "PATIENCE", 2.0)
     fickle.keep(root(0))
     fickle.ends = False
 
@@ -569,7 +569,7 @@ def test_an_answer_without_its_end_is_none(fickle: Fickle, monkeypatch: pytest.M
 
 
 def test_a_silent_relay_vouches_for_nothing(fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avault, "PATIENCE", 0.5)
+    monkeypatch.setattr(avault, "PATIENCE", 2.0)
     fickle.ends = False
 
     async def ask() -> tuple[dict[str, Any], list[str]]:
@@ -603,8 +603,8 @@ def test_a_relay_that_never_ends_keeps_nothing_out(sender: Sender, fickle: Fickl
 
 def test_parts_count_as_they_come(sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of an answer without its end; where no other comes, it is not whole."""
-    monkeypatch.setattr(avault, "PATIENCE", 0.3)
-    monkeypatch.setattr(avault, "PATIENCE_FOR_PARTS", 0.6)
+    monkeypatch.setattr(avault, "PATIENCE", 1.5)
+    monkeypatch.setattr(avault, "PATIENCE_FOR_PARTS", 3.0)
     heads = [each for each in fickle.events.values() if len(each["tags"]) == 2]
     head = avault.read_head(REPLICA, heads[0])
     fickle.ends = False
