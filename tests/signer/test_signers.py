@@ -326,7 +326,7 @@ def test_an_answer_too_quick_for_a_person(machine: Machine, rogue: Rogue) -> Non
         machine("daemon", "stop")
         machine("daemon", "start", "-b")
         machine.wait_state("unlocked")
-        return bool(re.search(r"avault: warning: \d approvals in a row came within 2\.5 s", machine("unlock").stderr))
+        return bool(re.search(r"avault: warning: \d+ approvals in a row came within 2\.5 s", machine("unlock").stderr))
 
     wait_until(in_a_row)
     rogue.behave("nip44_decrypt", refusal, requests=1)
