@@ -31304,7 +31304,7 @@ class WalletDoor:
             work.cancel()
         if is_gone:
             left.cancel()
-            await asyncio.gather(*works, return_exceptions=True)
+            await asyncio.gather(*works, left, return_exceptions=True)
             raise EOFError
         if is_last:
             left.cancel()
