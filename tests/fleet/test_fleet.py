@@ -668,12 +668,12 @@ def test_fifty_hosts_with_every_failure(fleet: Fleet, silent: Silent, canary: An
     many = [fleet.doors.add(f"bot{number:02}", machines[number % 2]) for number in range(50 - len(wanted))]
     fleet.write(*wanted, *many)
     begun, asked = time.monotonic(), len(fleet.phone.requests("nip44_decrypt"))
-    said = fleet.words("status", "--deadline", "8s", code=8)
-    assert time.monotonic() - begun < 40
+    said = fleet.words("status", "--deadline", "12s", code=8)
+    assert time.monotonic() - begun < 60
     assert said == {**wanted, **dict.fromkeys(many, ("unlocked", 0))}
-    said = fleet.words("set", "many/KEY", "--deadline", "8s", input=canary.value, code=8)
+    said = fleet.words("set", "many/KEY", "--deadline", "12s", input=canary.value, code=8)
     assert {said[name] for name in many} == {("has it", 0)} and said["changed"] == ("host key changed", 8)
-    done = fleet("rotate", "many/KEY", "--deadline", "8s", input=canary.new("next"), code=8)
+    done = fleet("rotate", "many/KEY", "--deadline", "12s", input=canary.new("next"), code=8)
     assert done.stdout.endswith("are not ready: DO NOT revoke\n")
     done = fleet("rotate", "many/KEY", "--only", "bot*", "--hosts", str(fleet.list), input=canary.new("next"), code=1)
     assert f"{len(many)} of 50 have it, {len(wanted)} do not" in done.stdout
