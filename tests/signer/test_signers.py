@@ -561,11 +561,11 @@ def test_a_fresh_event_after_a_minute(paired: Machine, rogue: Rogue) -> None:
 def sent_again(machine: Machine, rogue: Rogue, times: int) -> list[peers.Event]:
     """Be silent until a request was sent again so often, 15 s apart, then answer; all its arrivals."""
     rogue.behave("nip44_decrypt", misdeeds.SILENCE)
-    before = len(rogue.requests("nip44_decrypt"))
+    before = len(rogue.arrivals("nip44_decrypt"))
     unlock = machine.start("unlock")
 
     def arrivals() -> list[peers.Event]:
-        return rogue.requests("nip44_decrypt")[before:]
+        return rogue.arrivals("nip44_decrypt")[before:]
 
     for number in range(1, times + 1):
         wait_until(lambda number=number: len(arrivals()) >= number)

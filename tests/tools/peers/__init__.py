@@ -217,8 +217,16 @@ class Signer(Peer):
         """Scan the client's code."""
         return self.send("nostrconnect", uri=uri, **fields)
 
-    def requests(self, method: str) -> list[Event]:
+    def arrivals(self, method: str) -> list[Event]:
+        """What came, and came again: who waits for an answer sends the same event at 15, 30 and 45 s."""
         return self.seen("request", method=method)
+
+    def requests(self, method: str) -> list[Event]:
+        """The same, each event once, however long the machine took."""
+        found: dict[str, Event] = {}
+        for each in self.arrivals(method):
+            found.setdefault(each["event_id"], each)
+        return [*found.values()]
 
 
 class Phone(Signer):
