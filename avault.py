@@ -15635,6 +15635,13 @@ def read_grant(request: Message, own_uid: int) -> Grant:
     return grant
 
 
+def hide_names(error: AvaultError) -> AvaultError:
+    """An error as it is told through a grant: no hint leads to names that guards are on."""
+    if "guard" in (error.hint or ""):
+        error.hint = ASK_MAKER
+    return error
+
+
 # ----------------------------------------------------------- daemon/wire ----
 # The connections of the daemon: between its two processes, and of clients to the keyholder.
 
@@ -15646,7 +15653,7 @@ class Control:
     """The stream between supervisor and keyholder: frames, some with a file descriptor.
 
     `receive(message, fd)` is called for each frame, `lost()` when the other end
-    is gone. Sending never blocks.
+    is gone: what that has said before it went is received first. Sending never blocks.
     """
 
     def __init__(
@@ -15661,19 +15668,21 @@ class Control:
         self.queue: list[tuple[bytes, int | None]] = []
         self.loop = asyncio.get_running_loop()
         self.is_full = False  # whether the stream takes no more for now
+        self.is_over = False  # whether the other end takes nothing any more
         sock.setblocking(False)
         self.loop.add_reader(sock, self.readable)
 
     def send(self, message: dict[str, Any], fd: int | None = None) -> None:
         """Send a frame; `fd` is duplicated into the other process.
 
-        Raises Locked if that is gone.
+        Raises Locked if that is gone. One that is going gets nothing more, and `lost` follows.
         """
         data = encode_frame({**message, "fd": True} if fd is not None else message)
         if self.sock.fileno() < 0:
             raise Locked("the vault was locked meanwhile", "ask the phone with: avault unlock")
-        self.queue.append((data, None if fd is None else os.dup(fd)))
-        self.flush()
+        if not self.is_over:
+            self.queue.append((data, None if fd is None else os.dup(fd)))
+            self.flush()
 
     def flush(self) -> None:
         """Send what the stream takes; go on when it takes more."""
@@ -15689,6 +15698,8 @@ class Control:
                 # descriptors under way are counted too: some are taken soon
                 if error.errno == errno.ETOOMANYREFS:
                     self.loop.call_later(0.02, self.flush)
+                elif error.errno in (errno.EPIPE, errno.ECONNRESET):
+                    self.drop()  # its last words may lie here unread, and its end behind them
                 else:
                     self.close()
                 return
@@ -15700,6 +15711,15 @@ class Control:
         if self.is_full:
             self.loop.remove_writer(self.sock)
             self.is_full = False
+
+    def drop(self) -> None:
+        """Give up what is still to be sent, and every descriptor in it."""
+        self.is_over, self.is_full = True, False
+        self.loop.remove_writer(self.sock)
+        for _, fd in self.queue:
+            if fd is not None:
+                os.close(fd)
+        self.queue = []
 
     def readable(self) -> None:
         """Take what has come."""
@@ -15733,13 +15753,13 @@ class Control:
         """Close this end and every descriptor that was not handed over, and call `lost`, once."""
         if self.sock.fileno() < 0:
             return
+        self.drop()
         self.loop.remove_reader(self.sock)
-        self.loop.remove_writer(self.sock)
         self.sock.close()
-        for fd in self.fds + [fd for _, fd in self.queue if fd is not None]:
+        for fd in self.fds:
             if fd != -1:
                 os.close(fd)
-        self.fds, self.queue = [], []
+        self.fds = []
         self.lost()
 
 
@@ -15954,13 +15974,6 @@ class Session:
             self.task.cancel()
         if self.ended:
             self.ended()
-
-
-def hide_names(error: AvaultError) -> AvaultError:
-    """An error as it is told through a grant: no hint leads to names that guards are on."""
-    if "guard" in (error.hint or ""):
-        error.hint = ASK_MAKER
-    return error
 
 
 # ---------------------------------------------------------- daemon/child ----
@@ -27047,7 +27060,7 @@ class Supervisor:
         Raises AvaultError.
         """
         control = self.warden.child.control
-        if not control:
+        if not control or control.is_over:
             raise self.warden.condition.locked()
         # one level around the frame, and no more: the other end reads no more (see `Control`)
         taken = {"do": "connection", "frame": request, "since": since, "identity": identity}
@@ -31276,22 +31289,22 @@ class WalletDoor:
         whole: asyncio.Future[Any] = asyncio.gather(*works, return_exceptions=True)
         both: list[asyncio.Future[Any]] = [whole, left]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        is_gone = left.done()
+        is_gone = left.done() or says_no_more(writer)
         if not is_gone:
             shown = [each[0] for each in await whole]
             answer = json.dumps(shown if isinstance(wanted, list) else shown[0]).encode()
             self.write(writer, 200, answer, is_last)
             with contextlib.suppress(OSError):
                 await writer.drain()
-            await asyncio.sleep(0)  # who has left is known by now
-            is_gone = writer.is_closing() or (left.done() and not left.result())
+            await asyncio.sleep(0)  # who left before it came is known by now
+            is_gone = is_cut(writer)
         for work in works:
             if work.done() and not work.cancelled():
                 work.result()[1](not is_gone)
             work.cancel()
         if is_gone:
             left.cancel()
-            await asyncio.gather(*works, return_exceptions=True)
+            await asyncio.gather(*works, left, return_exceptions=True)
             raise EOFError
         if is_last:
             left.cancel()
@@ -31312,6 +31325,25 @@ class WalletDoor:
         ]
         with contextlib.suppress(OSError):
             writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+
+
+def says_no_more(writer: asyncio.StreamWriter) -> bool:
+    """Whether a client has closed its end, which the loop may not have looked at yet."""
+    return bool(poll_client(writer) & (getattr(select, "POLLRDHUP", 0) | select.POLLHUP))
+
+
+def is_cut(writer: asyncio.StreamWriter) -> bool:
+    """Whether a client closed its end before it had read all that was sent to it."""
+    return bool(poll_client(writer) & (select.POLLERR | select.POLLHUP))
+
+
+def poll_client(writer: asyncio.StreamWriter) -> int:
+    """What the kernel says of the end of a connection, in the words of `select`."""
+    if writer.is_closing():
+        return select.POLLHUP
+    poll = select.poll()
+    poll.register(writer.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))
+    return sum(event for _, event in poll.poll(0))
 
 
 # ----------------------------------------------------- fronts/wallet_rpc ----

@@ -13,10 +13,15 @@ from pathlib import Path
 import amalgamate
 import pytest
 from canary import Book, Canary, new_mark, search
+from hypothesis import HealthCheck, settings
 from order import begin_with_long
 
 # Tests take from those of another folder what is of one subject, and no two have one name.
 sys.path += [str(path) for path in Path(__file__).parent.iterdir() if path.is_dir() and str(path) not in sys.path]
+
+# How long an example takes is no finding: the machine may be busy.
+settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 # What the developer's session may know and a test must not: real vaults, real keychains, real keys, taste.
 CLEARED = (

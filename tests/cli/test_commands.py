@@ -348,7 +348,7 @@ def test_huge_stdin_is_not_read_to_its_end(vault: Machine) -> None:
     """`set < /dev/zero` ends."""
     with open("/dev/zero", "rb") as zeros:
         script = ["sh", "-c", 'ulimit -v 2000000; exec "$0" "$@"', AVAULT, "set", "a/B"]
-        done = subprocess.run(script, env=vault.env, stdin=zeros, check=False, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(script, env=vault.env, stdin=zeros, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     check_error(done.stderr)
 
@@ -813,7 +813,7 @@ def test_fast_door_and_long_way_agree(vault: Machine) -> None:
         for command in ([AVAULT], CLICK):
             vault("delete", "a", code=None)
             vault.command = command
-            done = vault(*words, input=given, code=None, timeout=20)
+            done = vault(*words, input=given, code=None, timeout=60)
             vault.command = [AVAULT]
             seen.append((done.returncode, done.stdout, done.stderr, state()))
         if seen[0] != seen[1]:
@@ -1105,7 +1105,7 @@ def test_no_tracebacks(vault: Machine) -> None:
     words = ["get", "set", "export", "--key", "--json", "--dir", "a/B", "", "=", "--", "-", "--shell", "--generate"]
     for first in words:
         for second in words:
-            done = vault("--json", first, second, "a/B", input="x", code=None, timeout=20)
+            done = vault("--json", first, second, "a/B", input="x", code=None, timeout=60)
             assert done.returncode in (0, 2, 3, 4, 6), (first, second, done.stderr)
             assert "should not happen" not in done.stderr
 

@@ -205,7 +205,7 @@ def test_the_status_line(machine: Machine, proven: Machine, rogue: Rogue) -> Non
     """On a terminal one line that is redrawn; nothing of it in a pipe."""
     rogue.behave("nip44_decrypt", [{"do": "silence"}])
     proven.env["TERM"] = "xterm"
-    shown, code = in_terminal(proven, ["unlock", "--timeout", "4"], [])
+    shown, code = in_terminal(proven, ["unlock", "--timeout", "8"], [])  # it is asked by then
     assert code == 7
     assert re.search(r"\r\x1b\[Kasked 1 of 1 relays, waiting for approval, 0:\d\d", shown)
     assert "\n" not in shown[shown.index("\r\x1b[Kasked") : shown.rindex("\r\x1b[Kasked")], "in place"

@@ -25,8 +25,8 @@ import pytest
 from canary import Canary, record
 from errands import BOUND, SECRET, do_errand_here, send_errand
 from harness import Machine, wait_until
-from openclaw_gateway import free_port
 from peers import Relay
+from ports import free_port
 
 import avault
 

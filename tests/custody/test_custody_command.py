@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from errands import BOUND, SECRET, send_errand
 from harness import wait_until
+from ports import free_port
 
 import avault
 
@@ -243,17 +244,7 @@ def test_sops(age, place, monkeypatch: pytest.MonkeyPatch) -> None:
 def tpm(place) -> Iterator[str]:
     """A TPM in software with an RSA key at 0x81010001, as references/custody.md makes it: tpm2-tools' name for it."""
     need("swtpm", "tpm2_createprimary", "tpm2_rsaencrypt")
-    with socket.socket() as one:  # its control channel is at the next port
-        while True:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            with socket.socket() as two:
-                try:
-                    two.bind(("127.0.0.1", port + 1))
-                    break
-                except OSError:
-                    one.close()
-                    one = socket.socket()  # noqa: PLW2901
+    port = free_port(2)  # its control channel is at the next one
     state = place.top / "tpm"
     state.mkdir()
     words = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--flags", "not-need-init,startup-clear"]
@@ -441,7 +432,8 @@ def test_a_program_that_is_gone(programs: Path) -> None:
 def test_wrap_misbehaves(programs: Path, text: str, outcome: str, said: str) -> None:
     program = script(programs / "odd", text)
     settings = {"wrap": program, "unwrap": program, "delete": "", "person": "no"}
-    assert send_errand("set", "command", settings, secret=SECRET, limit=3.0) == failed(outcome, said)
+    limit = 3.0 if "sleep" in text else 60.0
+    assert send_errand("set", "command", settings, secret=SECRET, limit=limit) == failed(outcome, said)
 
 
 def test_a_person_who_does_not_answer_has_said_no(programs: Path) -> None:
@@ -472,7 +464,7 @@ def test_a_hang_is_ended_with_all_that_it_started(programs: Path, place) -> None
     text = f"child = os.fork()\nopen({str(pids)!r}, 'a').write(f'{{os.getpid()}} ')\ntime.sleep(600)"
     program = script(programs / "odd", text)
     settings = {"wrap": program, "unwrap": program, "delete": "", "person": "no"}
-    assert get(settings, "aaaa", limit=3.0)["outcome"] == "unavailable"
+    assert get(settings, "aaaa", limit=8.0)["outcome"] == "unavailable"
     left = [int(pid) for pid in pids.read_text().split()]
     assert len(left) == 2
     wait_until(lambda: not any(is_alive(pid) for pid in left))
@@ -573,7 +565,8 @@ def test_a_third_partys_program_is_looked_at_each_time(third: str) -> None:
 )
 def test_a_third_partys_program_misbehaves(programs: Path, text: str, outcome: str, said: str) -> None:
     path = script(programs / "avault-custodian-odd", text)
-    answer = send_errand("get", "program", {"path": path, "options": "", "person": "no"}, limit=2.0)
+    limit = 2.0 if "sleep" in text else 60.0
+    answer = send_errand("get", "program", {"path": path, "options": "", "person": "no"}, limit=limit)
     assert answer == failed(outcome, said)
 
 

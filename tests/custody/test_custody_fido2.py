@@ -365,7 +365,7 @@ class Client:
         if method == "POST":
             usual["Content-Length"] = str(len(body))
         told = {**usual, **{name.replace("_", "-"): value for name, value in headers.items()}}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.putrequest(method, path or self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in told.items():
             if value is not None:
@@ -664,7 +664,7 @@ class Browser:
             self.session = None
             self.call("Browser.close")
         self.stack.close()
-        self.process.wait(30)
+        self.process.wait(60)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self.number += 1
@@ -782,7 +782,7 @@ def test_an_authenticator_without_prf(browser: Browser) -> None:
 def test_a_passkey_that_nobody_confirms(browser: Browser) -> None:
     kept = made_by(browser)
     browser.tell("setAutomaticPresenceSimulation", enabled=False)
-    visit = Visit("get", browser.press, kept=kept, limit=5.0)
+    visit = Visit("get", browser.press, kept=kept, limit=10.0)
     assert visit.answer["outcome"] == "denied"
     with pytest.raises(ConnectionRefusedError):
         Client(visit.urls[0]).ask("GET")

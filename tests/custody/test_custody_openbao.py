@@ -22,8 +22,8 @@ from canary import Canary, record
 from errands import BOUND, SECRET, do_errand_here, send_errand
 from harness import Machine
 from openbao_server import OpenBao, make_certificate
-from openclaw_gateway import free_port
 from peers import Relay
+from ports import free_port
 
 import avault
 

@@ -214,7 +214,7 @@ def test_a_file_for_scripts_answers(place) -> None:
 def test_it_is_on_no_command_line_and_in_no_environment(people, canary: Canary) -> None:
     """Looked at after it was typed, while the helper waits for it once more."""
     mine = canary.new(f"typed-{secrets.token_hex(8)}")  # the mark is the whole run's: other tests' processes have it too
-    answered = threading.Thread(target=lambda: ask(people, "set", mine, secret=SECRET, limit=20.0))
+    answered = threading.Thread(target=lambda: ask(people, "set", mine, secret=SECRET, limit=100.0))
     answered.start()
     wait_until(lambda: bool(people) and people[0].questions()[-1:] == ["the same once more"])
     seen = []

@@ -270,7 +270,7 @@ def test_one_that_hangs_takes_only_its_part_of_the_time(boxes: dict[str, Box], s
     began = time.monotonic()
     with Person() as person:
         assert quorum.ask("get", limit=20, terminal=person.path) == ("ok", secret)
-    assert time.monotonic() - began < 14, "a third of it, and what the others took"
+    assert time.monotonic() - began < 19, "a third of it, and what the others took"
     assert "avault: the others were enough; a: avault-custodian-box did not end in " in person.shown
 
 

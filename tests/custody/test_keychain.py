@@ -25,7 +25,7 @@ import pytest
 import secretstorage
 from canary import Canary, record
 from errands import send_errand
-from harness import SOURCE, Machine, wait_until
+from harness import SOURCE, Machine, files_with, wait_until
 from jeepney.bus_messages import message_bus
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 from peers import Relay, Rogue, misdeeds
@@ -545,8 +545,7 @@ def test_what_the_disk_has_opens_nothing_without_the_entry(owner: Owner, canary:
     owner.machine("keychain", "enable", "--yes")
     [(_, _, secret)] = owner.desktop.entries()
     canary.watch(secret)
-    for path in [*owner.own.rglob("*"), *owner.machine.vault.rglob("*")]:
-        assert path.is_dir() or secret.encode() not in path.read_bytes()
+    assert not files_with(secret, owner.own, owner.machine.vault)
     assert owner.sealed().stat().st_mode & 0o777 == 0o600
 
 

@@ -43,12 +43,14 @@ def vault_of(house: House) -> avault.Vault:
 
 async def is_asked_for(house: House, name: str) -> bool:
     """Whether the phone is asked before a secret goes out; nobody approves."""
-    house.keyholder.askings.restraint = avault.Restraint()
     before = len(house.man.questions)
     group, _, key = name.partition("/")
-    client = await house.begin("get", group=group, key=key, timeout=0.3)
-    answer = await house.end(client)
-    assert answer["ok"] or answer["error"]["code"] == "timed_out", answer
+    for seconds in (0.3, 3.0, 30.0):  # a busy machine may not come to the question in so short a time
+        house.keyholder.askings.restraint = avault.Restraint()
+        answer = await house.end(await house.begin("get", group=group, key=key, timeout=seconds))
+        assert answer["ok"] or answer["error"]["code"] == "timed_out", answer
+        if answer["ok"] or len(house.man.questions) > before:
+            break
     return len(house.man.questions) > before
 
 
@@ -130,12 +132,12 @@ async def test_who_leaves_before_the_phone_is_asked_makes_no_pause(house: House,
     monkeypatch.setattr(house.man, "open", hang)
     count = len(house.openers)
     client = await house.begin("get", **PLACE)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(house.openers) == count or not house.keyholder.openers.assigned:
             await asyncio.sleep(0.01)
     [link] = house.keyholder.openers.assigned
     client.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while house.logged()[-1] != "timed_out":
             await asyncio.sleep(0.01)
     restraint = house.keyholder.askings.restraint
@@ -154,17 +156,17 @@ async def test_a_question_that_goes_out_when_nobody_waits_any_more_is_in_vain(
 
     monkeypatch.setattr(house.man, "open", hang)
     client = await house.begin("get", **PLACE)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not house.keyholder.openers.assigned:
             await asyncio.sleep(0.01)
     [link] = house.keyholder.openers.assigned
     client.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while house.logged()[-1] != "timed_out":
             await asyncio.sleep(0.01)
     for _ in range(2):
         link.hear({"asking": "CODE"}, None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not house.keyholder.askings.restraint.latest:
             await asyncio.sleep(0.01)
     assert len(house.keyholder.askings.restraint.latest) == 1, "once"
@@ -225,7 +227,7 @@ async def test_a_grant_has_two_questions_at_once_and_leaves_the_others(house: Ho
     assert "too many wait for the phone" in full["error"]["message"], "all grants together have half"
     for client in clients[:2]:
         client.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(house.keyholder.askings.late) < 2:
             await asyncio.sleep(0.01)
     await house.begin("get", group="many", key="K5")
@@ -253,13 +255,13 @@ async def test_a_value_that_is_set_ends_what_has_the_one_before(house: House) ->
     assert (await house.ask("guard", group="slow", ask=900))["ok"]
     assert (await house.ask("set", **slow, generate=9))["ok"]
     value = (await approve_all(house, await house.begin("get", **slow)))["value"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not house.keyholder.askings.staying:
             await asyncio.sleep(0.01)
     opener = house.openers[-1]
     assert (await house.ask("get", **slow))["value"] == value and len(house.man.questions) == 2
     assert (await house.ask("set", **slow, generate=9))["ok"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await opener.ended.wait()
     assert not house.keyholder.askings.staying
     found = await approve_all(house, await house.begin("get", **slow))

@@ -266,7 +266,7 @@ def test_a_vault_does_not_open_without_its_log(machine: Machine, nsec: str) -> N
     log.rmdir()
     aside.rename(log)
     machine("daemon", "start", "-b", NOSTR_NSEC=nsec)
-    assert machine.status()["state"] == "unlocked"
+    machine.wait_state("unlocked")
 
 
 # Changes are noticed

@@ -144,7 +144,7 @@ async def test_what_a_frame_may_be_the_other_process_can_read(desk: Desk, monkey
                 monkeypatch.setattr(desk.supervisor.warden, "start", nothing)
                 await desk.supervisor.serve(served)
             if lists < avault.NESTED:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(60):
                     while not lost and len(came) < lists - 94:
                         await asyncio.sleep(0)
             assert not lost, lists
@@ -187,7 +187,7 @@ class Less:
 
     async def come(self, count: int) -> None:
         """Until so many have come so far that the phone is asked."""
-        async with asyncio.timeout(9):
+        async with asyncio.timeout(60):
             while len(self.asked) < count:
                 await asyncio.sleep(0.01)
 
@@ -231,7 +231,7 @@ async def test_programs_that_ask_for_less_guard_in_vain_leave_the_phone_alone(de
         if how != "left":
             answer.set_exception(avault.Denied("no") if how == "refused" else avault.TimedOut("late"))
             assert "error" in await client.hear()
-    async with asyncio.timeout(9):
+    async with asyncio.timeout(60):
         while not answer.done():
             await asyncio.sleep(0.01)
     again = (await want_less(desk, "g"))["error"]

@@ -438,9 +438,9 @@ def test_few_descriptors(machine: Machine) -> None:
 
 @pytest.mark.slow
 def test_client_that_stops_in_the_first_frame(vault: Machine) -> None:
+    begun = time.monotonic()
     with Client(vault) as one, Client(vault) as other:
         other.socket.sendall(other.frame("get", group="a", key="B")[:9])
-        begun = time.monotonic()
         assert one.is_closed(28)
         assert other.is_closed(28)
         assert 9 < time.monotonic() - begun < 28
@@ -455,8 +455,8 @@ def test_client_that_stops_in_a_later_frame(vault: Machine, second: bool) -> Non
             assert client.ask("set", group="a", key="B")["ready"]
         else:
             assert client.ask("has", group="a")["ok"]
-        client.socket.sendall(b"\0\0")
         begun = time.monotonic()
+        client.socket.sendall(b"\0\0")
         assert client.is_closed(90)
         assert time.monotonic() - begun > 28
     assert get(vault)["value"] == "b"

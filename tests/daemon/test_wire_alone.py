@@ -101,7 +101,7 @@ class Ends:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -203,6 +203,25 @@ async def test_too_many_descriptors_under_way_are_waited_for(monkeypatch: pytest
     assert ends.lost == [0, 0] and len(refused) == 2
     for side in ends.sides:
         side.close()
+
+
+async def test_the_last_words_of_one_that_has_gone_are_heard_though_it_takes_no_more() -> None:
+    """Who sends to it meanwhile learns that first; what it has written, and not what is sent to it, comes out."""
+    ends = Ends()
+    start, end = os.pipe()
+    ends.sides[1].send({"n": 1})
+    ends.sides[1].send({"wrote": True}, start)
+    ends.sides[1].close()
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(2):
+        ends.sides[0].send({"do": "connection"}, end)
+    assert len(os.listdir("/dev/fd")) == before and ends.sides[0].is_over
+    await until(lambda: ends.lost[0])
+    assert [message for message, _ in ends.got[0]] == [{"n": 1}, {"wrote": True, "fd": True}] and ends.lost == [1, 1]
+    for fd in (start, end, ends.got[0][1][1]):
+        os.close(fd or -1)
+    with pytest.raises(avault.Locked):
+        ends.sides[0].send({"n": 2})
 
 
 async def test_an_end_that_cannot_be_read_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

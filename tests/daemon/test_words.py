@@ -85,7 +85,7 @@ async def test_the_word_of_an_operator_counts_and_its_answer_is_true(post: Post,
         said = await post.read(post.write(text))
     _, _, reply = avault.open_message(post.example.operator, json.dumps(said["reply"]))
     assert said["locks"] and reply.startswith("avault: test@machine locks, ")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await post.keyholder.ended.wait()
 
 

@@ -126,7 +126,7 @@ def has_ended(vault: Machine, ended: Path) -> None:
 def test_it_ends_with_the_command_though_a_connection_is_open(vault: Machine, api: Api) -> None:
     running, ended = hold(vault, api, then="while [ ! -e go ]; do sleep 0.1; done")
     (vault.top / "go").touch()
-    assert running.wait(30) == 0
+    assert running.wait(60) == 0
     has_ended(vault, ended)
     (vault.top / "go").unlink()
 
@@ -155,7 +155,7 @@ def test_it_ends_with_the_command_though_it_is_stopped(vault: Machine, api: Api)
     running, ended = hold(vault, api, then="while [ ! -e go ]; do sleep 0.1; done")
     os.kill(processes(vault)[0], signal.SIGSTOP)
     (vault.top / "go").touch()
-    assert running.wait(30) == 0
+    assert running.wait(60) == 0
     has_ended(vault, ended)
     (vault.top / "go").unlink()
 

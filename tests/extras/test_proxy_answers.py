@@ -77,11 +77,11 @@ async def test_an_answer_that_is_there_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, answer: bytes, cut: int
 ) -> None:
     """It may be the only one: the old token is used up."""
-    monkeypatch.setattr(proxy_refresh, "ASK_TIME", 0.5 if (end, answer) == ("open", UNSIZED) else 5.0)
+    monkeypatch.setattr(proxy_refresh, "ASK_TIME", 1.5 if (end, answer) == ("open", UNSIZED) else 60.0)
     began = time.monotonic()
     status, body = await ask(tmp_path, [each for each in (answer[:cut], answer[cut:]) if each], end)
     assert (status, proxy_refresh.read_answer("h", status, body)["access"]) == (200, GIVEN["access_token"])
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("end", ["open", "reset", "end"])

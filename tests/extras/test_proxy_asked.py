@@ -13,7 +13,7 @@ import nostr_sdk
 import peers
 import pytest
 from canary import Canary
-from harness import Machine, wait_until
+from harness import Machine, files_with, wait_until
 from peers import Relay, misdeeds
 from test_guard_commands import Office
 
@@ -63,9 +63,7 @@ def test_a_sealed_key_is_opened_for_a_request_and_no_more(office: Office, api: A
         f"wants sealed/KEY of test@machine, to send it by the proxy: GET api.localhost:{api.port}/echo; question 1 of 2" in first
     )
     assert second.startswith("avault: open sealed/KEY of test@machine on ") and len(again) == 2
-    for place in (machine.home, machine.state, machine.runtime):
-        for path in place.rglob("*"):
-            assert not path.is_file() or canary.value.encode() not in path.read_bytes()
+    assert not files_with(canary.value, machine.home, machine.state, machine.runtime)
     assert "proxy GET api.localhost/echo sealed/KEY" in machine("log").stdout
     machine("unguard", "sealed/KEY", "--yes")
 

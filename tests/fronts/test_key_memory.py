@@ -132,6 +132,6 @@ def test_memory_of_keys_of_each_kind(vault: Machine, chain: Chain) -> None:
             assert any(name.startswith(f"{kind}: ") for name in signing), "what signs has it, as a control"
         assert {"evm: hex", "solana: base58", "nostr: hex"} <= keyholder, "so has the keyholder"
         vault("lock", "--force")
-        wait_until(lambda: not Path(f"/proc/{found['avault-signing']}").exists(), 10, "what signs has ended with the lock")
+        wait_until(lambda: not Path(f"/proc/{found['avault-signing']}").exists(), what="what signs has ended with the lock")
         assert {name: memory.found(pid) for name, pid in without.items()} == {name: set() for name in without}
         client.stdin.close()

@@ -15,6 +15,7 @@ import nostr_sdk
 import peers
 import pytest
 from harness import Machine, daemon_processes, name_children, wait_until
+from ports import free_port
 from test_processes import Memory, linux
 
 import avault
@@ -61,9 +62,7 @@ class Host:
         self.top, self.key, self.allowed = top, top / "host_key", top / "authorized_keys"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
         self.allowed.touch()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         settings = {
             "ListenAddress": "127.0.0.1",
             "Port": self.port,
@@ -83,7 +82,7 @@ class Host:
         assert SSHD
         self.log = (top / "log").open("wb")
         self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", config], stderr=self.log)
-        wait_until(self.answers, 20, "sshd listens")
+        wait_until(self.answers, what="sshd listens")
 
     def answers(self) -> bool:
         with socket.socket() as sock:
@@ -359,7 +358,7 @@ def test_memory_of_what_signs(vault: Machine) -> None:
     assert "key (text)" in memory.found(status["keyholder_pid"])
     assert "key (bytes)" in memory.found(names["avault-signing"])
     vault("lock", "--force")
-    wait_until(lambda: not Path(f"/proc/{names['avault-signing']}").exists(), 10, "what signs has ended with the lock")
+    wait_until(lambda: not Path(f"/proc/{names['avault-signing']}").exists(), what="what signs has ended with the lock")
     assert memory.found(names["avault-ssh"]) == memory.found(status["pid"]) == set()
 
 
@@ -372,7 +371,7 @@ def test_it_outlives_the_lock_and_ends_with_the_daemon(vault: Machine) -> None:
     vault("daemon", "start", "-b", NOSTR_NSEC=NSEC)
     vault("unlock", NOSTR_NSEC=NSEC, code=None)
     vault("daemon", "stop", "--force")
-    wait_until(lambda: not path.exists(), 10, "the agent's socket is gone")
+    wait_until(lambda: not path.exists(), what="the agent's socket is gone")
 
 
 @linux

@@ -261,7 +261,7 @@ async def test_a_length_that_can_be_none_ends_the_connection(agency: Agency, hea
         assert await client.list() == 1
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=4), st.sampled_from([b"\x0b", b"\x0d", b"\x1b", b""]))
 def test_no_message_stops_it(tmp_path_factory: pytest.TempPathFactory, messages: list[bytes], kind: bytes) -> None:
     """Answers are failures, whatever is sent; but for the list."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -77,7 +78,7 @@ def wish(method: str = "eth_sendTransaction", *params: Any) -> dict[str, Any]:
 
 
 async def until(what: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not what():
             await asyncio.sleep(0.005)
 
@@ -135,6 +136,60 @@ async def test_an_answer_that_reached_nobody_is_had_by_who_asks_again(
     writer.close()
     reader, writer = await post(bank.door, wish())
     assert (await hear(reader))["result"] == avault.hash_raw("0x02"), "one that was delivered is never given again"
+    writer.close()
+
+
+async def test_who_has_its_answer_may_hang_up_at_once(bank: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a client of its own process, which may be done before the door goes on: what it has is never given again."""
+    bank.bank.phone.set()
+    write = bank.door.write
+
+    def read_at_once(*sent: Any) -> None:
+        write(*sent)
+        assert avault.hash_raw("0x01").encode() in client.recv(65536)
+        client.close()
+
+    with socket.create_connection(("127.0.0.1", bank.door.port)) as client, monkeypatch.context() as patched:
+        patched.setattr(bank.door, "write", read_at_once)
+        data = json.dumps(wish()).encode()
+        head = f"POST /token HTTP/1.1\r\nHost: 127.0.0.1:{bank.door.port}\r\nContent-Length: {len(data)}\r\n\r\n"
+        client.sendall(head.encode() + data)
+        await until(lambda: bank.rpc.deals.deals and not bank.rpc.deals.deals[0].callers)
+    reader, writer = await post(bank.door, wish())
+    assert (await hear(reader))["result"] == avault.hash_raw("0x02")
+    writer.close()
+
+
+@pytest.mark.parametrize("end", ["before it is sent", "unread"])
+async def test_who_hangs_up_without_its_answer_has_it_again(
+    bank: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Also where the door has not looked for a moment."""
+    bank.bank.phone.set()
+    write, ask = bank.door.write, bank.bank.ask
+
+    def leave_unread(*sent: Any) -> None:
+        write(*sent)
+        client.close()
+
+    async def leave(method: str, *params: Any) -> Any:
+        found = await ask(method, *params)
+        if method == "eth_sendRawTransaction":
+            client.close()
+        return found
+
+    with socket.create_connection(("127.0.0.1", bank.door.port)) as client, monkeypatch.context() as patched:
+        if end == "unread":
+            patched.setattr(bank.door, "write", leave_unread)
+        else:
+            bank.bank.ask = leave
+        data = json.dumps(wish()).encode()
+        head = f"POST /token HTTP/1.1\r\nHost: 127.0.0.1:{bank.door.port}\r\nContent-Length: {len(data)}\r\n\r\n"
+        client.sendall(head.encode() + data)
+        await until(lambda: bank.rpc.deals.deals and not bank.rpc.deals.deals[0].callers)
+    bank.bank.ask = ask
+    reader, writer = await post(bank.door, wish())
+    assert (await hear(reader))["result"] == avault.hash_raw("0x01") and len(bank.bank.sent) == 1
     writer.close()
 
 
@@ -218,7 +273,7 @@ async def test_idle_connections_of_others_keep_nobody_out(bank: SimpleNamespace)
     own_reader, own = await post(bank.door, wish("eth_chainId"))
     assert (await hear(own_reader))["result"] == "0x7a69"
     idle = [await asyncio.open_connection("127.0.0.1", bank.door.port) for _ in range(avault.MOST_DOORS + 10)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         reader, writer = await post(bank.door, wish("eth_chainId"))
         assert (await hear(reader))["result"] == "0x7a69"
         body = json.dumps(wish("eth_blockNumber")).encode()  # and who has shown the token is not put out for them

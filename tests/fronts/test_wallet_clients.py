@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -19,6 +18,7 @@ import nostr_sdk
 import peers
 import pytest
 from harness import Machine
+from ports import free_port
 
 pytest.importorskip("cryptography", reason="needs cryptography (extra `sign`)")
 pytestmark = [pytest.mark.slow]
@@ -57,13 +57,11 @@ def ask(url: str, method: str, *params: object, headers: dict[str, str] | None =
 @pytest.fixture(scope="module")
 def chain() -> Iterator[str]:
     """A chain; a token on it whose every call succeeds."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     anvil = subprocess.Popen([foundry("anvil"), "--port", str(port), "--silent"])
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(200):
+        for _ in range(600):
             try:
                 if ask(url, "anvil_setCode", TOKEN, "0x60015f5260205ff3").get("jsonrpc"):
                     break

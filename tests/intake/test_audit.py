@@ -92,7 +92,7 @@ echo set -gx J k
     assert variables(avault.parse_fish(avault.render_export("fish", VALUES))) == VALUES
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(values=st.lists(VALUE, min_size=20, max_size=40))
 def test_what_fish_writes_is_read_back(values: list[str], tmp_path: Path) -> None:
     """By `string escape`, and as universal variables. (Beyond Unicode's private characters, in which fish keeps bytes.)"""

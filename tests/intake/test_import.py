@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("forks")
 VALUE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 ODD = st.text(st.sampled_from("ab0 \t\n\r\\'\"$`!*?[]{}()<>|&;#~%=+-@^,.:/é🦄\x01\x7f\x1b\u2028\xa0"), min_size=1, max_size=12)
 SEED = int(os.environ.get("AVAULT_TEST_SEED", "1"))
-FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def shown(found: list) -> list[tuple]:

@@ -556,7 +556,7 @@ def test_a_look_that_a_wrong_clock_has_noted(sender: Sender, fickle: Fickle) -> 
 
 
 def test_an_answer_without_its_end_is_none(fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avault, "PATIENCE", 0.5)
+    monkeypatch.setattr(avault, "PATIENCE", 2.0)
     fickle.keep(root(0))
     fickle.ends = False
 
@@ -569,7 +569,7 @@ def test_an_answer_without_its_end_is_none(fickle: Fickle, monkeypatch: pytest.M
 
 
 def test_a_silent_relay_vouches_for_nothing(fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avault, "PATIENCE", 0.5)
+    monkeypatch.setattr(avault, "PATIENCE", 2.0)
     fickle.ends = False
 
     async def ask() -> tuple[dict[str, Any], list[str]]:
@@ -590,7 +590,7 @@ async def find(*relays: Fickle) -> tuple[list[str] | None, list[str]]:
 def test_a_relay_that_never_ends_keeps_nothing_out(sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither heads nor parts: it is waited for as long as one is after another has answered, and parts come from both."""
     monkeypatch.setattr(avault, "GRACE_OF_RELAYS", 0.3)
-    monkeypatch.setattr(avault, "PATIENCE", 5.0)
+    monkeypatch.setattr(avault, "PATIENCE", 60.0)
     with Fickle() as endless:
         endless.events = dict(fickle.events)
         endless.ends = False
@@ -598,13 +598,13 @@ def test_a_relay_that_never_ends_keeps_nothing_out(sender: Sender, fickle: Fickl
         parts, silent = asyncio.run(find(endless, fickle))
         assert parts and len(parts) == 2
         assert silent == [endless.url]
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 30
 
 
 def test_parts_count_as_they_come(sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of an answer without its end; where no other comes, it is not whole."""
-    monkeypatch.setattr(avault, "PATIENCE", 0.3)
-    monkeypatch.setattr(avault, "PATIENCE_FOR_PARTS", 0.6)
+    monkeypatch.setattr(avault, "PATIENCE", 1.5)
+    monkeypatch.setattr(avault, "PATIENCE_FOR_PARTS", 3.0)
     heads = [each for each in fickle.events.values() if len(each["tags"]) == 2]
     head = avault.read_head(REPLICA, heads[0])
     fickle.ends = False
@@ -656,7 +656,7 @@ def test_a_slow_relay_has_a_budget(sender: Sender, fickle: Fickle, monkeypatch: 
     fickle.reset(silent=range(100))
     begun = time.monotonic()
     sender.send()
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 30
     assert sender.about()["said"] == "did not take it all in 1 s"
 
 

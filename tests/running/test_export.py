@@ -562,7 +562,7 @@ def test_locked_prints_nothing_and_waits_on_request(opened, canary):
     opened("daemon", "stop", "--force")
     assert opened("export", code=6).stdout == ""
     waiting = subprocess.Popen(
-        [*opened.command, "export", "--wait", "20"], env=opened.env, cwd=opened.top, stdout=subprocess.PIPE
+        [*opened.command, "export", "--wait", "100"], env=opened.env, cwd=opened.top, stdout=subprocess.PIPE
     )
     opened("daemon", "start", "-b", NOSTR_NSEC=nsec)
     wait_until(lambda: waiting.poll() is not None)

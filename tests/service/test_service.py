@@ -228,7 +228,7 @@ def test_what_the_unit_runs(machine: Machine, canary, name: str) -> None:
             environment.pop(each, None)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(address.replace("@", "\0", 1) if address[0] == "@" else address)
-            manager.settimeout(20)
+            manager.settimeout(60)
             daemon = subprocess.Popen(command_line(text), env=environment, cwd="/", stderr=subprocess.PIPE)
             try:
                 assert b"READY=1" in manager.recv(4096).split(b"\n")
@@ -239,7 +239,7 @@ def test_what_the_unit_runs(machine: Machine, canary, name: str) -> None:
                 told = wait_until(lambda: "AVAULT_STATE=unlocked" in (text := (machine.top / "told").read_text()) and text)
                 assert "NOTIFY_SOCKET" not in told and "NOSTR_NSEC" not in told
                 daemon.send_signal(signal.SIGTERM)
-                assert daemon.wait(20) == 0
+                assert daemon.wait(60) == 0
             finally:
                 daemon.kill()
                 daemon.communicate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -299,10 +300,8 @@ def test_a_late_approval_opens_nothing_and_turns_the_ratchet(office: Office) -> 
     office.join()
     machine("lock")
     before = own_file(machine)
-    for phone in (office.phone, office.other):
-        phone.behave("nip44_decrypt", [{"wait": True, "honest": True}])
-    machine("unlock", "--timeout", "2s", code=7)
-    assert machine.status()["state"] == "locked"
+    ask_and_leave(office)
+    machine.wait_state("locked")
     office.other.go()
     wait_until(lambda: own_file(machine) != before, what="another envelope")
     assert machine.status()["state"] == "locked"
@@ -430,7 +429,7 @@ def test_the_old_phone_agrees_and_the_new_one_proves(office: Office, canary: Can
     machine("operator", "add", before["signer_npub"], "--name", "bob", "--yes")  # may come back, if the new one agrees
     machine("operator", "remove", "bob", "--yes")
     (machine.vault / "nsec.enc").write_bytes(copy)
-    assert any("nsec.enc is of another" in each for each in machine.status()["warnings"])
+    wait_until(lambda: any("nsec.enc is of another" in each for each in machine.status()["warnings"]))
 
 
 @pytest.mark.slow
@@ -564,11 +563,14 @@ def asked(phone: Rogue) -> int:
 
 def ask_and_leave(office: Office, *words: str) -> None:
     """Both phones are asked, and whoever asked gives up."""
-    for phone in (office.phone, office.other):
+    phones = [office.phone, office.other]
+    for phone in phones:
         phone.behave("nip44_decrypt", WAITS)
-    before = asked(office.other)
-    office.machine("unlock", "--timeout", "4s", *words, code=7)
-    assert asked(office.other) > before
+    before = [*map(asked, phones)]
+    running = office.machine.start("unlock", *words)
+    wait_until(lambda: all(asked(phone) > count for phone, count in zip(phones, before, strict=True)), what="both are asked")
+    running.process.send_signal(signal.SIGINT)
+    assert running.wait().returncode == 130
 
 
 @pytest.mark.slow

@@ -179,7 +179,8 @@ async def test_the_events_of_a_question(asking: Asking) -> None:
     assert asking.sent_at(60) != first
     assert asking.remote.next_time() is None, "no relay is connected"
     asking.remote.relays.shown["ws://one"]["connected"] = True
-    assert asking.remote.next_time() == avault.render_time(time.time() + 60)
+    begun = time.time()
+    assert avault.render_time(begun + 60) <= str(asking.remote.next_time()) <= avault.render_time(time.time() + 60)
 
 
 async def test_who_asks_again_is_heard_at_once(asking: Asking) -> None:
@@ -243,7 +244,7 @@ async def test_a_question_does_not_wait_for_what_a_relay_says_of_the_one_before(
         return ""
 
     relays.send = send
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for number in (1, 2):
             assert await asking.remote.request("get_public_key", [], str, False) == "yes"
             assert len(sent) == number

@@ -311,20 +311,28 @@ def test_an_answer_too_quick_for_a_person(machine: Machine, rogue: Rogue) -> Non
         assert machine.status()["signer_approves_by_itself"] is False
         return said
 
-    assert "avault: warning: approved within" in (said := unlock()) and "if that was not you" in said and "avault drill" in said
+    def warned() -> str:
+        """What is said once an answer has come as quickly as it was given, which it need not on a busy machine."""
+        return str(wait_until(lambda: "avault: warning: approved within" in (said := unlock()) and said))
+
+    assert "if that was not you" in (said := warned()) and "avault drill" in said
     rogue.behave("nip44_decrypt", [{"after_ms": 3000, "honest": True}], requests=1)
     said = unlock()
     assert "approved within" not in said and "in a row" not in said
-    for _ in range(2):
-        assert "avault: warning: approved within" in unlock()
-    machine("daemon", "stop")
-    machine("daemon", "start", "-b")
-    machine.wait_state("unlocked")
-    assert "avault: warning: 3 approvals in a row came within 2.5 s" in machine("unlock").stderr
+
+    def in_a_row() -> bool:
+        for _ in range(2):
+            warned()
+        machine("daemon", "stop")
+        machine("daemon", "start", "-b")
+        machine.wait_state("unlocked")
+        return bool(re.search(r"avault: warning: \d+ approvals in a row came within 2\.5 s", machine("unlock").stderr))
+
+    wait_until(in_a_row)
     rogue.behave("nip44_decrypt", refusal, requests=1)
     machine("drill")
     assert "in a row" not in machine("unlock").stderr
-    assert "avault: warning: approved within" in unlock()
+    warned()
 
 
 def test_the_drill_alone(paired: Machine, rogue: Rogue) -> None:
@@ -553,19 +561,19 @@ def test_a_fresh_event_after_a_minute(paired: Machine, rogue: Rogue) -> None:
 def sent_again(machine: Machine, rogue: Rogue, times: int) -> list[peers.Event]:
     """Be silent until a request was sent again so often, 15 s apart, then answer; all its arrivals."""
     rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    before = len(rogue.arrivals("nip44_decrypt"))
     unlock = machine.start("unlock")
-    before = len(rogue.requests("nip44_decrypt"))
 
     def arrivals() -> list[peers.Event]:
-        return rogue.requests("nip44_decrypt")[before:]
+        return rogue.arrivals("nip44_decrypt")[before:]
 
     for number in range(1, times + 1):
-        wait_until(lambda number=number: len(arrivals()) >= number, 20)
+        wait_until(lambda number=number: len(arrivals()) >= number)
     rogue.behave("nip44_decrypt", misdeeds.HONEST)
     assert unlock.wait().returncode == 0
     seen = arrivals()
     assert [round((request["at"] - seen[0]["at"]) / 15) for request in seen] == list(range(times + 1))
-    assert abs(seen[-1]["at"] - seen[0]["at"] - 15 * times) < 1.5
+    assert abs(seen[-1]["at"] - seen[0]["at"] - 15 * times) < 5, "and not later each time"
     return seen
 
 
@@ -574,9 +582,9 @@ def test_silence(paired: Machine, rogue: Rogue) -> None:
     rogue.behave("nip44_decrypt", misdeeds.SILENCE)
     begun = time.monotonic()
     paired("unlock", "--timeout", "8s", code=7)  # long enough for the phone to have the question
-    assert 8 <= time.monotonic() - begun < 25
-    status = paired.status()
-    assert (status["state"], status["listening"], status["waiting"]) == ("locked", True, None)
+    assert 8 <= time.monotonic() - begun < 60
+    status = wait_until(lambda: (now := paired.status())["listening"] and now, what="that it rests")
+    assert (status["state"], status["waiting"]) == ("locked", None)
     paired("daemon", "stop")
     paired("daemon", "start", "-b", "--timeout", "6s")  # long enough to be seen, on a busy machine
     assert paired.status()["state"] == "waiting"
@@ -599,7 +607,7 @@ def test_a_question_that_reached_nobody_is_not_listened_for(paired: Machine, rog
 
 def test_two_who_wait_share_one_asking(paired: Machine, rogue: Rogue) -> None:
     rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
-    first = paired.start("unlock", "--timeout", "2s")
+    first = paired.start("unlock", "--timeout", "8s")  # the second one has come by then
     rogue.wait_for("request", method="nip44_decrypt")  # of the pairing
     rogue.wait_for("request", method="nip44_decrypt")
     second = paired.start("unlock")
@@ -685,11 +693,12 @@ def test_the_last_who_waits_is_killed(paired: Machine, rogue: Rogue) -> None:
     callers = [paired.start("unlock") for _ in range(2)]
     paired.wait_state("waiting")
     wait_until(lambda: all("avault: asking the phone" in " ".join(caller.stderr) for caller in callers))
+    wait_until(lambda: len(decrypts(rogue)) == 2, what="the question on the phone")
     callers[0].kill()
     time.sleep(0.5)
     assert paired.status()["state"] == "waiting"
     callers[1].kill()
-    assert paired.wait_state("locked")["listening"]
+    wait_until(lambda: paired.wait_state("locked")["listening"], what="that it rests")
     rogue.go()
     paired.wait_state("unlocked")
 
@@ -701,7 +710,7 @@ def ask_and_give_up(machine: Machine, rogue: Rogue) -> None:
     wait_until(lambda: len(decrypts(rogue)) > before, what="the question on the phone")
     caller.process.send_signal(signal.SIGINT)
     caller.wait()
-    assert machine.wait_state("locked")["listening"]
+    wait_until(lambda: machine.wait_state("locked")["listening"], what="that it rests")
 
 
 def test_a_late_approval_turns_the_ratchet(paired: Machine, rogue: Rogue) -> None:
@@ -723,7 +732,7 @@ def test_a_lock_while_the_phone_is_asked(paired: Machine, rogue: Rogue) -> None:
     before = (paired.own / "unlock.json").read_bytes()
     rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
     caller = paired.start("unlock")
-    caller.line("avault: asking the phone")
+    wait_until(lambda: len(decrypts(rogue)) == 2, what="the question on the phone")
     paired("lock")
     assert "locked meanwhile" in caller.wait().stderr
     assert paired.status()["state"] == "locked"
@@ -753,7 +762,7 @@ def test_an_answer_to_an_earlier_daemon_counts(paired: Machine, rogue: Rogue) ->
     """As after a reboot: the card that the phone has shows the same sentence, and opens the same envelope."""
     rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}], requests=1)
     unlock = paired.start("unlock")
-    unlock.line("avault: asking the phone")
+    wait_until(lambda: len(decrypts(rogue)) == 2, what="the question on the phone")
     paired("daemon", "stop")
     rogue.behave("nip44_decrypt", misdeeds.SILENCE)
     unlock = paired.start("unlock")
@@ -914,7 +923,7 @@ def test_a_pairing_that_nobody_answers(machine: Machine, relay: Relay) -> None:
 def test_a_result_of_connect_that_is_none(machine: Machine, rogue: Rogue) -> None:
     """Amber's screen for several requests answers so: the secret was not accepted, and silence would follow."""
     rogue.behave("connect", misdeeds.CONNECT_REFUSALS["empty"])
-    machine("init", "--no-drill", "--timeout", "5s", "--bunker", "-", input=rogue.uri, code=5)
+    machine("init", "--no-drill", "--timeout", "100s", "--bunker", "-", input=rogue.uri, code=5)
 
 
 # NOSTR_NSEC
@@ -1107,7 +1116,7 @@ def test_signer_says_that_a_relay_refuses(machine: Machine, operator_file: tuple
         init = machine.start("init", "--yes", "--no-drill", "--relay", relay.url)
         uri = init.line("nostrconnect://")
         phone = machine.start("signer", "--nsec-file", str(operator_file[1]), uri)
-        said = wait_until(lambda: [line for line in phone.stdout if "refuses the answer" in line], 20)
+        said = wait_until(lambda: [line for line in phone.stdout if "refuses the answer" in line])
         assert said[0].startswith(f"{relay.url} refuses the answer: ")
         assert "pay first" in said[0]
         init.kill()
@@ -1123,8 +1132,11 @@ async def test_a_lost_keyholder_is_noticed_by_writing_to_it() -> None:
     lost: list[bool] = []
     control = avault.Control(ours, lambda message, fd: None, lambda: lost.append(True))
     theirs.close()
-    control.send({"do": "lock"})
+    for _ in range(2):
+        control.send({"do": "lock"})
+    async with asyncio.timeout(60):
+        while not lost:
+            await asyncio.sleep(0)
     with pytest.raises(avault.Locked):
         control.send({"do": "lock"})
-    await asyncio.sleep(0)
     assert lost == [True]

@@ -539,6 +539,7 @@ async def test_a_process_that_does_not_come_is_asked_for_again(tmp_path: Path, m
         with pytest.raises(avault.Unavailable, match="does not answer"):
             await office.generate("ops", "KEY")
         assert office.told.count({"need": "signing"}) == number
+    monkeypatch.setattr(office.keyholder.signing, "START_TIME", 60.0)
     office.keyholder.signing.coming = None
     waiting = asyncio.ensure_future(office.generate("ops", "KEY"))
     await asyncio.sleep(0)

@@ -331,7 +331,7 @@ async def test_two_payments_are_asked_one_after_the_other_each_with_what_is_spen
     """Who waits for a turn was not refused; what is spent meanwhile is said, and not itself."""
     await purse.fill(f"{RULES[0]} ask always", RULES[1])
     purse.gate.clear()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         first = asyncio.get_running_loop().create_task(purse.sign(transfer(BOB, 2 * 10**6)))
         while not purse.asked:
             await asyncio.sleep(0.01)

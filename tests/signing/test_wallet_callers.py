@@ -45,7 +45,7 @@ async def test_one_that_is_gone_is_noticed_while_the_phone_is_asked(
         payload = base64.b64encode(json.dumps(PAY).encode()).decode()
         request = {"as": "evm-tx", "group": "shop", "key": "PAY", "payload": payload, "confirm": confirms}
         client = await house.begin("sign", **request)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asked.wait()
             assert avault.spent_today(house.keyholder, account)
             client.close()

@@ -157,17 +157,17 @@ class Api:
             yield chunked_head(b"text/event-stream")
             for number in range(3):
                 yield chunk(b"data: %d %s\n\n" % (number, credential))
-                self.proceed.wait(10)
+                self.proceed.wait(60)
             yield b"0\r\n\r\n"
         elif path == "/hold":
             yield chunked_head()
             yield chunk(b"began\n")
-            self.proceed.wait(30)
+            self.proceed.wait(60)
             yield b"0\r\n\r\n"
         elif path == "/part":  # what the test put into the body, and then nothing until it says so
             yield chunked_head()
             yield chunk(body)
-            self.proceed.wait(10)
+            self.proceed.wait(60)
             yield b"0\r\n\r\n"
         elif path in ("/100", "/102", "/103"):  # what nobody asked for, and then the answer
             yield b"HTTP/1.1 %s Early\r\nX-Echo: %s\r\n\r\n" % (path[1:].encode(), credential)

@@ -150,11 +150,13 @@ def files(roots: Iterable[str]) -> Iterator[Path]:
             inner[:] = [name for name in inner if name != BOOK]
             for path in (Path(directory, name) for name in inner):
                 if not path.is_symlink() and not os.access(path, os.R_OK | os.X_OK):
-                    path.chmod(0o700)
+                    with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                        path.chmod(0o700)
             for path in (Path(directory, name) for name in names):
                 if not path.is_symlink() and path.is_file():
                     if not os.access(path, os.R_OK):
-                        path.chmod(0o600)
+                        with contextlib.suppress(FileNotFoundError):
+                            path.chmod(0o600)
                     yield path
 
 

@@ -18,6 +18,7 @@ import subprocess
 from pathlib import Path
 
 from harness import Machine, wait_until
+from ports import free_port
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
@@ -65,7 +66,7 @@ class Doors:
         assert SSHD
         self.log = (top / "log").open("wb")
         self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", top / "sshd_config"], stderr=self.log)
-        wait_until(self.answers, 20, "sshd listens")
+        wait_until(self.answers, what="sshd listens")
         self.known("host_key")
 
     def answers(self) -> bool:
@@ -114,12 +115,6 @@ class Doors:
         self.process.kill()
         self.process.wait()
         self.log.close()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 class Silent:

@@ -103,7 +103,7 @@ class Running:
         """The command when it has ended."""
         code = self.process.wait(timeout)
         for thread in self.threads:
-            thread.join(5)
+            thread.join(60)
         done = Done(self.argv, code, "\n".join(self.stdout), "\n".join(self.stderr))
         record(" ".join(self.argv), done.stdout + "\n" + done.stderr)
         return done
@@ -339,12 +339,20 @@ def find_processes(word: str, where: Path) -> list[int]:
 
 def children_of(pid: int) -> list[int]:
     """The processes that one has started."""
-    return [int(word) for each in Path(f"/proc/{pid}/task").glob("*/children") for word in each.read_text().split()]
+    found = []
+    for each in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found += [int(word) for word in each.read_text().split()]
+    return found
 
 
 def name_children(pid: int) -> dict[str, int]:
     """The same by their names, each of which is of one."""
-    return {Path(f"/proc/{each}/comm").read_text().strip(): each for each in children_of(pid)}
+    found = {}
+    for each in children_of(pid):
+        with contextlib.suppress(OSError):  # as git's, which have ended meanwhile
+            found[Path(f"/proc/{each}/comm").read_text().strip()] = each
+    return found
 
 
 def daemon_processes(machine: Machine, name: str) -> list[int]:
@@ -357,10 +365,26 @@ def daemon_processes(machine: Machine, name: str) -> list[int]:
     return found
 
 
+def files_below(*places: Path) -> Iterator[Path]:
+    """All that is there, directories too; what goes meanwhile is left out, which Path.rglob takes for an error."""
+    for place in places:
+        for directory, names, others in os.walk(place):
+            yield from (Path(directory, name) for name in (*names, *others))
+
+
+def files_with(text: str, *places: Path) -> list[Path]:
+    """The files in which that stands."""
+    found = []
+    for path in files_below(*places):
+        with contextlib.suppress(FileNotFoundError):
+            found += [path] if stat.S_ISREG(path.lstat().st_mode) and text.encode() in path.read_bytes() else []
+    return found
+
+
 def describe(machine: Machine) -> Any:
     """What a test may have changed: files, but for logs; what the daemon says of itself; and how the machine is used."""
     files = {}
-    for path in (path for place in (machine.home, machine.state, machine.runtime) for path in place.rglob("*")):
+    for path in files_below(machine.home, machine.state, machine.runtime):
         with contextlib.suppress(FileNotFoundError):  # one that is written beside, and takes another's place
             about = path.lstat()
             is_log = path.name.startswith(("access.log", "refused.log", "log.json"))
@@ -427,7 +451,7 @@ class Screen:
         """The command ends; all that was shown."""
         ended = self.process.wait(60)
         assert code is None or ended == code, (ended, bytes(self.shown))
-        self.thread.join(5)  # the end of the screen
+        self.thread.join(60)  # the end of the screen
         return bytes(self.shown)
 
     def __enter__(self) -> Self:

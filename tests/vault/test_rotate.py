@@ -402,7 +402,7 @@ def test_a_recovery_copy_from_before_a_rotation_is_no_other_rotation(owner: Owne
     agent = owner.agent()
     for old in copies[:2]:
         (machine.vault / "nsec.enc").write_bytes(old)
-        assert "was made anew" in str(machine.status()["warnings"])
+        wait_until(lambda: "was made anew" in str(machine.status()["warnings"]))
         assert json.loads((machine.vault / "nsec.enc").read_text())["agent"] == agent
     machine("lock")
     machine("unlock")

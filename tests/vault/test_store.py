@@ -138,7 +138,7 @@ def test_a_damaged_pairing(closed):
     for bad in damaged(good):
         path.write_bytes(bad)
         closed("daemon", "start", "-b", code=8)
-        closed("unlock", "--timeout", "5s", code=8)
+        closed("unlock", "--timeout", "60s", code=8)
         assert "pairing.json is damaged" in warnings(closed)
         stop(closed)
         assert path.read_bytes() == bad

@@ -10,7 +10,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from avault.errors import Denied, Usage
+from avault.errors import AvaultError, Denied, Usage
 from avault.process import uptime
 from avault.protocol import DOOR, GRANTED, SESSIONS, VALUES, read_limit, refuse_unknown
 from avault.vault.choosing import check_names
@@ -201,3 +201,10 @@ def read_grant(request: Message, own_uid: int) -> Grant:
         raise Usage("a uid is a number of 32 bits", "--uid web, or --uid 1001")
     grant.uids, grant.asks = frozenset(uids), bool(request.get("ask"))
     return grant
+
+
+def hide_names(error: AvaultError) -> AvaultError:
+    """An error as it is told through a grant: no hint leads to names that guards are on."""
+    if "guard" in (error.hint or ""):
+        error.hint = ASK_MAKER
+    return error

@@ -12,11 +12,11 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage, check, take_out
-from avault.daemon.grant import ASK_MAKER
+from avault.daemon.grant import ASK_MAKER, hide_names
 from avault.daemon.proxy_asks import describe_proxied, read_asked, read_wanted
 from avault.daemon.proxy_consent import ProxyConsent
 from avault.daemon.refreshing import renew_token
-from avault.daemon.wire import Session, hide_names
+from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Unavailable, Usage, complain, printable
 from avault.keys.keyholder import Keyholder
 from avault.vault.choosing import check_names, choose

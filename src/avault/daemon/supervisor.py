@@ -234,7 +234,7 @@ class Supervisor:
         Raises AvaultError.
         """
         control = self.warden.child.control
-        if not control:
+        if not control or control.is_over:
             raise self.warden.condition.locked()
         # one level around the frame, and no more: the other end reads no more (see `Control`)
         taken = {"do": "connection", "frame": request, "since": since, "identity": identity}

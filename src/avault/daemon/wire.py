@@ -10,8 +10,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.daemon.callers import describe_caller
-from avault.daemon.grant import ASK_MAKER, Grant
-from avault.errors import AvaultError, Locked, Usage, complain
+from avault.daemon.grant import Grant, hide_names
+from avault.errors import Locked, Usage, complain
 from avault.plain import MAX_FRAME
 from avault.protocol import FIRST_FRAME, NESTED, SESSIONS, Frames, decode_frame, encode_frame
 
@@ -27,7 +27,7 @@ class Control:
     """The stream between supervisor and keyholder: frames, some with a file descriptor.
 
     `receive(message, fd)` is called for each frame, `lost()` when the other end
-    is gone. Sending never blocks.
+    is gone: what that has said before it went is received first. Sending never blocks.
     """
 
     def __init__(
@@ -42,19 +42,21 @@ class Control:
         self.queue: list[tuple[bytes, int | None]] = []
         self.loop = asyncio.get_running_loop()
         self.is_full = False  # whether the stream takes no more for now
+        self.is_over = False  # whether the other end takes nothing any more
         sock.setblocking(False)
         self.loop.add_reader(sock, self.readable)
 
     def send(self, message: dict[str, Any], fd: int | None = None) -> None:
         """Send a frame; `fd` is duplicated into the other process.
 
-        Raises Locked if that is gone.
+        Raises Locked if that is gone. One that is going gets nothing more, and `lost` follows.
         """
         data = encode_frame({**message, "fd": True} if fd is not None else message)
         if self.sock.fileno() < 0:
             raise Locked("the vault was locked meanwhile", "ask the phone with: avault unlock")
-        self.queue.append((data, None if fd is None else os.dup(fd)))
-        self.flush()
+        if not self.is_over:
+            self.queue.append((data, None if fd is None else os.dup(fd)))
+            self.flush()
 
     def flush(self) -> None:
         """Send what the stream takes; go on when it takes more."""
@@ -70,6 +72,8 @@ class Control:
                 # descriptors under way are counted too: some are taken soon
                 if error.errno == errno.ETOOMANYREFS:
                     self.loop.call_later(0.02, self.flush)
+                elif error.errno in (errno.EPIPE, errno.ECONNRESET):
+                    self.drop()  # its last words may lie here unread, and its end behind them
                 else:
                     self.close()
                 return
@@ -81,6 +85,15 @@ class Control:
         if self.is_full:
             self.loop.remove_writer(self.sock)
             self.is_full = False
+
+    def drop(self) -> None:
+        """Give up what is still to be sent, and every descriptor in it."""
+        self.is_over, self.is_full = True, False
+        self.loop.remove_writer(self.sock)
+        for _, fd in self.queue:
+            if fd is not None:
+                os.close(fd)
+        self.queue = []
 
     def readable(self) -> None:
         """Take what has come."""
@@ -114,13 +127,13 @@ class Control:
         """Close this end and every descriptor that was not handed over, and call `lost`, once."""
         if self.sock.fileno() < 0:
             return
+        self.drop()
         self.loop.remove_reader(self.sock)
-        self.loop.remove_writer(self.sock)
         self.sock.close()
-        for fd in self.fds + [fd for _, fd in self.queue if fd is not None]:
+        for fd in self.fds:
             if fd != -1:
                 os.close(fd)
-        self.fds, self.queue = [], []
+        self.fds = []
         self.lost()
 
 
@@ -335,10 +348,3 @@ class Session:
             self.task.cancel()
         if self.ended:
             self.ended()
-
-
-def hide_names(error: AvaultError) -> AvaultError:
-    """An error as it is told through a grant: no hint leads to names that guards are on."""
-    if "guard" in (error.hint or ""):
-        error.hint = ASK_MAKER
-    return error

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import select
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -146,22 +147,22 @@ class WalletDoor:
         whole: asyncio.Future[Any] = asyncio.gather(*works, return_exceptions=True)
         both: list[asyncio.Future[Any]] = [whole, left]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        is_gone = left.done()
+        is_gone = left.done() or says_no_more(writer)
         if not is_gone:
             shown = [each[0] for each in await whole]
             answer = json.dumps(shown if isinstance(wanted, list) else shown[0]).encode()
             self.write(writer, 200, answer, is_last)
             with contextlib.suppress(OSError):
                 await writer.drain()
-            await asyncio.sleep(0)  # who has left is known by now
-            is_gone = writer.is_closing() or (left.done() and not left.result())
+            await asyncio.sleep(0)  # who left before it came is known by now
+            is_gone = is_cut(writer)
         for work in works:
             if work.done() and not work.cancelled():
                 work.result()[1](not is_gone)
             work.cancel()
         if is_gone:
             left.cancel()
-            await asyncio.gather(*works, return_exceptions=True)
+            await asyncio.gather(*works, left, return_exceptions=True)
             raise EOFError
         if is_last:
             left.cancel()
@@ -182,3 +183,22 @@ class WalletDoor:
         ]
         with contextlib.suppress(OSError):
             writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+
+
+def says_no_more(writer: asyncio.StreamWriter) -> bool:
+    """Whether a client has closed its end, which the loop may not have looked at yet."""
+    return bool(poll_client(writer) & (getattr(select, "POLLRDHUP", 0) | select.POLLHUP))
+
+
+def is_cut(writer: asyncio.StreamWriter) -> bool:
+    """Whether a client closed its end before it had read all that was sent to it."""
+    return bool(poll_client(writer) & (select.POLLERR | select.POLLHUP))
+
+
+def poll_client(writer: asyncio.StreamWriter) -> int:
+    """What the kernel says of the end of a connection, in the words of `select`."""
+    if writer.is_closing():
+        return select.POLLHUP
+    poll = select.poll()
+    poll.register(writer.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))
+    return sum(event for _, event in poll.poll(0))

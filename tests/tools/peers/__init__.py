@@ -37,6 +37,7 @@ from typing import Any
 
 import pytest
 from forked import forked, of_start
+from ports import free_port
 
 HERE = Path(__file__).resolve().parent
 ENVIRON = dict(os.environ)  # of the one who runs the tests; a test may get another
@@ -216,8 +217,16 @@ class Signer(Peer):
         """Scan the client's code."""
         return self.send("nostrconnect", uri=uri, **fields)
 
-    def requests(self, method: str) -> list[Event]:
+    def arrivals(self, method: str) -> list[Event]:
+        """What came, and came again: who waits for an answer sends the same event at 15, 30 and 45 s."""
         return self.seen("request", method=method)
+
+    def requests(self, method: str) -> list[Event]:
+        """The same, each event once, however long the machine took."""
+        found: dict[str, Event] = {}
+        for each in self.arrivals(method):
+            found.setdefault(each["event_id"], each)
+        return [*found.values()]
 
 
 class Phone(Signer):
@@ -250,8 +259,11 @@ def _python(name: str) -> list[str | Path]:
 
 
 def local_relay(port: int | None = None, **options: Any) -> Relay:
-    """The relay of nostr_sdk. Options: rate_limit, nip42, refuse, max_connections; see local.py."""
-    return Relay(_python("local"), port=port, **options)
+    """The relay of nostr_sdk. Options: rate_limit, nip42, refuse, max_connections; see local.py.
+
+    Its port is nobody else's while it is stopped.
+    """
+    return Relay(_python("local"), port=port or free_port(), **options)
 
 
 def nostr_relay(**config: Any) -> Relay:
