@@ -4682,11 +4682,18 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def without_returns(fact: Any) -> Any:
-    """A fact as it frees nothing: for one whose writer is not to be believed."""
-    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
+def find_more(fact: Any, ours: list[Any]) -> Any:
+    """What a fact has reserved beyond ours of that name, as it frees nothing; None for nothing.
+
+    For one whose writer is not to be believed.
+    """
+    own = read_spent(ours[0].value) if ours else {}
+    more: Hours = {}
+    for when, (reserved, _) in read_spent(fact.value).items():
+        if (rest := reserved - own.get(when, (0, 0))[0]) > 0:
+            more[when] = rest, 0
     kept = fact.created, fact.updated, fact.machine, fact.count
-    return Secret(render_spent(hours), *kept)
+    return Secret(render_spent(more), *kept) if more else None
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
@@ -4878,11 +4885,13 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
-        if kind == SPENT:
-            added[name] = [without_returns(fact)]
-            continue
         is_gone_here = f"unguarded/{identity}" in ours
         if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
+            continue
+        if kind == SPENT:  # beside ours: joined with that, a later hour would have it forgotten
+            if more := find_more(fact, ours.get(name, [])):
+                own = sha256(f"{name} {more.value}".encode()).hex()[:16]
+                added[f"{SPENT}/{identity}/{own}"] = [more]
             continue
         if kind == "used":
             if identity in names:

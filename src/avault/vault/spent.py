@@ -77,11 +77,18 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def without_returns(fact: Any) -> Any:
-    """A fact as it frees nothing: for one whose writer is not to be believed."""
-    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
+def find_more(fact: Any, ours: list[Any]) -> Any:
+    """What a fact has reserved beyond ours of that name, as it frees nothing; None for nothing.
+
+    For one whose writer is not to be believed.
+    """
+    own = read_spent(ours[0].value) if ours else {}
+    more: Hours = {}
+    for when, (reserved, _) in read_spent(fact.value).items():
+        if (rest := reserved - own.get(when, (0, 0))[0]) > 0:
+            more[when] = rest, 0
     kept = fact.created, fact.updated, fact.machine, fact.count
-    return Secret(render_spent(hours), *kept)
+    return Secret(render_spent(more), *kept) if more else None
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
