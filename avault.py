@@ -4624,10 +4624,12 @@ def arrange(secrets: Iterable[Secret]) -> list[Secret]:
 # a machine has reserved of an account, and how much of that it has given back. A machine writes its
 # own alone; what counts is the sum of all machines'. A run knows all that it has counted itself: so
 # of two copies of it the higher is the later. What counted on with an older copy was another run, and
-# both count.
+# both count. What a key that was rotated away says of it counts as well, under FORMERLY in the place of
+# a machine; but nothing is over by it, or known.
 
 
 SPENT = "spent"
+FORMERLY = "before-"
 HOUR = 3600  # seconds
 DAY_HOURS = 24  # that count, and the one under way
 KEPT_HOURS = 72  # before a machine's latest
@@ -4683,9 +4685,9 @@ def join_spent(found: list[Any]) -> list[Any]:
 
 
 def find_more(fact: Any, ours: list[Any]) -> Any:
-    """What a fact has reserved beyond ours of that name, as it frees nothing; None for nothing.
+    """What a fact that is not to be believed has reserved beyond ours of that name; None if nothing.
 
-    For one whose writer is not to be believed.
+    It frees nothing.
     """
     own = read_spent(ours[0].value) if ours else {}
     more: Hours = {}
@@ -4694,6 +4696,11 @@ def find_more(fact: Any, ours: list[Any]) -> Any:
             more[when] = rest, 0
     kept = fact.created, fact.updated, fact.machine, fact.count
     return Secret(render_spent(more), *kept) if more else None
+
+
+def is_own_word(name: str) -> bool:
+    """Whether a machine says it by the vault's key, of a fact of that name about what is spent."""
+    return not name.rpartition("/")[2].startswith(FORMERLY)
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
@@ -4719,6 +4726,7 @@ def find_spending(facts: dict[str, list[Any]], now: float) -> set[str]:
         name.split("/")[1]
         for name, found in facts.items()
         if name.startswith(f"{SPENT}/")
+        and is_own_word(name)
         and any(hour >= first for hour, _ in read_spent(found[0].value))
     }
 
@@ -4885,13 +4893,13 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
-        is_gone_here = f"unguarded/{identity}" in ours
-        if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
-            continue
         if kind == SPENT:  # beside ours: joined with that, a later hour would have it forgotten
             if more := find_more(fact, ours.get(name, [])):
                 own = sha256(f"{name} {more.value}".encode()).hex()[:16]
-                added[f"{SPENT}/{identity}/{own}"] = [more]
+                added[f"{SPENT}/{identity}/{FORMERLY}{own}"] = [more]
+            continue
+        is_gone_here = f"unguarded/{identity}" in ours
+        if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
             continue
         if kind == "used":
             if identity in names:
@@ -4948,7 +4956,7 @@ class Guards:
         elif kind == "used":
             identity = rest.partition("/")[0]
             self.used[identity] = self.used.get(identity, 0) + int(fact.value)
-        elif kind == SPENT:
+        elif kind == SPENT and is_own_word(rest):
             self.spent.setdefault(rest.partition("/")[0], []).append(fact)
 
     @property
