@@ -4624,8 +4624,8 @@ def arrange(secrets: Iterable[Secret]) -> list[Secret]:
 # a machine has reserved of an account, and how much of that it has given back. A machine writes its
 # own alone; what counts is the sum of all machines'. A run knows all that it has counted itself: so
 # of two copies of it the higher is the later. What counted on with an older copy was another run, and
-# both count. What a key that was rotated away says of it counts as well, under FORMERLY in the place of
-# a machine; but nothing is over by it, or known.
+# both count. What a key that was rotated away says of it counts as well, under FORMERLY in the place
+# of a machine; but nothing is over by it, or known.
 
 
 SPENT = "spent"
@@ -4685,9 +4685,9 @@ def join_spent(found: list[Any]) -> list[Any]:
 
 
 def find_more(fact: Any, ours: list[Any]) -> Any:
-    """What a fact that is not to be believed has reserved beyond ours of that name; None if nothing.
+    """What a fact that is not to be believed has reserved beyond ours of that name.
 
-    It frees nothing.
+    It frees nothing. None where that is nothing.
     """
     own = read_spent(ours[0].value) if ours else {}
     more: Hours = {}
