@@ -4624,10 +4624,12 @@ def arrange(secrets: Iterable[Secret]) -> list[Secret]:
 # a machine has reserved of an account, and how much of that it has given back. A machine writes its
 # own alone; what counts is the sum of all machines'. A run knows all that it has counted itself: so
 # of two copies of it the higher is the later. What counted on with an older copy was another run, and
-# both count.
+# both count. What a key that was rotated away says of it counts as well, under FORMERLY in the place
+# of a machine; but nothing is over by it, or known.
 
 
 SPENT = "spent"
+FORMERLY = "before-"
 HOUR = 3600  # seconds
 DAY_HOURS = 24  # that count, and the one under way
 KEPT_HOURS = 72  # before a machine's latest
@@ -4682,11 +4684,23 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def without_returns(fact: Any) -> Any:
-    """A fact as it frees nothing: for one whose writer is not to be believed."""
-    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
+def find_more(fact: Any, ours: list[Any]) -> Any:
+    """What a fact that is not to be believed has reserved beyond ours of that name.
+
+    It frees nothing. None where that is nothing.
+    """
+    own = read_spent(ours[0].value) if ours else {}
+    more: Hours = {}
+    for when, (reserved, _) in read_spent(fact.value).items():
+        if (rest := reserved - own.get(when, (0, 0))[0]) > 0:
+            more[when] = rest, 0
     kept = fact.created, fact.updated, fact.machine, fact.count
-    return Secret(render_spent(hours), *kept)
+    return Secret(render_spent(more), *kept) if more else None
+
+
+def is_own_word(name: str) -> bool:
+    """Whether a machine says it by the vault's key, of a fact of that name about what is spent."""
+    return not name.rpartition("/")[2].startswith(FORMERLY)
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
@@ -4712,6 +4726,7 @@ def find_spending(facts: dict[str, list[Any]], now: float) -> set[str]:
         name.split("/")[1]
         for name, found in facts.items()
         if name.startswith(f"{SPENT}/")
+        and is_own_word(name)
         and any(hour >= first for hour, _ in read_spent(found[0].value))
     }
 
@@ -4878,8 +4893,10 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
-        if kind == SPENT:
-            added[name] = [without_returns(fact)]
+        if kind == SPENT:  # beside ours: joined with that, a later hour would have it forgotten
+            if more := find_more(fact, ours.get(name, [])):
+                own = sha256(f"{name} {more.value}".encode()).hex()[:16]
+                added[f"{SPENT}/{identity}/{FORMERLY}{own}"] = [more]
             continue
         is_gone_here = f"unguarded/{identity}" in ours
         if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
@@ -4939,7 +4956,7 @@ class Guards:
         elif kind == "used":
             identity = rest.partition("/")[0]
             self.used[identity] = self.used.get(identity, 0) + int(fact.value)
-        elif kind == SPENT:
+        elif kind == SPENT and is_own_word(rest):
             self.spent.setdefault(rest.partition("/")[0], []).append(fact)
 
     @property
@@ -28379,10 +28396,10 @@ class ProxyConsent:
         """Have secrets opened for one request: a socket on which they come to who reads that.
 
         With them comes what else that wants. Who opens them is a process that ends with that, or
-        that stays as long as a guard says, for this session and host. What it says is not read
-        here. Raises AvaultError.
+        that stays as long as a guard says, for this session, host, and place in a request. What it
+        says is not read here. Raises AvaultError.
         """
-        where = f"{self.identity} {asked['host']}:{asked['port']}"
+        where = f"{self.identity} {asked['host']}:{asked['port']} {asked.get('place', HEADER)}"
         caller = {**(session.caller or {}), "proxy": where}
         for group, there in admit(False).vault.groups.items():
             for key, found in there.keys.items():
@@ -28540,7 +28557,7 @@ def find_moved(keyholder: Keyholder, tokens: Tokens) -> str | None:
             found = json.loads(open_value(keyholder.open_store().keys, sealed))
             if found["was"] == print_token(tokens.refresh):
                 return path
-        except (AvaultError, OSError, ValueError, KeyError, TypeError):
+        except (AvaultError, OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return None
 
@@ -28562,7 +28579,7 @@ async def take_back(keyholder: Keyholder, group: str, path: str = "") -> None:
         answer = json.loads(open_value(store.keys, sealed))
         was, over, expires = answer["was"], answer.get("over"), int(answer["expires"])
         values = {ACCESS_TOKEN: str(answer["access"]), REFRESH_TOKEN: str(answer["refresh"] or "")}
-    except (AvaultError, ValueError, KeyError, TypeError, AttributeError):
+    except (AvaultError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         with contextlib.suppress(OSError):  # not ours; or for a key that the agent had before
             os.replace(path, f"{path}.unread")
         return
@@ -36162,7 +36179,7 @@ OTHER_FORMS = (
     r"nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,}",
     r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
     r"-----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY-----",
-    r"\{(?=[^{}]*\"kty\"\s*:)(?=[^{}]*\"d\"\s*:)[^{}]*\}",  # RFC 7517, of a private key
+    r"\{(?=[^{}]*\"kty\"\s*:)[^{}]*\"[dk]\"\s*:",  # RFC 7517, of a private or symmetric key
     r"[a-z][a-z0-9+.-]*://[^\s/:@\"'$]*:[^\s/@\"'$]+@",
 )
 TOKEN_FORMS = regex(

@@ -500,6 +500,22 @@ async def test_one_approval_is_good_for_this_session_and_host_alone(counter: Cou
     assert not [each for each in counter.keyholder.askings.staying.values() if not each.assignment.is_gone]
 
 
+async def test_one_approval_is_good_for_the_place_in_a_request_that_the_phone_has_shown(counter: Counter) -> None:
+    """What an API is sent in a body, it may show to others: who agreed to a header, has not agreed to that."""
+    await counter.serve("set", group="asked", key="KEY", value=SEALED)
+    hosts = ["api.openai.com", "body@api.openai.com"]
+    await counter.serve("guard", group="asked", key="KEY", hosts=hosts, ask=900)
+    session = counter.begin(only=[ASKED_OF])
+    for number, places, shown in ((1, ["header"], "/v1/chat, "), (3, ["body"], "/v1/chat (body), ")):
+        asked = asyncio.create_task(counter.use(session, ASKED_OF, **{"in": places}))
+        assert shown in (await counter.man.approve(number)).replace(";", ",")
+        await counter.man.approve(number + 1)
+        await read_end(await asked)
+    for places in (["header"], ["body"]):
+        again = await counter.use(session, ASKED_OF, **{"in": places})
+        assert (await read_end(again))["values"][ASKED_OF] == SEALED and len(counter.man.questions) == 4
+
+
 async def test_a_refusal_of_a_sealed_secret(counter: Counter) -> None:
     await counter.seal()
     session = counter.begin(only=[ASKED_OF])

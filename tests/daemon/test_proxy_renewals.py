@@ -141,12 +141,13 @@ async def test_but_not_where_a_guard_keeps_its_token_to_its_name(renewer: Renewe
     assert "another name" in found["error"]["message"] and renewer.kept() and len(renewer.jobs) == 1
 
 
-async def test_an_answer_that_nobody_can_open_is_no_answer_and_stays_aside(renewer: Renewer) -> None:
-    """It may be for a key that the agent had before. The server is asked, and nothing is stuck."""
-    path = Path(avault.find_answer(renewer.keyholder, "claude"))
-    path.write_text("not ours")
+@pytest.mark.parametrize("text", [None, "[]", "[" * 50_000])
+async def test_an_answer_that_nobody_can_open_is_no_answer_and_stays_aside(renewer: Renewer, text: str | None) -> None:
+    """It may be for a key that the agent had before, or from whoever seals to it. The server is asked, and nothing is stuck."""
+    path, public = Path(avault.find_answer(renewer.keyholder, "claude")), avault.public_hex(renewer.keyholder.open_store().keys)
+    path.write_text(sealed := avault.seal_value(public, text) if text else "not ours")
     assert await renewer.send() == "access-token-1-0123456789" and not path.exists()
-    assert Path(f"{path}.unread").read_text() == "not ours"
+    assert Path(f"{path}.unread").read_text() == sealed
 
 
 async def test_a_new_login_meanwhile_is_not_written_over(renewer: Renewer, monkeypatch: pytest.MonkeyPatch) -> None:

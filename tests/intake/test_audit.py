@@ -47,6 +47,8 @@ BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
         "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n", "AGE-SECRET-KEY-1" + letters(ANY, 58).upper(), letters(ANY, 32), letters(ANY + "+/", 43) + "=", letters(HEX, 64), letters(HEX, 40),
         "0x" + letters(HEX, 64), json.dumps([7] * 64), letters(BASE58, 88), " ".join(["abandon"] * 11 + ["about"]), " ".join(["legal"] * 24),
         *(json.dumps({"kty": kind, "d": "A" * 43, **more}) for kind, more in (("RSA", {"n": "A"}), ("EC", {"crv": "P-384"}), ("OKP", {"crv": "Ed25519"}))),
+        json.dumps({"kty": "oct", "k": "A" * 43}),
+        json.dumps({"kty": "RSA", "d": "A" * 43, "oth": [{"r": "A", "d": "A", "t": "A"}]}),
     )],
 ])  # fmt: skip
 def test_secrets(name: str, value: str) -> None:

@@ -21,6 +21,7 @@ from avault.errors import Denied, TimedOut
 from avault.keys.entrusting import ask_operator
 from avault.keys.keyholder import Keyholder
 from avault.process import uptime
+from avault.vault.rule_members import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,10 +177,10 @@ class ProxyConsent:
         """Have secrets opened for one request: a socket on which they come to who reads that.
 
         With them comes what else that wants. Who opens them is a process that ends with that, or
-        that stays as long as a guard says, for this session and host. What it says is not read
-        here. Raises AvaultError.
+        that stays as long as a guard says, for this session, host, and place in a request. What it
+        says is not read here. Raises AvaultError.
         """
-        where = f"{self.identity} {asked['host']}:{asked['port']}"
+        where = f"{self.identity} {asked['host']}:{asked['port']} {asked.get('place', HEADER)}"
         caller = {**(session.caller or {}), "proxy": where}
         for group, there in admit(False).vault.groups.items():
             for key, found in there.keys.items():

@@ -158,7 +158,7 @@ def find_moved(keyholder: Keyholder, tokens: Tokens) -> str | None:
             found = json.loads(open_value(keyholder.open_store().keys, sealed))
             if found["was"] == print_token(tokens.refresh):
                 return path
-        except (AvaultError, OSError, ValueError, KeyError, TypeError):
+        except (AvaultError, OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return None
 
@@ -180,7 +180,7 @@ async def take_back(keyholder: Keyholder, group: str, path: str = "") -> None:
         answer = json.loads(open_value(store.keys, sealed))
         was, over, expires = answer["was"], answer.get("over"), int(answer["expires"])
         values = {ACCESS_TOKEN: str(answer["access"]), REFRESH_TOKEN: str(answer["refresh"] or "")}
-    except (AvaultError, ValueError, KeyError, TypeError, AttributeError):
+    except (AvaultError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         with contextlib.suppress(OSError):  # not ours; or for a key that the agent had before
             os.replace(path, f"{path}.unread")
         return

@@ -32,7 +32,7 @@ OTHER_FORMS = (
     r"nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,}",
     r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
     r"-----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY-----",
-    r"\{(?=[^{}]*\"kty\"\s*:)(?=[^{}]*\"d\"\s*:)[^{}]*\}",  # RFC 7517, of a private key
+    r"\{(?=[^{}]*\"kty\"\s*:)[^{}]*\"[dk]\"\s*:",  # RFC 7517, of a private or symmetric key
     r"[a-z][a-z0-9+.-]*://[^\s/:@\"'$]*:[^\s/@\"'$]+@",
 )
 TOKEN_FORMS = regex(
