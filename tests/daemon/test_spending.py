@@ -185,23 +185,6 @@ def test_a_key_that_was_rotated_away_has_nothing_forgotten(hours: dict[str, list
         assert avault.list_facts(again) == avault.list_facts(facts)
 
 
-@pytest.mark.parametrize("account", [ACCOUNT, "f" * 16])
-def test_what_a_key_that_was_rotated_away_says_takes_nothing_from_what_is_known(account: str) -> None:
-    """Also not with an older copy of the vault: what it says of a time to come, or of many accounts, is no knowledge."""
-    ours = avault.Vault("v", "a", "o", "n")
-    old = ours.copy()
-    avault.note_spent(ours, ACCOUNT, "m", (NOON // 3600, "r"), 20, 0)
-    later = [avault.Secret(json.dumps({f"{NOON // 3600 + 200}.x": [1, 0]}), NOON, NOON, "m", 9)]
-    forged = {f"spent/{each}/m": later for each in (account, *(f"{one:016x}" for one in range(avault.MOST_ACCOUNTS)))}
-    facts = avault.join_facts(ours.facts, avault.only_additions(ours.facts, forged, NOON))
-    known = avault.list_known(avault.Guards(facts))
-    assert known == {f"spent/{ACCOUNT}/{NOON // 3600}": 20}
-    again = avault.join_facts(old.facts, avault.only_additions(old.facts, forged, NOON))
-    assert avault.lacks_known(again, known) and not avault.lacks_known(facts, known)
-    ours.facts = facts
-    avault.refuse_many(ours, [avault.Cost("e" * 16, 1, 1, "USDC", 6)], NOON)
-
-
 def test_what_a_key_before_has_sealed_is_the_same_whenever_it_is_read() -> None:
     """It is read again at each unlock, by clocks that differ: no payment is lost by that, and none counts twice."""
     ours = avault.Vault("v", "a", "o", "n")

@@ -18,10 +18,8 @@ from avault.vault.rule_members import SETS_OF
 from avault.vault.rules import NONE, Rules, gather_rules, is_place, join_rules, read_rules
 from avault.vault.secret import Secret
 from avault.vault.spent import (
-    FORMERLY,
     SPENT,
     find_more,
-    is_own_word,
     join_spent,
     lacks_spent,
     list_spent,
@@ -137,13 +135,13 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
+        is_gone_here = f"unguarded/{identity}" in ours
+        if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
+            continue
         if kind == SPENT:  # beside ours: joined with that, a later hour would have it forgotten
             if more := find_more(fact, ours.get(name, [])):
                 own = sha256(f"{name} {more.value}".encode()).hex()[:16]
-                added[f"{SPENT}/{identity}/{FORMERLY}{own}"] = [more]
-            continue
-        is_gone_here = f"unguarded/{identity}" in ours
-        if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
+                added[f"{SPENT}/{identity}/{own}"] = [more]
             continue
         if kind == "used":
             if identity in names:
@@ -200,7 +198,7 @@ class Guards:
         elif kind == "used":
             identity = rest.partition("/")[0]
             self.used[identity] = self.used.get(identity, 0) + int(fact.value)
-        elif kind == SPENT and is_own_word(rest):
+        elif kind == SPENT:
             self.spent.setdefault(rest.partition("/")[0], []).append(fact)
 
     @property

@@ -4,8 +4,12 @@
 a machine has reserved of an account, and how much of that it has given back. A machine writes its
 own alone; what counts is the sum of all machines'. A run knows all that it has counted itself: so
 of two copies of it the higher is the later. What counted on with an older copy was another run, and
+<<<<<<< HEAD
 both count. What a key that was rotated away says of it counts as well, under FORMERLY in the place
 of a machine; but nothing is over by it, or known.
+=======
+both count.
+>>>>>>> parent of 42a266b (By what a key before says of payments nothing is over, and nothing is known: so it takes no place from ours beside the key, nor keeps other keys from paying)
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
 
 
 SPENT = "spent"
-FORMERLY = "before-"
 HOUR = 3600  # seconds
 DAY_HOURS = 24  # that count, and the one under way
 KEPT_HOURS = 72  # before a machine's latest
@@ -80,9 +83,15 @@ def join_spent(found: list[Any]) -> list[Any]:
 
 
 def find_more(fact: Any, ours: list[Any]) -> Any:
+<<<<<<< HEAD
     """What a fact that is not to be believed has reserved beyond ours of that name.
 
     It frees nothing. None where that is nothing.
+=======
+    """What a fact has reserved beyond ours of that name, as it frees nothing; None for nothing.
+
+    For one whose writer is not to be believed.
+>>>>>>> parent of 42a266b (By what a key before says of payments nothing is over, and nothing is known: so it takes no place from ours beside the key, nor keeps other keys from paying)
     """
     own = read_spent(ours[0].value) if ours else {}
     more: Hours = {}
@@ -91,11 +100,6 @@ def find_more(fact: Any, ours: list[Any]) -> Any:
             more[when] = rest, 0
     kept = fact.created, fact.updated, fact.machine, fact.count
     return Secret(render_spent(more), *kept) if more else None
-
-
-def is_own_word(name: str) -> bool:
-    """Whether a machine says it by the vault's key, of a fact of that name about what is spent."""
-    return not name.rpartition("/")[2].startswith(FORMERLY)
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
@@ -121,7 +125,6 @@ def find_spending(facts: dict[str, list[Any]], now: float) -> set[str]:
         name.split("/")[1]
         for name, found in facts.items()
         if name.startswith(f"{SPENT}/")
-        and is_own_word(name)
         and any(hour >= first for hour, _ in read_spent(found[0].value))
     }
 
