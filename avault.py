@@ -4624,12 +4624,10 @@ def arrange(secrets: Iterable[Secret]) -> list[Secret]:
 # a machine has reserved of an account, and how much of that it has given back. A machine writes its
 # own alone; what counts is the sum of all machines'. A run knows all that it has counted itself: so
 # of two copies of it the higher is the later. What counted on with an older copy was another run, and
-# both count. What a key that was rotated away says of it counts as well, under FORMERLY in the place
-# of a machine; but nothing is over by it, or known.
+# both count.
 
 
 SPENT = "spent"
-FORMERLY = "before-"
 HOUR = 3600  # seconds
 DAY_HOURS = 24  # that count, and the one under way
 KEPT_HOURS = 72  # before a machine's latest
@@ -4684,23 +4682,11 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def find_more(fact: Any, ours: list[Any]) -> Any:
-    """What a fact that is not to be believed has reserved beyond ours of that name.
-
-    It frees nothing. None where that is nothing.
-    """
-    own = read_spent(ours[0].value) if ours else {}
-    more: Hours = {}
-    for when, (reserved, _) in read_spent(fact.value).items():
-        if (rest := reserved - own.get(when, (0, 0))[0]) > 0:
-            more[when] = rest, 0
+def without_returns(fact: Any) -> Any:
+    """A fact as it frees nothing: for one whose writer is not to be believed."""
+    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
     kept = fact.created, fact.updated, fact.machine, fact.count
-    return Secret(render_spent(more), *kept) if more else None
-
-
-def is_own_word(name: str) -> bool:
-    """Whether a machine says it by the vault's key, of a fact of that name about what is spent."""
-    return not name.rpartition("/")[2].startswith(FORMERLY)
+    return Secret(render_spent(hours), *kept)
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
@@ -4726,7 +4712,6 @@ def find_spending(facts: dict[str, list[Any]], now: float) -> set[str]:
         name.split("/")[1]
         for name, found in facts.items()
         if name.startswith(f"{SPENT}/")
-        and is_own_word(name)
         and any(hour >= first for hour, _ in read_spent(found[0].value))
     }
 
@@ -4893,10 +4878,8 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
-        if kind == SPENT:  # beside ours: joined with that, a later hour would have it forgotten
-            if more := find_more(fact, ours.get(name, [])):
-                own = sha256(f"{name} {more.value}".encode()).hex()[:16]
-                added[f"{SPENT}/{identity}/{FORMERLY}{own}"] = [more]
+        if kind == SPENT:
+            added[name] = [without_returns(fact)]
             continue
         is_gone_here = f"unguarded/{identity}" in ours
         if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
@@ -4956,7 +4939,7 @@ class Guards:
         elif kind == "used":
             identity = rest.partition("/")[0]
             self.used[identity] = self.used.get(identity, 0) + int(fact.value)
-        elif kind == SPENT and is_own_word(rest):
+        elif kind == SPENT:
             self.spent.setdefault(rest.partition("/")[0], []).append(fact)
 
     @property

@@ -162,29 +162,6 @@ def test_a_key_that_was_rotated_away_gives_nothing_back() -> None:
     assert avault.sum_spent(avault.join_facts(ours.facts, added), ACCOUNT, NOON) == 20
 
 
-@pytest.mark.parametrize(
-    "hours",
-    [
-        {f"{NOON // 3600 + 200}.x": [0, 0]},
-        {f"{NOON // 3600 + 200}.x": [1, 0]},
-        {f"{NOON // 3600 - 1}.{each}": [1, 0] for each in range(avault.MOST_COUNTED)},
-    ],
-)
-def test_a_key_that_was_rotated_away_has_nothing_forgotten(hours: dict[str, list[int]]) -> None:
-    """A later hour says that those before are long over, and many leave no room: both only of what that key has said itself."""
-    name = f"spent/{ACCOUNT}/m"
-    ours = avault.Vault("v", "a", "o", "n")
-    avault.note_spent(ours, ACCOUNT, "m", (NOON // 3600, "r"), 20, 0)
-    facts = ours.facts
-    for text in (json.dumps(hours), json.dumps({f"{NOON // 3600 + 400}.y": [1, 0]})):
-        forged = {name: [avault.Secret(text, NOON, NOON, "m", 9)]}
-        facts = avault.join_facts(facts, avault.only_additions(facts, forged, NOON))
-        avault.check_facts(facts)
-        assert avault.sum_spent(facts, ACCOUNT, NOON) >= 20
-        again = avault.join_facts(facts, avault.only_additions(facts, forged, NOON + 3600))
-        assert avault.list_facts(again) == avault.list_facts(facts)
-
-
 def test_what_a_key_before_has_sealed_is_the_same_whenever_it_is_read() -> None:
     """It is read again at each unlock, by clocks that differ: no payment is lost by that, and none counts twice."""
     ours = avault.Vault("v", "a", "o", "n")

@@ -19,11 +19,11 @@ from avault.vault.rules import NONE, Rules, gather_rules, is_place, join_rules, 
 from avault.vault.secret import Secret
 from avault.vault.spent import (
     SPENT,
-    find_more,
     join_spent,
     lacks_spent,
     list_spent,
     read_spent,
+    without_returns,
 )
 
 if TYPE_CHECKING:
@@ -135,13 +135,11 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
+        if kind == SPENT:
+            added[name] = [without_returns(fact)]
+            continue
         is_gone_here = f"unguarded/{identity}" in ours
         if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
-            continue
-        if kind == SPENT:  # beside ours: joined with that, a later hour would have it forgotten
-            if more := find_more(fact, ours.get(name, [])):
-                own = sha256(f"{name} {more.value}".encode()).hex()[:16]
-                added[f"{SPENT}/{identity}/{own}"] = [more]
             continue
         if kind == "used":
             if identity in names:

@@ -4,12 +4,7 @@
 a machine has reserved of an account, and how much of that it has given back. A machine writes its
 own alone; what counts is the sum of all machines'. A run knows all that it has counted itself: so
 of two copies of it the higher is the later. What counted on with an older copy was another run, and
-<<<<<<< HEAD
-both count. What a key that was rotated away says of it counts as well, under FORMERLY in the place
-of a machine; but nothing is over by it, or known.
-=======
 both count.
->>>>>>> parent of 42a266b (By what a key before says of payments nothing is over, and nothing is known: so it takes no place from ours beside the key, nor keeps other keys from paying)
 """
 
 from __future__ import annotations
@@ -82,24 +77,11 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def find_more(fact: Any, ours: list[Any]) -> Any:
-<<<<<<< HEAD
-    """What a fact that is not to be believed has reserved beyond ours of that name.
-
-    It frees nothing. None where that is nothing.
-=======
-    """What a fact has reserved beyond ours of that name, as it frees nothing; None for nothing.
-
-    For one whose writer is not to be believed.
->>>>>>> parent of 42a266b (By what a key before says of payments nothing is over, and nothing is known: so it takes no place from ours beside the key, nor keeps other keys from paying)
-    """
-    own = read_spent(ours[0].value) if ours else {}
-    more: Hours = {}
-    for when, (reserved, _) in read_spent(fact.value).items():
-        if (rest := reserved - own.get(when, (0, 0))[0]) > 0:
-            more[when] = rest, 0
+def without_returns(fact: Any) -> Any:
+    """A fact as it frees nothing: for one whose writer is not to be believed."""
+    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
     kept = fact.created, fact.updated, fact.machine, fact.count
-    return Secret(render_spent(more), *kept) if more else None
+    return Secret(render_spent(hours), *kept)
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
