@@ -2483,6 +2483,27 @@ def spawn(tasks: set[asyncio.Task[Any]], work: Coroutine[Any, Any, Any]) -> None
     task.add_done_callback(tasks.discard)
 
 
+class Stall:
+    """Gives a client up that leaves half a frame for too long."""
+
+    TIME = 30.0  # seconds that it may stay half
+
+    def __init__(self) -> None:
+        self.timer: asyncio.TimerHandle | None = None
+
+    def watch(self, is_half: bool, give_up: Callable[[], None]) -> None:
+        """From now on wait for the rest, where there is half a frame, and it is the client's turn."""
+        self.end()
+        if is_half:
+            self.timer = asyncio.get_running_loop().call_later(self.TIME, give_up)
+
+    def end(self) -> None:
+        """Wait no more."""
+        if self.timer:
+            self.timer.cancel()
+        self.timer = None
+
+
 async def see_through(work: Coroutine[Any, Any, Result]) -> Result:
     """What comes of something that is done to its end, also where who wanted it leaves meanwhile.
 
@@ -15786,12 +15807,10 @@ class Inflow:
     `is_last` where it will send no more, and `is_next` where it is for the next turn of the loop.
     """
 
-    STALLED = 30.0  # seconds that half a frame may stay half
-
     def __init__(self, first: dict[str, Any], limit: int) -> None:
         self.first, self.frames = first, Frames(limit)
         self.is_paused = self.is_last = self.is_next = False
-        self.stalled: asyncio.TimerHandle | None = None
+        self.stall = Stall()
 
     def is_too_much(self) -> bool:
         """Whether a client sends on, though nothing is taken from it."""
@@ -15799,16 +15818,7 @@ class Inflow:
 
     def watch(self, is_held: bool, give_up: Callable[[], None]) -> None:
         """Have a client given up that leaves a frame half, unless it is ours to go on."""
-        if self.stalled:
-            self.stalled.cancel()
-        self.stalled = None
-        if self.frames.buffer and not is_held:
-            self.stalled = asyncio.get_running_loop().call_later(self.STALLED, give_up)
-
-    def end(self) -> None:
-        """The client is gone."""
-        if self.stalled:
-            self.stalled.cancel()
+        self.stall.watch(bool(self.frames.buffer) and not is_held, give_up)
 
 
 class Session:
@@ -15985,7 +15995,7 @@ class Session:
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone; so is what it asked for, except a write that is under way."""
         self.sessions.pop(self, None)
-        self.inflow.end()
+        self.inflow.stall.end()
         if self.task:
             self.task.cancel()
         if self.ended:
@@ -30863,7 +30873,6 @@ REQUEST_IDENTITIES, IDENTITIES_ANSWER = 11, b"\x0c"
 SIGN_REQUEST, SIGN_RESPONSE = 13, b"\x0e"
 EXTENSION = 27
 SESSION_BIND = "session-bind@openssh.com"
-STALLED = 30.0  # seconds that half a message may stay half
 ANSWER_TIME = 100.0  # seconds: a server ends a login after 120
 
 
@@ -30877,7 +30886,7 @@ class AgentClient:
         self.told: list[str] = []  # the same, as the vault is told of them
         self.is_doubtful = False  # whether a bind was refused: nobody knows who is at the other end
         self.task: asyncio.Task[None] | None = None
-        self.stalled: asyncio.TimerHandle | None = None
+        self.stall = Stall()
 
     def connection_made(self, transport: Any) -> None:
         """A client is there."""
@@ -30913,11 +30922,7 @@ class AgentClient:
             self.task = asyncio.get_running_loop().create_task(self.work(message))
         if len(self.frames.buffer) > 2 * LONGEST_MESSAGE:
             self.transport.abort()
-        if self.stalled:
-            self.stalled.cancel()
-        waits = bool(self.frames.buffer) and not self.task
-        loop = asyncio.get_running_loop()
-        self.stalled = loop.call_later(STALLED, self.transport.abort) if waits else None
+        self.stall.watch(bool(self.frames.buffer) and not self.task, self.transport.abort)
 
     async def work(self, message: bytes) -> None:
         """Answer a request, then go on."""
@@ -30939,8 +30944,7 @@ class AgentClient:
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone, and so is what it asked for."""
         self.clients.pop(self, None)
-        if self.stalled:
-            self.stalled.cancel()
+        self.stall.end()
         if self.task:
             self.task.cancel()
 
@@ -47623,7 +47627,7 @@ class Board:
 
 
 MOST_TOGETHER = 20  # machines that one approval opens
-PAIR_DESK = "avault fleet enroll"
+PAIR_DESK, PAIR_ANEW = "avault fleet enroll", "avault fleet pair"
 
 
 class DeskFile:
@@ -48250,7 +48254,7 @@ class DeskSigner:
 
     def __init__(self, desk: DeskFile, limit: float) -> None:
         self.desk, self.limit = desk, limit
-        self.remote = RemoteSigner(desk.keys, desk.relays, desk.signer, lambda: None)
+        self.remote = RemoteSigner(desk.keys, desk.relays, desk.signer, lambda: None, PAIR_ANEW)
 
     async def __aenter__(self) -> Self:
         await self.remote.open()
@@ -48429,7 +48433,7 @@ class Together:
         except AvaultError as error:
             told = error.to_dict()["error"]
             if says_any(error.message, NOT_PAIRED):
-                told["message"] += "; if this desk is gone from the app: avault fleet pair"
+                told["message"] += f"; if this desk is gone from the app: {PAIR_ANEW}"
             outcome = judge_asking(
                 {name: told.get(name) or "" for name in ("code", "message", "hint")}
             )
@@ -50000,6 +50004,15 @@ def read_bunker(uri: str | None) -> str | None:
     return uri
 
 
+def warn_if_quick(seconds: float) -> None:
+    """Say of a refusal of a drill that nobody may have given it."""
+    if seconds < NOBODY_ASKED:
+        warn(
+            f"it was refused within {seconds:.1f} s; if that was not you, the app remembers a"
+            " refusal"
+        )
+
+
 class Ceremony:
     """The talk with the operator while a signer is paired."""
 
@@ -50131,11 +50144,7 @@ class Ceremony:
             seconds = answer["seconds"]
             if answer["refused"]:
                 say("the drill passed: nothing is opened without you")
-                if seconds < NOBODY_ASKED:
-                    warn(
-                        f"it was refused within {seconds:.1f} s; if that was not you, the app "
-                        "remembers a refusal"
-                    )
+                warn_if_quick(seconds)
                 return 0
             warn(
                 f"the request to reject was approved after {seconds:.1f} s: if that was not you, "
@@ -51708,7 +51717,6 @@ MEETING = (  # the options of every command that may pair a desk
     option("--bunker"), option("--relay", "relays", multiple=True), option("--qr"),
     option("--label"), option("--no-drill", is_flag=True),
 )  # fmt: skip
-PAIR_ANEW = "avault fleet pair"
 DESK_LIMIT = 120.0  # seconds for an approval
 SCAN_LIMIT = 600.0  # seconds for a code to be scanned
 
@@ -51783,11 +51791,7 @@ class Meeting:
             is_refused, seconds = asyncio.run(ask_to_refuse(desk))
             if is_refused:
                 say("the drill passed: no machine is opened without you")
-                if seconds < NOBODY_ASKED:
-                    warn(
-                        f"it was refused within {seconds:.1f} s; if that was not you, the app "
-                        "remembers a refusal"
-                    )
+                warn_if_quick(seconds)
                 return
             sys.stderr.write(SIGNER_SETTINGS)
             is_there = sys.stdin.isatty() and not self.terminal.want_json

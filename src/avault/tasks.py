@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from typing import Any, TypeVar
 
     Result = TypeVar("Result")
@@ -17,6 +17,27 @@ def spawn(tasks: set[asyncio.Task[Any]], work: Coroutine[Any, Any, Any]) -> None
     task = asyncio.get_running_loop().create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
+
+
+class Stall:
+    """Gives a client up that leaves half a frame for too long."""
+
+    TIME = 30.0  # seconds that it may stay half
+
+    def __init__(self) -> None:
+        self.timer: asyncio.TimerHandle | None = None
+
+    def watch(self, is_half: bool, give_up: Callable[[], None]) -> None:
+        """From now on wait for the rest, where there is half a frame, and it is the client's turn."""
+        self.end()
+        if is_half:
+            self.timer = asyncio.get_running_loop().call_later(self.TIME, give_up)
+
+    def end(self) -> None:
+        """Wait no more."""
+        if self.timer:
+            self.timer.cancel()
+        self.timer = None
 
 
 async def see_through(work: Coroutine[Any, Any, Result]) -> Result:
