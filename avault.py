@@ -2492,7 +2492,7 @@ class Stall:
         self.timer: asyncio.TimerHandle | None = None
 
     def watch(self, is_half: bool, give_up: Callable[[], None]) -> None:
-        """From now on wait for the rest, where there is half a frame, and it is the client's turn."""
+        """Wait for the rest of a frame from now on, where there is half of one."""
         self.end()
         if is_half:
             self.timer = asyncio.get_running_loop().call_later(self.TIME, give_up)
