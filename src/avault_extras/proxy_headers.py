@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from avault import Denied
 
-PLAIN = re.compile(rb'((?:[A-Za-z][A-Za-z0-9_-]{0,31} +)?(?:token=)?)("?)([^"]+)("?)')
+PLAIN = re.compile(rb'((?:[A-Za-z][A-Za-z0-9_-]{0,31} ++)?(?:token=)?)("?)([^"]+)("?)')
 BASIC = re.compile(rb"([Bb][Aa][Ss][Ii][Cc] +)([A-Za-z0-9+/_-]+=*)")
 ENCODED = re.compile(rb"[A-Za-z0-9+/_-]{16,}=*")
 CONTROLS = re.compile(r"[\x00-\x1f\x7f]")

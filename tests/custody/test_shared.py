@@ -572,7 +572,8 @@ def test_what_was_taken_away_opens_nothing_from_the_state_directory_either(alone
             kept.check(vault, alone.agent)
     else:
         kept.check(vault, alone.agent)
-    avault.KeptKey("box", {**content, "signed": ""}, b"", False).check(vault, alone.agent)
+    with pytest.raises(avault.Tampered, match="not as it was agreed to"):  # whose signature was taken off
+        avault.KeptKey("box", {**content, "signed": ""}, b"", False).check(vault, alone.agent)
 
 
 def test_what_is_locked_knows_what_was_given_to_all(alone: Desk) -> None:
@@ -602,6 +603,86 @@ def test_an_add_for_all_that_was_cut_off_is_completed(alone: Desk, case: str) ->
     wanted = content if case == "given" else before
     assert alone.shared.read("box") == alone.custody.custodians.load("box") == wanted
     assert (alone.custody.custodians.names(candidate=True) == []) == (case == "given")
+
+
+@pytest.mark.parametrize("case", ["the client leaves", "the vault is locked", "the disk is full"])
+async def test_what_the_vault_knows_is_in_a_file_whatever_ends_the_add(
+    alone: Desk, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """The one before is used no more from the moment at which the vault knows the new one: nobody else has that."""
+    before, content = alone.sign(kept="first"), alone.sign(kept="second")
+    alone.custody.custodians.save(before)
+    alone.shared.save(before)
+    alone.condition.state, alone.condition.report = (
+        "unlocked",
+        {"consent": "phone", "proven": True, **dict.fromkeys(("identity", "name", "agent_npub"), "x")},
+    )
+    alone.child = SimpleNamespace(control=SimpleNamespace(send=lambda wish: None))  # type: ignore[attr-defined]
+    known, may_end = asyncio.Event(), asyncio.Event()
+    errands: list[str] = []
+
+    async def change(_: str, wish: dict[str, Any]) -> None:
+        assert wish["given"] == avault.digest_shared(content)
+        alone.retire(before, avault.REPLACED, before, content)
+        known.set()
+        if case == "the vault is locked":
+            raise avault.Locked("meanwhile")
+        await may_end.wait()
+
+    async def give(value: Any) -> Any:
+        return value
+
+    def fill(_: str, data: bytes, **__: Any) -> None:
+        raise avault.Unavailable("the disk is full")
+
+    alone.custody.change = change  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(avault, "settle_custodian", lambda *_: give({"settings": {}, "asks": False}))
+    monkeypatch.setattr(avault, "entrust_to", lambda *_: give(content))
+    monkeypatch.setattr(avault, "try_custodian", lambda *_: give({"outcome": "ok"}))
+    monkeypatch.setattr(avault, "run_errand", lambda _, action, *__: give({"outcome": errands.append(action) or "ok"}))
+    request = {"kind": "command", "name": "box", "shared": True, "replace": True}
+    adding = asyncio.create_task(avault.add_custodian(alone, request, {}))  # type: ignore[arg-type]
+    await known.wait()
+    if case == "the client leaves":
+        adding.cancel()
+        await asyncio.sleep(0)
+    write = avault.write_file
+    if case == "the disk is full":
+        monkeypatch.setattr(avault, "write_file", fill)
+    may_end.set()
+    with pytest.raises((asyncio.CancelledError, avault.AvaultError)):
+        await adding
+    if case == "the client leaves":
+        assert alone.shared.read("box") == content and errands == ["delete"]
+    else:
+        assert alone.shared.read("box") == before and errands == []
+        if case == "the disk is full":
+            with pytest.raises(avault.Unavailable):
+                await avault.drop_candidate(alone, "box")  # type: ignore[arg-type]
+        monkeypatch.setattr(avault, "write_file", write)
+        await avault.drop_candidate(alone, "box")  # type: ignore[arg-type]
+    assert alone.shared.read("box") == alone.custody.custodians.load("box") == content
+    assert alone.custody.custodians.names(candidate=True) == []
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_what_counts_keeps_its_key_where_its_add_was_cut_off(
+    alone: Desk, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    """Between two writes it is there twice: the next add takes one away, and not the key of both."""
+    forgotten: list[str] = []
+
+    async def note(_: Any, action: str, content: dict[str, Any], *__: Any) -> dict[str, Any]:
+        forgotten.append(f"{action} {content['account']}")
+        return {"outcome": "ok"}
+
+    monkeypatch.setattr(avault, "run_errand", note)
+    content = {**alone.sign(account="box-1"), "signed": ""}
+    alone.custody.custodians.save(content)
+    alone.custody.custodians.save(content if same else {**content, "account": "box-2"}, candidate=True)
+    await avault.drop_candidate(alone, "box")  # type: ignore[arg-type]
+    assert forgotten == ([] if same else ["delete box-2"])
+    assert alone.custody.custodians.names(candidate=True) == [] and alone.custody.custodians.names() == ["box"]
 
 
 @pytest.mark.slow

@@ -330,7 +330,7 @@ async def test_requests_are_answered_in_order_and_one_that_takes_time_holds_the_
     slow.go.set()
     await until(lambda: len(talk.said) == 4)
     assert [each["op"] for each in talk.said] == ["first", "second", "slow", "last"]
-    assert talk.settled == 1 and not talk.wire.closed and talk.session.inflow.stalled is None
+    assert talk.settled == 1 and not talk.wire.closed and talk.session.inflow.stall.timer is None
     talk.session.connection_lost(None)
     assert not talk.sessions
 
@@ -378,12 +378,12 @@ async def test_what_is_no_frame_ends_the_connection() -> None:
 
 
 async def test_half_a_frame_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avault.Inflow, "STALLED", 0.05)
+    monkeypatch.setattr(avault.Stall, "TIME", 0.05)
     talk = Talk(echo)
     talk.session.data_received(avault.encode_frame({"op": "x"})[:6])
-    assert talk.session.inflow.stalled and not talk.wire.aborted
+    assert talk.session.inflow.stall.timer and not talk.wire.aborted
     talk.session.data_received(avault.encode_frame({"op": "x"})[6:])
-    assert talk.session.inflow.stalled is None
+    assert talk.session.inflow.stall.timer is None
     await asyncio.sleep(0.1)
     assert not talk.wire.aborted and len(talk.said) == 2
     talk.session.data_received(b"\0")
@@ -399,10 +399,10 @@ async def test_a_held_frame_is_no_stalled_one(monkeypatch: pytest.MonkeyPatch) -
     slow = Slow()
     talk = Talk(slow, {"op": "slow"})
     talk.session.data_received(b"\0")
-    assert talk.session.inflow.stalled is None
+    assert talk.session.inflow.stall.timer is None
     slow.go.set()
     await until(lambda: talk.said)
-    assert talk.session.inflow.stalled
+    assert talk.session.inflow.stall.timer
     talk.session.connection_lost(None)
 
 

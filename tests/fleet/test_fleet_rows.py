@@ -179,6 +179,7 @@ def test_a_phone_that_does_not_open_them_together(
         raise refused
 
     async def enter(signer: avault.DeskSigner) -> avault.DeskSigner:
+        assert signer.remote.code.pair_anew == "avault fleet pair"
         return signer
 
     async def leave(*_: Any) -> None:

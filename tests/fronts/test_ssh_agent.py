@@ -212,7 +212,7 @@ async def test_beyond_what_there_is_room_for_the_quietest_goes(agency: Agency, m
 
 
 async def test_half_a_message_ends(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avault, "STALLED", 0.05)
+    monkeypatch.setattr(avault.Stall, "TIME", 0.05)
     async with Client(agency) as client:
         client.writer.write(b"\0\0\0\x09x")
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):

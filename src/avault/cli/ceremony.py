@@ -45,6 +45,15 @@ def read_bunker(uri: str | None) -> str | None:
     return uri
 
 
+def warn_if_quick(seconds: float) -> None:
+    """Say of a refusal of a drill that nobody may have given it."""
+    if seconds < NOBODY_ASKED:
+        warn(
+            f"it was refused within {seconds:.1f} s; if that was not you, the app remembers a"
+            " refusal"
+        )
+
+
 class Ceremony:
     """The talk with the operator while a signer is paired."""
 
@@ -176,11 +185,7 @@ class Ceremony:
             seconds = answer["seconds"]
             if answer["refused"]:
                 say("the drill passed: nothing is opened without you")
-                if seconds < NOBODY_ASKED:
-                    warn(
-                        f"it was refused within {seconds:.1f} s; if that was not you, the app "
-                        "remembers a refusal"
-                    )
+                warn_if_quick(seconds)
                 return 0
             warn(
                 f"the request to reject was approved after {seconds:.1f} s: if that was not you, "

@@ -9,9 +9,9 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from avault.cli.ceremony import SIGNER_SETTINGS, Ceremony, read_bunker
+from avault.cli.ceremony import SIGNER_SETTINGS, Ceremony, read_bunker, warn_if_quick
 from avault.errors import Denied, TimedOut, Usage
-from avault.fleet.desk_file import DeskFile, DeskLock
+from avault.fleet.desk_file import PAIR_ANEW, DeskFile, DeskLock
 from avault.fleet.together import DeskSigner
 from avault.keys.hardening import harden
 from avault.keys.nostr import make_keys, parse_npub, public_hex, to_npub
@@ -22,7 +22,6 @@ from avault.signer.pairing import (
     shorten_key,
 )
 from avault.signer.question import (
-    NOBODY_ASKED,
     NOT_A_REFUSAL,
     accept_token,
     join_signer,
@@ -30,7 +29,7 @@ from avault.signer.question import (
 )
 from avault.signer.remote import RemoteSigner
 from avault.terminal.commands import command, option
-from avault.terminal.talk import confirm, is_person, put, say, warn
+from avault.terminal.talk import confirm, is_person, put, say
 from avault.vault.own_files import check_name, check_relay
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ MEETING = (  # the options of every command that may pair a desk
     option("--bunker"), option("--relay", "relays", multiple=True), option("--qr"),
     option("--label"), option("--no-drill", is_flag=True),
 )  # fmt: skip
-PAIR_ANEW = "avault fleet pair"
 DESK_LIMIT = 120.0  # seconds for an approval
 SCAN_LIMIT = 600.0  # seconds for a code to be scanned
 
@@ -119,11 +117,7 @@ class Meeting:
             is_refused, seconds = asyncio.run(ask_to_refuse(desk))
             if is_refused:
                 say("the drill passed: no machine is opened without you")
-                if seconds < NOBODY_ASKED:
-                    warn(
-                        f"it was refused within {seconds:.1f} s; if that was not you, the app "
-                        "remembers a refusal"
-                    )
+                warn_if_quick(seconds)
                 return
             sys.stderr.write(SIGNER_SETTINGS)
             is_there = sys.stdin.isatty() and not self.terminal.want_json

@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.errors import NotFound, Unavailable, Usage, printable
+from avault.errors import Denied, NotFound, Unavailable, Usage, printable
+from avault.keys.nostr import to_npub
 
 if TYPE_CHECKING:
     from typing import Any, ClassVar, NoReturn
 
     from avault.keys.custodian import Errand
     from avault.places import Places
+    from avault.vault.records import Vault
 
 
 DESK = "desk"  # the kind of custodian
@@ -63,3 +65,13 @@ def find_desk(places: Places, name: str) -> dict[str, Any]:
     if content["kind"] != DESK:
         raise Usage(f"{name} is no desk", "see: avault custody list")
     return content
+
+
+def check_desk(content: dict[str, Any], vault: Vault) -> None:
+    """Raise Denied for a desk on whose phone approves who is no operator of the vault now."""
+    if content["settings"].get("operator") not in map(to_npub, vault.operators()):
+        name = content["custodian"]
+        raise Denied(
+            f"who approves on the phone of the desk {name} is no operator of this vault",
+            f"avault custody remove {name}",
+        )

@@ -230,6 +230,7 @@ class Shared:
 
     def save(self, content: dict[str, Any]) -> None:
         """Give a custodian to all machines."""
+        self.keep_whole()
         write_file(self.path_of(content["custodian"]), encode_file("custody", content))
 
     def keep_whole(self) -> None:

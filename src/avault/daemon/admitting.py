@@ -44,12 +44,16 @@ async def admit_operator(warden: Warden, request: Message, caller: dict[str, Any
 
 async def dismiss_operator(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Take an operator away, and here the phone and desks; others do so at their next unlock."""
-    name, custody = check_operator(request.get("name")), warden.custody
-    others, reach = [each for each in custody.order() if each != name], Reach(request)
-    is_last = custody.is_phone(name) and not (custody.has_phone() and PHONE in others)
+    need_open(warden)
+    name, custody, reach = check_operator(request.get("name")), warden.custody, Reach(request)
+    report = warden.condition.report
+    left = {each: npub for each, npub in report["operators"].items() if each != name}
+    leaving = custody.strangers({**report, "operators": left})
+    others = [each for each in custody.order() if each not in leaving]
+    is_last = leaving and not (custody.has_phone() and PHONE in others)
     if is_last and not await any_opens(warden, others, reach):
         raise Denied(
-            f"the phone of {name} is the last that opens this vault here",
+            f"what is of {name} is the last that opens this vault here",
             "add another before: avault custody add, or: avault pair",
         )
     await change_operator(warden, name, None, reach, caller)

@@ -175,19 +175,23 @@ class Custody:
         return read_described(read_given(read_pin(self.places) or {})) if known is None else known
 
     def complete_shared(self) -> None:
-        """Give to all what the open vault knows as given, where that was cut off.
-
-        It has been tried, and the operator has agreed: see `add_custodian`.
-        """
+        """Give to all what the open vault knows as given, where that was cut off."""
         for name in self.custodians.names(candidate=True):
             with contextlib.suppress(AvaultError):
-                content = self.custodians.load(name, candidate=True)
-                is_known = digest_shared(content) in self.given().keys() - self.retired().keys()
-                if is_shared(content) and is_known:
-                    if name in self.order():
-                        self.custodians.save(content)
-                    Shared(self.places).save(content)
-                    self.custodians.drop_candidate(name)
+                self.complete(name)
+
+    def complete(self, name: str) -> None:
+        """Give a custodian to all whose add was cut off, if the vault knows it as given.
+
+        It has been tried, and the operator has agreed: see `let_count`. Raises AvaultError.
+        """
+        content = self.custodians.load(name, candidate=True)
+        is_known = digest_shared(content) in self.given().keys() - self.retired().keys()
+        if is_shared(content) and is_known:
+            if name in self.order():
+                self.custodians.save(content)
+            Shared(self.places).save(content)
+            self.custodians.drop_candidate(name)
 
     def leave_retired(self) -> list[str]:
         """Use no more what another machine has taken away for all, but for the last way in."""

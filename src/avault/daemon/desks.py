@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from avault.custody.desk import DESK, find_desk
+from avault.custody.desk import DESK, check_desk, find_desk
 from avault.errors import Denied, Usage
 from avault.keys.custodian import render_answer
 from avault.keys.entrusting import (
@@ -31,7 +31,7 @@ from avault.keys.nostr import (
     read_signed,
     to_npub,
 )
-from avault.keys.obtaining import KeptKey, check_desk, mark_agreed
+from avault.keys.obtaining import KeptKey, check_agreed, mark_agreed
 from avault.keys.seal import seal_keys
 from avault.vault.own_files import check_name
 
@@ -122,7 +122,8 @@ def turn_desk_key(holding: Holding, message: Message) -> dict[str, Any]:
     is an operator now; Tampered for a file that was not agreed to.
     """
     store, content, name = need_open_store(holding), message["content"], str(message["name"])
-    check_desk(content, store.vault, store.keys)
+    check_agreed(content, store.keys)
+    check_desk(content, store.vault)
     author, said = read_statement(message["statement"], store.vault.agent, name)
     try:
         following, salt = parse_npub(said["next"]), bytes.fromhex(said["salt"])

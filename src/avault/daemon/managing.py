@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import check_custodian
-from avault.custody.shared import digest_shared, refuse_local
+from avault.custody.shared import digest_shared, is_shared, refuse_local
 from avault.daemon.errands import Helper, Reach, asks_phones, read_end, run_errand, try_custodian
 from avault.daemon.keeper import Warden
 from avault.daemon.sharing import (
@@ -22,6 +22,7 @@ from avault.daemon.sharing import (
 )
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
 from avault.keys.custodian import raise_outcome
+from avault.tasks import see_through
 from avault.vault.names import PHONE
 
 if TYPE_CHECKING:
@@ -94,29 +95,42 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
     try:
         tried = await try_custodian(warden.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
-        if for_all:
-            before = [digest_shared(each) for each in find_stated(warden, name)]
-            digest = digest_shared(content)
-            await retire(warden, content, before, secrets.token_hex(16), caller, digest)
     except BaseException:
         await drop_candidate(warden, name)
         raise
-    custody.custodians.save(content)
-    custody.custodians.drop_candidate(name)
+    # from here on it is no matter whether the client stays
+    await see_through(let_count(warden, content, old, caller))
+    return {"name": name, "asks": content["asks"], "shared": for_all}
+
+
+async def let_count(
+    warden: Warden, content: dict[str, Any], old: dict[str, Any] | None, caller: dict[str, Any]
+) -> None:
+    """Use a custodian from now on that has opened the vault, and not what it replaces.
+
+    Its file of one to be tried goes last: once the vault knows that it took the place of another,
+    that one is used no more, and all that is cut off here is completed by it (see `Custody`).
+    """
+    name, custodians, for_all = content["custodian"], warden.custody.custodians, is_shared(content)
+    if for_all:
+        before = [digest_shared(each) for each in find_stated(warden, name)]
+        digest = digest_shared(content)
+        await retire(warden, content, before, secrets.token_hex(16), caller, digest)
+    custodians.save(content)
+    if not old:
+        write_order(warden, name, bool(content["asks"]))
     if for_all:
         give_to_all(warden, content)
+    custodians.drop_candidate(name)
     if old and for_all:  # what took its place is for all, too
         await run_errand(warden.places, "delete", old, Reach({}))
     elif old:
         await forget_key(warden, old)
-    if not old:
-        write_order(warden, name, bool(content["asks"]))
-    custody.note_opened(name)
+    warden.custody.note_opened(name)
     if warden.child.control:
         warden.child.control.send({"do": "proven"})
         if asks_phones(content):
             warden.child.control.send({"do": "renew"})
-    return {"name": name, "asks": content["asks"], "shared": for_all}
 
 
 def refuse_one_place(warden: Warden, content: dict[str, Any]) -> None:
@@ -144,11 +158,18 @@ def refuse_one_place(warden: Warden, content: dict[str, Any]) -> None:
 
 
 async def drop_candidate(warden: Warden, name: str) -> None:
-    """Have a custodian that does not count forget its key, and take its file away."""
+    """Have a custodian that does not count forget its key, and take its file away.
+
+    One that counts for the vault already is completed instead; raises AvaultError where it cannot.
+    """
     custodians = warden.custody.custodians
+    with contextlib.suppress(NotFound, Tampered):
+        warden.custody.complete(name)
     with contextlib.suppress(AvaultError):
         content = custodians.load(name, candidate=True)
-        await forget_key(warden, content)
+        counts = custodians.load(name)["account"] if custodians.is_there(name) else None
+        if content["account"] != counts:  # else it was cut off when it counted, and has its key
+            await forget_key(warden, content)
     custodians.drop_candidate(name)
 
 

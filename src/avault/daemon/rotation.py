@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from avault.keys.custodian import raise_outcome
 from avault.keys.obtaining import AGREED
 from avault.places import sha256
 from avault.process import place_name
+from avault.tasks import see_through
 from avault.vault.names import PHONE
 from avault.vault.own_files import encode_file
 from avault.vault.rotation import Stage, drop, is_committed
@@ -92,9 +92,7 @@ async def rotate_agent(warden: Warden, request: Message, caller: dict[str, Any])
         drop(stage.at)
         raise
     # from here on it is no matter whether the client stays
-    done = await asyncio.shield(
-        asyncio.ensure_future(turn_over(warden, begun["agent"], old, added))
-    )
+    done = await see_through(turn_over(warden, begun["agent"], old, added))
     return {**begun, **done, "custodians": [each["custodian"] for each in added], "left": left}
 
 

@@ -57,9 +57,7 @@ def refuse_anothers(warden: Warden, name: str, is_replacing: bool) -> None:
 
 def give_to_all(warden: Warden, content: dict[str, Any]) -> None:
     """Put the file of a custodian, which the agent has signed, into the vault directory."""
-    shared = Shared(warden.places)
-    shared.keep_whole()
-    shared.save(content)
+    Shared(warden.places).save(content)
     warden.wrote()
 
 

@@ -28,6 +28,7 @@ async def take_custodian(warden: Warden, request: Message, caller: dict[str, Any
         Reach(request),
         warden.custody.custodians,
     )
+    warden.custody.complete_shared()  # whose file is where this one's is to be
     content = warden.custody.find_shared(name, None)
     if name in custodians.order() and not custodians.load(name).get("signed"):
         raise Usage(

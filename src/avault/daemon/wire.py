@@ -14,6 +14,7 @@ from avault.daemon.grant import Grant, hide_names
 from avault.errors import Locked, Usage, complain
 from avault.plain import MAX_FRAME
 from avault.protocol import FIRST_FRAME, NESTED, SESSIONS, Frames, decode_frame, encode_frame
+from avault.tasks import Stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -144,12 +145,10 @@ class Inflow:
     `is_last` where it will send no more, and `is_next` where it is for the next turn of the loop.
     """
 
-    STALLED = 30.0  # seconds that half a frame may stay half
-
     def __init__(self, first: dict[str, Any], limit: int) -> None:
         self.first, self.frames = first, Frames(limit)
         self.is_paused = self.is_last = self.is_next = False
-        self.stalled: asyncio.TimerHandle | None = None
+        self.stall = Stall()
 
     def is_too_much(self) -> bool:
         """Whether a client sends on, though nothing is taken from it."""
@@ -157,16 +156,7 @@ class Inflow:
 
     def watch(self, is_held: bool, give_up: Callable[[], None]) -> None:
         """Have a client given up that leaves a frame half, unless it is ours to go on."""
-        if self.stalled:
-            self.stalled.cancel()
-        self.stalled = None
-        if self.frames.buffer and not is_held:
-            self.stalled = asyncio.get_running_loop().call_later(self.STALLED, give_up)
-
-    def end(self) -> None:
-        """The client is gone."""
-        if self.stalled:
-            self.stalled.cancel()
+        self.stall.watch(bool(self.frames.buffer) and not is_held, give_up)
 
 
 class Session:
@@ -343,7 +333,7 @@ class Session:
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone; so is what it asked for, except a write that is under way."""
         self.sessions.pop(self, None)
-        self.inflow.end()
+        self.inflow.stall.end()
         if self.task:
             self.task.cancel()
         if self.ended:

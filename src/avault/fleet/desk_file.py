@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 MOST_TOGETHER = 20  # machines that one approval opens
-PAIR_DESK = "avault fleet enroll"
+PAIR_DESK, PAIR_ANEW = "avault fleet enroll", "avault fleet pair"
 
 
 class DeskFile:

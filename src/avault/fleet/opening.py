@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, printable
 from avault.fleet.board import Board
-from avault.fleet.desk_file import DeskFile
+from avault.fleet.desk_file import PAIR_ANEW, DeskFile
 from avault.fleet.hosts import Host
 from avault.fleet.outcomes import Outcome, judge_asking
 from avault.fleet.reaching import Crew
@@ -106,7 +106,7 @@ class Together:
         except AvaultError as error:
             told = error.to_dict()["error"]
             if says_any(error.message, NOT_PAIRED):
-                told["message"] += "; if this desk is gone from the app: avault fleet pair"
+                told["message"] += f"; if this desk is gone from the app: {PAIR_ANEW}"
             outcome = judge_asking(
                 {name: told.get(name) or "" for name in ("code", "message", "hint")}
             )

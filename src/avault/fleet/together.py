@@ -14,6 +14,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.errors import Tampered, TimedOut
+from avault.fleet.desk_file import PAIR_ANEW, DeskFile
 from avault.fleet.hosts import Host
 from avault.fleet.looking import read_state
 from avault.fleet.outcomes import (
@@ -33,7 +34,6 @@ from avault.signer.remote import RemoteSigner
 if TYPE_CHECKING:
     from typing import Any, Self
 
-    from avault.fleet.desk_file import DeskFile
     from avault.keys.nostr import Keys, KeyText
 
 
@@ -86,7 +86,7 @@ class DeskSigner:
 
     def __init__(self, desk: DeskFile, limit: float) -> None:
         self.desk, self.limit = desk, limit
-        self.remote = RemoteSigner(desk.keys, desk.relays, desk.signer, lambda: None)
+        self.remote = RemoteSigner(desk.keys, desk.relays, desk.signer, lambda: None, PAIR_ANEW)
 
     async def __aenter__(self) -> Self:
         await self.remote.open()

@@ -17,6 +17,7 @@ from avault.process import room, uptime
 from avault.protocol import Frames
 from avault.signing.ssh_uses import LONGEST_BIND, SSHSIG_MAGIC, Bind, check_next_bind
 from avault.ssh_wire import SshReader, decode_base64, encode_base64, ssh_number, ssh_string
+from avault.tasks import Stall
 
 if TYPE_CHECKING:
     from typing import Any
@@ -28,7 +29,6 @@ REQUEST_IDENTITIES, IDENTITIES_ANSWER = 11, b"\x0c"
 SIGN_REQUEST, SIGN_RESPONSE = 13, b"\x0e"
 EXTENSION = 27
 SESSION_BIND = "session-bind@openssh.com"
-STALLED = 30.0  # seconds that half a message may stay half
 ANSWER_TIME = 100.0  # seconds: a server ends a login after 120
 
 
@@ -42,7 +42,7 @@ class AgentClient:
         self.told: list[str] = []  # the same, as the vault is told of them
         self.is_doubtful = False  # whether a bind was refused: nobody knows who is at the other end
         self.task: asyncio.Task[None] | None = None
-        self.stalled: asyncio.TimerHandle | None = None
+        self.stall = Stall()
 
     def connection_made(self, transport: Any) -> None:
         """A client is there."""
@@ -78,11 +78,7 @@ class AgentClient:
             self.task = asyncio.get_running_loop().create_task(self.work(message))
         if len(self.frames.buffer) > 2 * LONGEST_MESSAGE:
             self.transport.abort()
-        if self.stalled:
-            self.stalled.cancel()
-        waits = bool(self.frames.buffer) and not self.task
-        loop = asyncio.get_running_loop()
-        self.stalled = loop.call_later(STALLED, self.transport.abort) if waits else None
+        self.stall.watch(bool(self.frames.buffer) and not self.task, self.transport.abort)
 
     async def work(self, message: bytes) -> None:
         """Answer a request, then go on."""
@@ -104,8 +100,7 @@ class AgentClient:
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone, and so is what it asked for."""
         self.clients.pop(self, None)
-        if self.stalled:
-            self.stalled.cancel()
+        self.stall.end()
         if self.task:
             self.task.cancel()
 

@@ -175,6 +175,12 @@ def tell_git(stream: IO[bytes]) -> None:
                 )
 
 
+def leave_user(word: re.Match[str]) -> str:
+    """A word, without what stands before the host of the URL in it."""
+    head, begins, rest = word[0].partition("://")
+    return head + begins + rest.rpartition("@")[2]
+
+
 def reason(errors: bytes) -> str:
     """What git says on stderr that it could not do, in a line.
 
@@ -184,5 +190,5 @@ def reason(errors: bytes) -> str:
     lines = [line for line in lines if not line.startswith(("warning: ", "hint: ", "To "))] or [
         "it does not say why"
     ]
-    text = re.sub("^(fatal|error): ", "", re.sub(r"://[^\s'\"]*@", "://", lines[0]))
+    text = re.sub("^(fatal|error): ", "", re.sub(r"[^\s'\"]+", leave_user, lines[0]))
     return printable(text.rstrip("."))

@@ -196,7 +196,7 @@ def read_plain(text: str, name: re.Match[str], end: int) -> tuple[str, int, str,
     value = (
         ""
         if name[2] and text[start : start + 1] == "#"
-        else re.sub(r"\s+#.*", "", text[start:end]).rstrip()
+        else re.sub(r"(?<!\s)\s+#.*", "", text[start:end]).rstrip()
     )
     if re.fullmatch(r"-----BEGIN [A-Z0-9 ]+-----", value):
         return value, end, "a value of several lines needs quotes", ""
@@ -217,6 +217,11 @@ def read_plain(text: str, name: re.Match[str], end: int) -> tuple[str, int, str,
     return value, end, problem, remark
 
 
+def has_reference(text: str) -> bool:
+    """Whether there is a ${NAME} in a text, whatever the name is."""
+    return "}" in text.partition("${")[2]
+
+
 def read_references(text: str) -> tuple[str, str]:
     """The problem of a value that refers to other variables.
 
@@ -224,7 +229,7 @@ def read_references(text: str) -> tuple[str, str]:
 
     Only the program that reads the file knows which value ${NAME} has: such a line is left.
     """
-    if re.search(r"\$\{[^}]*\}", text):
+    if has_reference(text):
         return REFERS, ""
     return "", DOLLAR if "$" in text else ""
 

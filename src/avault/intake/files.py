@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from avault.intake.dotenv import REFERS
+from avault.intake.dotenv import REFERS, has_reference
 from avault.intake.logins import SETTING, FileSecrets, as_group, as_key
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ def settings(text: str, comments: str) -> Iterator[tuple[int, str, str | None, s
     for number, line in enumerate(text_lines(text), 1):
         if not line.strip() or line.lstrip()[0] in comments:
             continue
-        if header := re.fullmatch(r"\s*\[\s*([^\]]+?)\s*\]\s*", line):
-            section = header[1]
+        header = line.strip()
+        if header.startswith("[") and header.find("]") == len(header) - 1 and header[1:-1].strip():
+            section = header[1:-1].strip()
             continue
         name, equals, value = line.partition("=")
         yield number, section, name.strip() if equals and name.strip() else None, value.strip()
@@ -92,7 +93,8 @@ def read_pgpass(text: str) -> FileSecrets:
         if not line.strip() or line[0] == "#":
             continue
         fields = [
-            re.sub(r"\\(.)", r"\1", each) for each in re.findall(r"((?:\\.|[^:\\])*)(?::|\Z)", line)
+            re.sub(r"\\(.)", r"\1", each)
+            for each in re.findall(r"((?:\\.|[^:\\]|\\\Z)*)(?::|\Z)", line)
         ]
         if len(fields) < 5 or any(fields[5:]):
             found.bad.append(f"line {number}: not host:port:database:user:password")
@@ -124,7 +126,7 @@ def read_npmrc(text: str) -> FileSecrets:
         if name is None or last not in NPM:
             is_plain = name is not None and re.fullmatch("[A-Za-z@:_-]+", name)
             found.leave(number, str(name) if is_plain else "", SETTING)
-        elif re.search(r"\$\{[^}]*\}", value):
+        elif has_reference(value):
             found.leave(number, last, REFERS)
         else:
             quoted = value[:1] == value[-1:] == '"' and len(value) > 1

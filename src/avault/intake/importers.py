@@ -44,7 +44,9 @@ def form_of(file: str, text: str) -> str:
     ):
         return "k8s"
     if re.match(r"(?:[#;].*\n\s*)*\[[^\]\n]+\][ \t]*\r?(\n|\Z)", start):
-        if re.search(r"(?mi)^\s*aws_(access_key_id|secret_access_key|session_token)\s*=", text):
+        if re.search(
+            r"(?mi)^[^\S\n]*aws_(access_key_id|secret_access_key|session_token)\s*=", text
+        ):
             return "aws"
         raise Usage(
             "it is an INI file, of a kind that avault does not know",
@@ -60,7 +62,7 @@ def form_of(file: str, text: str) -> str:
     if "," in header and "=" not in header and find_columns(next(csv.reader([header]), [])):
         return "csv"
     is_yaml = re.match(
-        r"(?:(?:#.*|---[ \t]*)\r?\n\s*)*[\"']?[A-Za-z_][\w.-]*[\"']?:(?:[ \t]|\r?\n|\Z)", start
+        r"(?:(?:#.*|---[ \t]*\r?)\n\s*)*[\"']?[A-Za-z_][\w.-]*[\"']?:(?:[ \t]|\r?\n|\Z)", start
     )
     if name.endswith((".yaml", ".yml")) or (is_yaml and "=" not in start.partition(":")[0]):
         raise Usage(

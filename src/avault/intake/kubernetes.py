@@ -106,7 +106,7 @@ class Manifest:
                 raise self.refuse() from None
         if quoted := re.fullmatch(r"""'((?:''|[^'])*)'(?:[ \t]+#.*)?""", text):
             return quoted[1].replace("''", "'")
-        plain = re.sub(r"[ \t]+#.*", "", text)
+        plain = re.sub(r"(?<![ \t])[ \t]+#.*", "", text)
         if plain in ("{}", "[]", "null", "~"):
             return {"{}": {}, "[]": []}.get(plain)
         if re.match(r"[&*!%@`{\[\]},'\"|>]|[-?:] ", plain) or re.search(r":( |$)", plain):
@@ -120,7 +120,8 @@ class Manifest:
         if not match or not first or first[0] <= indent:
             raise self.refuse()
         rows: list[str] = []
-        for _, line in self.lines[self.at :]:
+        for number in range(self.at, len(self.lines)):
+            line = self.lines[number][1]
             if line.strip() and not line.startswith(" " * first[0]):
                 break
             rows.append(line[first[0] :])

@@ -57,11 +57,13 @@ def read_fish_word(word: str) -> str | None:
 
 def parse_fish(text: str) -> list[Assignment]:
     """The variables that a fish script sets: `set -gx NAME value`, `export NAME=value`."""
-    lines, found = Lines(text), []
+    lines, found, at = Lines(text), [], 0
     space = re.compile(r"(?:[ \t]|\\\n)*")
     for match in re.finditer(
         r"(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
     ):
+        if match.start(1) < at:  # a word of the command before
+            continue
         words, at = [], match.end()
         while word := FISH_WORD.match(text, at):
             words.append(word[0])

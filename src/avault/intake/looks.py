@@ -30,10 +30,11 @@ OPEN_WORDS = frozenset(
 OTHER_FORMS = (
     r"whsec_[A-Za-z0-9]{24,} | (?:AKIA|ASIA)[A-Z0-9]{16} | ya29\.[A-Za-z0-9_-]{20,}",
     r"nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,}",
-    r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
+    # a header longer than that has a certificate in it; with no bound it would be quadratic
+    r"eyJ[A-Za-z0-9_-]{8,2000}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}",
     r"-----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY-----",
     r"\{(?=[^{}]*\"kty\"\s*:)[^{}]*\"[dk]\"\s*:",  # RFC 7517, of a private or symmetric key
-    r"[a-z][a-z0-9+.-]*://[^\s/:@\"'$]*:[^\s/@\"'$]+@",
+    r"[a-z][a-z0-9+.-]{0,40}+://[^\s/:@\"'$]*+:[^\s/@\"'$]++@",
 )
 TOKEN_FORMS = regex(
     "(?x)(?<![A-Za-z0-9])(?:"

@@ -45,24 +45,29 @@ class Word:
     whatever is quoted: there a shell looks for characters that mean something.
     """
 
-    __slots__ = ("bare", "end", "problem", "start", "text")
+    __slots__ = ("bare", "end", "pieces", "problem", "start", "text")
 
     def __init__(self, start: int) -> None:
         self.start = self.end = start
         self.text = self.bare = self.problem = ""
+        self.pieces: list[tuple[str, str]] = []  # of both
 
     def add(self, text: str, quoted: bool = True) -> None:
         """Take a piece."""
-        self.text += text
-        self.bare += '"' if quoted else text
+        self.pieces.append((text, '"' if quoted else text))
 
     def doubt(self, problem: str) -> None:
         """Note a problem, if it is the first."""
         self.problem = self.problem or problem
 
-    def finish(self, end: int, is_zsh: bool) -> Word:
+    def finish(self, end: int, is_zsh: bool, is_dos: bool) -> Word:
         """The word, with the problems that only the whole of it shows."""
         self.end = end
+        self.text, self.bare = (
+            "".join(each) for each in zip(*self.pieces or [("", "")], strict=True)
+        )
+        if is_dos and self.bare[-1:] == "\r":
+            self.doubt("a carriage return belongs to it")
         value = self.bare.partition("=")[2]
         try:
             # of bytes that came one by one
@@ -71,7 +76,8 @@ class Word:
             self.doubt(NOT_TEXT)
         if value.startswith("~") or ":~" in value:
             self.doubt(NEEDS_THE_SHELL)
-        if re.search(r"(^|:)=." if is_zsh else r"\{.*(,|\.\.).*\}", value, re.DOTALL):
+        braces = value.partition("{")[2].rpartition("}")[0]
+        if re.search(r"(?s)(^|:)=.", value) if is_zsh else "," in braces or ".." in braces:
             self.doubt(NEEDS_THE_SHELL if is_zsh else DIFFERS)  # zsh's =command; bash's braces
         return self
 
@@ -105,9 +111,7 @@ class WordReader:
         word = Word(self.at)
         while (c := self.peek()) and c not in " \t\n;&|<>()":
             self.read_piece(word)
-        if self.is_dos and word.bare[-1:] == "\r":
-            word.doubt("a carriage return belongs to it")
-        return word.finish(self.at, self.is_zsh)
+        return word.finish(self.at, self.is_zsh, self.is_dos)
 
     def read_piece(self, word: Word) -> None:
         """A part of a word: quoted, expanded by the shell, or plain."""

@@ -7,7 +7,6 @@ import secrets
 import socket
 from typing import TYPE_CHECKING
 
-from avault.custody.shared import is_shared
 from avault.daemon.errands import asks_phones
 from avault.daemon.sentences import describe_entrusting
 from avault.errors import (
@@ -199,9 +198,7 @@ async def agree(holding: Holding, custodian: KeptKey, ticket: str) -> None:
         raise Denied("the operator agrees by phone", "pair it with: avault pair")
     if asks_phones(custodian.kept):
         raise Denied("a phone that is shown the words for an unlock agrees to nothing else")
-    known = {**custodian.kept, "shared": is_shared(custodian.kept)}
-    if known["agreed"] != mark_agreed(store.keys, known):
-        raise Tampered("that custodian is not as it was agreed to")
+    custodian.check(store.vault, store.keys)
     keys, _, _ = await obtain_key(holding.places, custodian)
     if public_hex(keys) != store.vault.agent:
         raise Tampered("that custodian opens another vault")

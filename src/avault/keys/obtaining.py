@@ -11,13 +11,21 @@ import hmac
 import json
 from typing import TYPE_CHECKING
 
-from avault.custody.shared import list_given, list_retired, refuse_removed, refuse_retired
+from avault.custody.desk import DESK, check_desk
+from avault.custody.shared import (
+    is_shared,
+    list_given,
+    list_retired,
+    refuse_removed,
+    refuse_retired,
+)
 from avault.errors import Denied, Tampered
 from avault.keys.custodian import raise_outcome, read_answer
 from avault.keys.nostr import decrypt, parse_keys, parse_npub, public_hex, to_npub
 from avault.keys.seal import open_nsec, unseal
 from avault.signer.pairing import Pairing
 from avault.signer.remote import RemoteSigner
+from avault.vault.names import PHONE
 from avault.vault.records import Vault
 
 if TYPE_CHECKING:
@@ -102,20 +110,17 @@ def mark_agreed(keys: Keys, message: dict[str, Any]) -> str:
     return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
 
 
-def check_desk(content: dict[str, Any], vault: Vault, keys: Keys | None = None) -> None:
-    """Raise Denied for a desk on whose phone approves who is no operator of the vault now.
+def check_agreed(content: dict[str, Any], keys: Keys) -> None:
+    """Raise Tampered for a custodian that is not as it was agreed to, by the agent's `keys`.
 
-    By the agent's `keys`, raise Tampered for one that is not as it was agreed to.
+    What the agent has signed for all machines is. Without that signature the same file is nobody's.
     """
-    if keys and content["agreed"] != mark_agreed(keys, {**content, "shared": False}):
-        said = f"the desk {content['custodian']} is not as it was agreed to"
-        raise Tampered(said, "at the desk: avault fleet enroll --only HOST")
-    if content["settings"].get("operator") not in map(to_npub, vault.operators()):
-        name = content["custodian"]
-        raise Denied(
-            f"who approves on the phone of the desk {name} is no operator of this vault",
-            f"avault custody remove {name}",
-        )
+    is_signed = is_shared(content) and content["agent"] == to_npub(public_hex(keys))
+    if not is_signed and content["agreed"] != mark_agreed(keys, {**content, "shared": False}):
+        kind, name = content["kind"], content["custodian"]
+        again = f"add it again: avault custody add {kind} --name {name} --replace"
+        hint = "at the desk: avault fleet enroll --only HOST" if kind == DESK else again
+        raise Tampered(f"the custodian {name} is not as it was agreed to", hint)
 
 
 class KeptKey:
@@ -129,15 +134,21 @@ class KeptKey:
         self.phoneless = False  # whether it was entrusted in a vault that has no phone
 
     def check(self, vault: Vault, keys: Keys) -> None:
-        """Raise Denied for a phone or desk of no operator of now, Tampered for what is retired."""
+        """Raise Denied for a phone or desk of no operator of now.
+
+        Tampered for what is retired, or not as it was agreed to. A phone is what the vault says of
+        its operator, and nothing else: what it opens is made anew without asking anybody.
+        """
         if self.offered:
             refuse_retired(self.kept, list_retired(vault), list_given(vault))
         refuse_removed(self.kept, vault)
-        if self.kept["kind"] == "desk":
-            check_desk(self.kept, vault, keys)
+        if self.kept["kind"] != PHONE:
+            check_agreed(self.kept, keys)
+        if self.kept["kind"] == DESK:
+            check_desk(self.kept, vault)
         known = vault.other_operators().get(self.custodian)
         whose = str(self.kept["settings"].get("operator"))
-        if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
+        if self.kept["kind"] == PHONE and (not known or to_npub(known) != whose):
             raise Denied(
                 f"{self.custodian} is no operator of this vault",
                 f"avault custody remove {self.custodian}",

@@ -8,6 +8,7 @@ value, a value that could break the file is refused.
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
 import re
@@ -73,26 +74,28 @@ class Place(Fields, frozen=True):
 
 DOUBLE_QUOTED = r'"(?:\\.|[^"\\])*"'
 TEMPLATE_TOKENS = {
-    "json": rf"""(?P<string>{DOUBLE_QUOTED}?) | (?P<comment>(?<!:)//[^\n]*|/\*.*?\*/)""",
-    "toml": r"""(?P<string>\"{3}(?:\\.|[^\\])*?\"{3}|"(?:\\.|[^"\\\n])*"?)
-        | (?P<lines>'{3}.*?'{3}) | (?P<literal>'[^'\n]*'?) | (?P<comment>\#[^\n]*)""",
+    "json": rf"""(?P<string>{DOUBLE_QUOTED}?) | (?P<comment>(?<!:)//[^\n]*|/\*.*?(?:\*/|\Z))""",
+    "toml": r"""(?P<string>\"{3}(?:\\.|[^\\]|\\\Z)*?(?:\"{3}|\Z)|"(?:\\.|[^"\\\n])*"?)
+        | (?P<lines>'{3}.*?(?:'{3}|\Z)) | (?P<literal>'[^'\n]*'?) | (?P<comment>\#[^\n]*)""",
     "dotenv": rf"""(?m:(?P<comment>^[ \t]*\#[^\n]*)
         | ^[ \t]*(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*[ \t]*=[ \t]*
         (?:(?P<single>'(?:\\.|[^'\\])*') | (?P<double>{DOUBLE_QUOTED}) | (?P<other>`[^`]*`)
-        | (?P<plain>[^\n]*?)(?=[ \t]+\#|[ \t\r]*$)))""",
-    "shell": rf"""(?P<document>(?<!<)<<-?[ \t]*['"\\]?(?P<end>\w+)['"]?[^\n]*\n.*?^\t*(?P=end)$)
+        | (?P<plain>(?:[^ \t\r\n]++|[ \t\r]++(?![\#\n]|\Z))*+)))""",
+    "shell": rf"""(?P<document>(?<!<)<<-?[ \t]*['"\\]?(?P<end>\w+)['"]?[^\n]*\n)
         | (?P<single>'[^']*') | (?P<double>{DOUBLE_QUOTED})
         | (?P<other>\$'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`) | \\.
         | (?P<comment>(?:^|(?<=[\s;&|(]))\#[^\n]*)""",
-    "xml": r"""(?P<comment><!--.*?-->) | (?P<cdata><!\[CDATA\[.*?\]\]>) | (?P<other><[?!].*?>)
-        | (?P<tag></?[A-Za-z_:](?:"[^"]*"|'[^']*'|[^<>"'])*>)""",
+    "xml": r"""(?P<comment><!--.*?(?:-->|\Z)) | (?P<cdata><!\[CDATA\[.*?(?:\]\]>|\Z))
+        | (?P<other><[?!].*?(?:>|\Z)) | (?P<tag></?[A-Za-z_:](?:"[^"]*"|'[^']*'|[^<>"'])*+>?)""",
 }
 
 
 def find_tokens(form: str, text: str) -> Iterator[Place]:
     """The places of a text in a form whose tokens an expression tells."""
     flags = re.DOTALL | re.VERBOSE | (re.MULTILINE if form == "shell" else 0)
-    for found in re.compile(TEMPLATE_TOKENS[form], flags).finditer(text):
+    pattern, ends, at = re.compile(TEMPLATE_TOKENS[form], flags), find_words(form, text), 0
+    while found := pattern.search(text, at):
+        at = found.end()
         kind = next(
             (
                 name
@@ -107,8 +110,26 @@ def find_tokens(form: str, text: str) -> Iterator[Place]:
                 yield Place(
                     "attribute", found.start() + value.start(1), found.start() + value.end(1)
                 )
+        elif kind == "document":
+            known = ends.get(found["end"], [])
+            following = bisect.bisect_left(known, at)
+            if following < len(known):
+                at = known[following]
+                yield Place(kind, found.start(), at)
+            else:  # no here-document: as in $((1 << 2))
+                at = found.end("end")
         elif kind:
             yield Place(kind, *found.span(kind))
+
+
+def find_words(form: str, text: str) -> dict[str, list[int]]:
+    """Where the lines of a shell script end that may end a here-document, by what they say."""
+    found: dict[str, list[int]] = {}
+    end = -1
+    for line in text.split("\n") if form == "shell" else []:
+        end += len(line) + 1
+        found.setdefault(line.lstrip("\t"), []).append(end)
+    return found
 
 
 YAML_DOUBLE = regex(r'(?s)"(?:\\.|[^"\\])*"?')

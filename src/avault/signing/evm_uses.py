@@ -28,7 +28,7 @@ LONGEST_EVM = 40_000  # bytes of what is to be signed: a request's first frame h
 SIGN_IN = regex(  # ERC-4361, whole, but for resources: one may hand on rights (ERC-5573)
     r"(?:[a-z][a-z0-9+.-]*://)?([A-Za-z0-9.:\[\]-]{1,80})"
     r" wants you to sign in with your Ethereum account:\n(0x[0-9a-fA-F]{40})\n\n"
-    r"(?:([^\n]{1,200})\n)?\nURI: [a-z][a-z0-9+.-]*://([^\n/?#]+)[^\n]*\nVersion: 1\n"
+    r"(?:([^\n]{1,200})\n)?\nURI: [a-z][a-z0-9+.-]*://([^\n/?#]++)[^\n]*\nVersion: 1\n"
     r"Chain ID: ([0-9]{1,15})\nNonce: ([A-Za-z0-9]{8,40})\nIssued At: [^\n]+"
     r"(?:\nExpiration Time: [^\n]+)?(?:\nNot Before: [^\n]+)?(?:\nRequest ID: [^\n]*)?"
 )

@@ -108,7 +108,16 @@ def fits_hosts(host: str, port: int, sets: Hosts, place: str | None = None) -> b
 
 def fits_path(path: str, glob: str) -> bool:
     """Whether a path is as one with * in it says, each of which stands for anything."""
-    return re.fullmatch(".*".join(map(re.escape, glob.split("*"))), path, re.DOTALL) is not None
+    first, *rest = glob.split("*")
+    if not rest or not path.startswith(first):
+        return path == glob
+    *rest, last = rest
+    at = len(first)
+    for each in rest:  # the first place of each leaves most for those after it
+        at = path.find(each, at) + len(each)
+        if at < len(each):
+            return False
+    return path.endswith(last) and at <= len(path) - len(last)
 
 
 def is_plain_path(path: str) -> bool:

@@ -13,17 +13,17 @@ SERVICES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "openai": (
         ("api.openai.com",),
         "Authorization: Bearer KEY",
-        r"sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+        r"sk-(?=[A-Za-z_-]{0,99}+[0-9])[A-Za-z0-9_-]{16,}",
     ),
     "anthropic": (
         ("api.anthropic.com",),
         "x-api-key: KEY",
-        r"sk-ant-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+        r"sk-ant-(?=[A-Za-z_-]{0,99}+[0-9])[A-Za-z0-9_-]{16,}",
     ),
     "openrouter": (
         ("openrouter.ai",),
         "Authorization: Bearer KEY",
-        r"sk-or-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+        r"sk-or-(?=[A-Za-z_-]{0,99}+[0-9])[A-Za-z0-9_-]{16,}",
     ),
     "deepseek": (("api.deepseek.com",), "Authorization: Bearer KEY", ""),
     "mistral": (("api.mistral.ai",), "Authorization: Bearer KEY", ""),
