@@ -15,7 +15,6 @@ What survives is shown. SURVIVORS names what is known to, with the reason why no
 from __future__ import annotations
 
 import ast
-import copy
 import hashlib
 import os
 import resource
@@ -231,14 +230,24 @@ SURVIVORS = NO_DIFFERENCE | {f"{each} => {each.partition(': ')[2][:-1]}x{each[-1
 
 @dataclass
 class Mutant:
-    """A class or function with a fault; what the fault is, the same as long as the code is; and the tests to try."""
+    """A class or function with a fault; what the fault is, the same as long as the code is; and the tests to try.
+
+    The code has the fault already, or gets it when it is entered: then it is told where, as `places` does, and which.
+    """
 
     name: str
     code: ast.stmt
     tests: tuple[str, ...]
+    put: tuple[ast.AST, str, int | None, ast.AST] | None = None
 
     def enter(self) -> None:
-        """Take the place of the right one, in this process; also of what is made of it."""
+        """Take the place of the right one, in this process, which is to end with it; also of what is made of it."""
+        if self.put:
+            node, field, index, fault = self.put
+            if index is None:
+                setattr(node, field, fault)
+            else:
+                getattr(node, field)[index] = fault
         before = getattr(avault, self.code.name)
         module = ast.fix_missing_locations(ast.Module([self.code], []))
         exec(compile(module, str(SOURCE), "exec"), avault.__dict__)  # with this file's import from __future__, as there
@@ -321,21 +330,20 @@ def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
 def mutants(subject: str) -> Iterator[Mutant]:
     """Every fault that there can be in the classes and functions of a subject's rooms."""
     functions = ast.FunctionDef | ast.AsyncFunctionDef
+    lines = [numbers for room, numbers in rooms().items() if room in ROOMS[subject]]
     for top in ast.parse(SOURCE.read_text(encoding="utf-8")).body:
-        if not any(top.lineno in rooms()[room] for room in ROOMS[subject]) or not isinstance(top, functions | ast.ClassDef):
+        if not any(top.lineno in numbers for numbers in lines) or not isinstance(top, functions | ast.ClassDef):
             continue
-        for number, (node, field, index) in enumerate(places(top)):
+        around: dict[int, list[str]] = {}  # the functions that a node stands in
+        for each in ast.walk(top):
+            if isinstance(each, functions):
+                for inside in ast.walk(each):
+                    around.setdefault(id(inside), []).append(each.name)
+        for node, field, index in places(top):
             old = getattr(node, field) if index is None else getattr(node, field)[index]
+            where = ".".join(dict.fromkeys([top.name, *around.get(id(old), [])]))
             for fault in faults(old):
-                twin = copy.deepcopy(top)
-                above, _, _ = next(place for at, place in enumerate(places(twin)) if at == number)
-                if index is None:
-                    setattr(above, field, fault)
-                else:
-                    getattr(above, field)[index] = fault
-                around = [each.name for each in ast.walk(top) if isinstance(each, functions) and old in ast.walk(each)]
-                where = ".".join(dict.fromkeys([top.name, *around]))
-                yield Mutant(f"{where}: {shown(old)} => {shown(fault)}", twin, FILES[subject])
+                yield Mutant(f"{where}: {shown(old)} => {shown(fault)}", top, FILES[subject], (node, field, index, fault))
 
 
 def shown(node: ast.AST) -> str:
