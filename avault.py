@@ -5108,11 +5108,6 @@ def read_had(vault: AnyVault) -> dict[str, list[str]]:
     return found
 
 
-def find_had(vault: AnyVault, value: str) -> list[str]:
-    """The names that are known to have had a value."""
-    return read_had(vault).get(print_value(vault, value), [])
-
-
 def note_had(vault: AnyVault, name: str, value: str, now: int, machine: str) -> None:
     """Note that GROUP/KEY has a value in clear, which is about to be sealed."""
     if len(value) < TELLING:
@@ -39468,7 +39463,6 @@ class Breaks(Exception):
     """Why a value cannot stand in a place."""
 
 
-CONTROL = regex(r"[\x00-\x08\x0b-\x1f\x7f]")
 YAML_UNPRINTABLE = regex("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufdd0-\ufdef\ufffe\uffff]")
 YAML_WORDS = frozenset("null yes no on off y n".split())
 SURE = regex(r"-?(0|[1-9][0-9]{0,17})|true|false")  # mean the same to all, as a string or not

@@ -97,11 +97,11 @@ def test_noise_before_the_answer(machine: Machine, rogue: Rogue, relay: Relay, f
 
 def test_an_ack_pairs_nobody(machine: Machine, rogue: Rogue, relay: Relay) -> None:
     """Nor does another secret: the signer is who says the right one after them."""
-    wrong = misdeeds.WRONG_SECRET + [{"say": {"result": "0123456789abcdef"}}]
+    wrong = [*misdeeds.WRONG_SECRET, {"say": {"result": "0123456789abcdef"}}]
     with peers.rogue([relay.url]) as right:
         init = machine.start("init", "--yes", "--name", "test@machine", "--no-drill", "--relay", relay.url)
         uri = init.line("nostrconnect://")
-        rogue.nostrconnect(uri, steps=misdeeds.ACK_FROM_STRANGER + wrong + [{"say": {"result": "ack"}}])
+        rogue.nostrconnect(uri, steps=[*misdeeds.ACK_FROM_STRANGER, *wrong, {"say": {"result": "ack"}}])
         right.nostrconnect(uri)
         assert init.wait().returncode == 0
         assert right.seen("request") and not rogue.seen("request")
