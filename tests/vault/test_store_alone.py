@@ -114,6 +114,22 @@ def test_what_lies_here_is_told_of_in_one_look_however_many_values_a_key_has(des
     assert Counted.looked == 1 and avault.count_ranks(old) == 16
 
 
+@pytest.mark.parametrize("is_whole", [True, False], ids=["with all that was known", "without"])
+def test_what_was_known_under_the_key_before_may_be_lacking(desk, store, is_whole: bool):
+    """The agent was rotated on another machine: whether this one's writes came along is told once, to who opens it."""
+    name, before, known = store.machine, avault.to_npub("cd" * 32), desk.pin()["generation"]
+    pin = {**desk.pin(), "agent": before, "generation": known if is_whole else {**known, "gone": 1}}
+    Path(desk.places.own("pin.json")).write_bytes(avault.encode_file("pin", pin))
+    draft = store.vault.copy()
+    draft.state(f"agent/{before}", "", 1, "other")
+    draft.generation["other"] = 1
+    desk.path.write_bytes(avault.seal_vault(draft, AGENT))
+    store = desk.load()
+    assert store.remarks.lacks == ("" if is_whole else "the vault lacks writes that this machine knew under the key before")
+    assert (store.machine == name) is is_whole, "it claims to know no more than it does"
+    assert desk.pin()["agent"] == NPUB and not desk.load().remarks.lacks
+
+
 @pytest.mark.parametrize("way", ["a pull", "a merge", "a restart"])
 def test_a_first_operator_is_not_replaced_by_a_file(desk, store, way: str):
     """While the vault is open; who opens it then is told."""
