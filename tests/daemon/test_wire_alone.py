@@ -356,6 +356,11 @@ async def test_what_is_no_frame_ends_the_connection() -> None:
     assert talk.wire.closed and "the limit" in talk.said[1]["error"]["message"]
     talk.session.send({"late": True})
     assert len(talk.said) == 2, "nothing is written to a connection that closes"
+    asked: list[str] = []
+    talk = Talk(lambda session, request: asked.append(request["op"]) or echo(session, request))
+    talk.session.data_received((3).to_bytes(4, "big") + b"[1]" + avault.encode_frame({"op": "behind it"}))
+    talk.say({"op": "later"})
+    assert asked == ["first"], "nor is done what comes on it"
 
 
 async def test_half_a_frame_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,9 +607,12 @@ def test_where_nobody_listens(places: avault.Places) -> None:
 def test_for_programs(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AVAULT_DIR", str(place.home / "vault"))
     answers = {"ok": True, "value": "v", "values": {"K": "v"}}
-    daemon = Daemon(avault.Places(), [[answers]], [[answers]])
+    daemon = Daemon(avault.Places(), [[answers]], [[answers]], [[{"ok": True, "signature": "signed"}]])
     assert avault.get("g", "K") == "v" and avault.env("g") == {"K": "v"}
     assert [(each["op"], each["group"], each.get("key")) for each in daemon.got] == [("get", "g", "K"), ("get", "g", None)]
+    assert avault.sign("g", "K", "nip44-encrypt", b"text", peer="ab" * 32) == "signed"
+    asked = {"op": "sign", "as": "nip44-encrypt", "group": "g", "key": "K", "payload": "dGV4dA==", "peer": "ab" * 32}
+    assert daemon.got[2] == {"v": 1, "vault": avault.Places().id, **asked}
 
 
 def test_a_daemon_of_somebody_else(place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -245,6 +245,24 @@ def test_facts_are_merged_as_secrets_are():
     assert merged(both, b).facts_of("operator") == {} and merged(both, b).fact("operator/alice") is None
 
 
+def test_what_can_be_no_operator_is_none():
+    """Who has the agent's key can write anything."""
+    key = avault.public_hex(avault.parse_keys("1" * 64))
+    [vault, _] = fork(state("operator/alice", key, "a"))
+    for name, value in (
+        ("phone", key),
+        ("Alice", key),
+        ("a b", key),
+        ("", key),
+        ("-a", key),
+        ("x" * 33, key),
+        ("bob", "ab"),
+        ("eve", ""),
+    ):
+        write(vault, "a", state(f"operator/{name}", value, "a"))
+    assert vault.other_operators() == {"alice": key}
+
+
 def test_facts_are_written_and_a_vault_without_them_is_written_without():
     [vault, _] = fork(state("operator/alice", "one", "a", now=7))
     other = new_vault()

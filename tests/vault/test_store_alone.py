@@ -738,6 +738,32 @@ def test_the_own_envelope_comes_first_and_the_recovery_copy_else(desk):
     assert avault.read_unlock(desk.places) == (own, True)
 
 
+def test_the_recovery_copy_is_read_as_that_of_one_operator(desk):
+    """What the others open is not in it; who is a stranger to it reads the first one's, which it cannot open."""
+    first, second, stranger = (avault.public_hex(each) for each in (OPERATOR, *(nostr_sdk.Keys.generate() for _ in range(2))))
+    sealed, their = (avault.seal_nsec(AGENT, "00" * 16, each, "test", "host") for each in (first, second))
+    other = {name: their[name] for name in ("operator", "envelope", "sealed")}
+    Path(desk.places.file("nsec.enc")).write_bytes(avault.encode_file("nsec", {**sealed, "others": [other]}))
+    assert avault.read_unlock(desk.places, avault.to_npub(first)) == (sealed, False)
+    assert avault.read_unlock(desk.places, avault.to_npub(second)) == ({**sealed, **other}, False)
+    assert avault.read_unlock(desk.places, avault.to_npub(stranger)) == (sealed, False)
+
+
+def test_hints_that_name_something_else_are_doubted(desk, store):
+    """nip46.json is public, and anybody who can push may write it."""
+    agent, operator, path = avault.public_hex(AGENT), avault.public_hex(OPERATOR), Path(desk.places.file("nip46.json"))
+    for names, is_right in (
+        ((agent, operator, "test"), True),
+        (("ab" * 32, operator, "test"), False),
+        ((agent, "ab" * 32, "test"), False),
+        ((agent, operator, "another"), False),
+    ):
+        path.write_bytes(avault.encode_hints(*names[:2], ["ws://one"], names[2]))
+        assert ("it is not believed" in avault.doubt_hints(desk.places, store.vault)) is not is_right, names
+    path.write_bytes(b"{}")
+    assert "damaged" in avault.doubt_hints(desk.places, store.vault)
+
+
 @pytest.mark.parametrize("field", ["agent", "operator", "name"])
 def test_what_people_are_shown_is_plain(desk, field):
     sealed = avault.seal_nsec(AGENT, "00" * 16, avault.public_hex(OPERATOR), "test", "host")
