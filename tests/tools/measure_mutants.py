@@ -385,8 +385,7 @@ class Seen:
 class Trial:
     """A pytest plugin that runs the tests once for each mutant, each time in a child, until one fails.
 
-    Those come first that run the function with the fault, in each file the quickest first; then all others. What is known to
-    survive is not tried against the others.
+    First those that run the function with the fault; what survives these, and is not known to, has to survive all others too.
     """
 
     def __init__(self, mutants: list[Mutant]) -> None:
@@ -414,25 +413,30 @@ class Trial:
             self.limit = 10 + SLOWER * (time.monotonic() - begun)
             notes.seek(0)
             self.seen = {name: Seen(*found) for name, found in json.load(notes).items()}
+        left = []
         for number, mutant in enumerate(self.mutants, 1):
-            if self.is_survived(mutant, self.sort(mutant, tests[mutant.tests])):
-                self.survivors.append(mutant.name)
-                print(f"survives: {mutant.name}", f"({SURVIVORS[mutant.name]})" if mutant.name in SURVIVORS else "", flush=True)
+            near = self.near(mutant, tests[mutant.tests])
+            if not near or self.is_survived(mutant, near):
+                left.append(mutant)
+                print(f"of {len(near)} tests none notices: {mutant.name}", file=sys.stderr, flush=True)
             if not number % 50:
                 print(f"{number} of {len(self.mutants)} tried", file=sys.stderr, flush=True)
-            for left in session.config.stash[RUN].iterdir():
-                shutil.rmtree(left, ignore_errors=True)
+            for directory in session.config.stash[RUN].iterdir():
+                shutil.rmtree(directory, ignore_errors=True)
+        for mutant in left:
+            near = self.near(mutant, tests[mutant.tests])
+            others = [each for each in tests[mutant.tests] if each not in near]
+            if mutant.name in SURVIVORS or not others or self.is_survived(mutant, others):
+                self.survivors.append(mutant.name)
+                print(f"survives: {mutant.name}", f"({SURVIVORS[mutant.name]})" if mutant.name in SURVIVORS else "", flush=True)
         assert self.is_survived(None, list(every)), "a test fails without a mutant by now: so it did with some"
         return True
 
-    def sort(self, mutant: Mutant, items: list[pytest.Item]) -> list[pytest.Item]:
-        """The tests to try, in their order."""
+    def near(self, mutant: Mutant, items: list[pytest.Item]) -> list[pytest.Item]:
+        """The tests that run the function with the fault, in each file the quickest first."""
         files = list(dict.fromkeys(each.path for each in items))
         near = [each for each in items if any(start in mutant.lines for start in self.seen[each.nodeid].starts)]
-        near.sort(key=lambda each: (files.index(each.path), self.seen[each.nodeid].seconds))
-        if near and mutant.name in SURVIVORS:
-            return near
-        return list(dict.fromkeys([*near, *items]))
+        return sorted(near, key=lambda each: (files.index(each.path), self.seen[each.nodeid].seconds))
 
     def is_survived(self, mutant: Mutant | None, items: list[pytest.Item], notes: IO[str] | None = None) -> bool:
         """Whether no test fails, and all end, with this mutant in place; what each did is written down as JSON."""
