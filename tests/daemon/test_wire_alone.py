@@ -363,6 +363,33 @@ async def test_what_is_no_frame_ends_the_connection() -> None:
     assert asked == ["first"], "nor is done what comes on it"
 
 
+async def test_one_frame_is_received_and_no_byte_of_what_follows() -> None:
+    """The next reader of the socket, which may be another process, finds the next frame."""
+    frame = avault.encode_frame({"op": "x"})
+    for limit, sent, found in (
+        (len(frame) - 4, frame + b"next", frame[4:]),
+        (len(frame) - 4, (0).to_bytes(4, "big") + b"next", b""),
+        (len(frame) - 4, frame[:-1], None),
+        (len(frame) - 4, frame[:2], None),
+    ):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            received = asyncio.create_task(avault.receive_frame(ours, limit))
+            for byte in sent:
+                theirs.send(bytes([byte]))
+                await asyncio.sleep(0)
+            theirs.shutdown(socket.SHUT_WR)
+            assert await received == found
+            assert ours.recv(9) == (b"" if found is None else b"next")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(frame)
+        with pytest.raises(avault.Usage, match=f"the limit is {len(frame) - 5}"):
+            await avault.receive_frame(ours, len(frame) - 5)
+
+
 async def test_half_a_frame_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(avault.Inflow, "STALLED", 0.05)
     talk = Talk(echo)
