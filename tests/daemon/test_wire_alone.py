@@ -133,6 +133,7 @@ async def test_a_full_stream_waits_and_loses_nothing() -> None:
     assert ends.sides[0].queue, "the stream took all at once"
     await until(lambda: len(ends.got[1]) == 8)
     assert [message["n"] for message, _ in ends.got[1]] == list(range(8)) and not ends.sides[0].queue
+    assert not asyncio.get_running_loop().remove_writer(ends.sides[0].sock), "nobody is called whenever it takes more"
     ends.sides[1].close()
     await until(lambda: ends.lost[0])
     assert ends.lost == [1, 1]
@@ -427,6 +428,16 @@ async def test_a_client_that_sends_without_end_is_cut_off() -> None:
     talk.session.data_received(b"\0")
     assert talk.wire.aborted
     talk.session.connection_lost(None)
+
+
+async def test_who_has_sent_all_and_reads_slowly_is_answered_to_the_end() -> None:
+    talk = Talk(echo)
+    talk.session.pause_writing()
+    talk.say({"op": "one"}, {"op": "two"})
+    talk.session.eof_received()
+    assert len(talk.said) == 1 and not talk.wire.closed
+    talk.session.resume_writing()
+    assert [each["op"] for each in talk.said] == ["first", "one", "two"] and talk.wire.closed
 
 
 async def test_through_a_grant_one_frame_is_answered_in_a_turn_of_the_loop() -> None:

@@ -289,6 +289,14 @@ def test_who_can_write_a_vault_writes_nothing_odd_into_it(place: str, odd: objec
         new_vault().load_json(json.dumps(body))
 
 
+@pytest.mark.parametrize("note", [["", 7, 0], ["", "m", -1], ["", "m", "1"], ["", "m"], ["", "m", 0, 0], None], ids=repr)
+def test_nor_an_odd_note(note: object) -> None:
+    body = json.loads(new_vault().to_json())
+    new_vault().load_json(json.dumps({**body, "groups": {"g": {"note": ["", "m", 0], "keys": {}}}}))
+    with pytest.raises((ValueError, TypeError)):
+        new_vault().load_json(json.dumps({**body, "groups": {"g": {"note": note, "keys": {}}}}))
+
+
 @pytest.mark.parametrize("values", [[["v", 1, 1, "m", 1], ["w", 1, 2, "m", 2]], [["v", 1, 1, "n", 1], ["w", 1, 1, "m", 1]]])
 def test_which_value_of_a_fact_counts_is_not_what_a_writer_says(values: list[list[object]]) -> None:
     """It is what counts after a merge; a value of a key may be in any order, as an earlier version wrote it."""
