@@ -553,6 +553,7 @@ if TYPE_CHECKING:
     Pick = Callable[["Vault", Message], tuple[list[tuple[str, str]], bool]]
     Replicate = Callable[["Keyholder", "Session", Message], Awaitable[Message]]
     Respond = Callable[["Supervisor", socket.socket, Message], Awaitable[Message]]
+    Result = TypeVar("Result")
     Serve = Callable[["Keyholder", "Session", Message], Answer]
     T = TypeVar("T")
     Take = Callable[[socket.socket, "GrantSocket"], None]
@@ -2482,6 +2483,42 @@ def spawn(tasks: set[asyncio.Task[Any]], work: Coroutine[Any, Any, Any]) -> None
     task.add_done_callback(tasks.discard)
 
 
+class Stall:
+    """Gives a client up that leaves half a frame for too long."""
+
+    TIME = 30.0  # seconds that it may stay half
+
+    def __init__(self) -> None:
+        self.timer: asyncio.TimerHandle | None = None
+
+    def watch(self, is_half: bool, give_up: Callable[[], None]) -> None:
+        """Wait for the rest of a frame from now on, where there is half of one."""
+        self.end()
+        if is_half:
+            self.timer = asyncio.get_running_loop().call_later(self.TIME, give_up)
+
+    def end(self) -> None:
+        """Wait no more."""
+        if self.timer:
+            self.timer.cancel()
+        self.timer = None
+
+
+async def see_through(work: Coroutine[Any, Any, Result]) -> Result:
+    """What comes of something that is done to its end, also where who wanted it leaves meanwhile.
+
+    Then that is told afterwards, by CancelledError.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # is told to nobody, as nobody is there
+        raise
+
+
 # ------------------------------------------------------- vault/dangerous ----
 # Names of variables that change what other programs do.
 #
@@ -3994,17 +4031,17 @@ SERVICES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "openai": (
         ("api.openai.com",),
         "Authorization: Bearer KEY",
-        r"sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+        r"sk-(?=[A-Za-z_-]{0,99}+[0-9])[A-Za-z0-9_-]{16,}",
     ),
     "anthropic": (
         ("api.anthropic.com",),
         "x-api-key: KEY",
-        r"sk-ant-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+        r"sk-ant-(?=[A-Za-z_-]{0,99}+[0-9])[A-Za-z0-9_-]{16,}",
     ),
     "openrouter": (
         ("openrouter.ai",),
         "Authorization: Bearer KEY",
-        r"sk-or-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+        r"sk-or-(?=[A-Za-z_-]{0,99}+[0-9])[A-Za-z0-9_-]{16,}",
     ),
     "deepseek": (("api.deepseek.com",), "Authorization: Bearer KEY", ""),
     "mistral": (("api.mistral.ai",), "Authorization: Bearer KEY", ""),
@@ -4178,7 +4215,16 @@ def fits_hosts(host: str, port: int, sets: Hosts, place: str | None = None) -> b
 
 def fits_path(path: str, glob: str) -> bool:
     """Whether a path is as one with * in it says, each of which stands for anything."""
-    return re.fullmatch(".*".join(map(re.escape, glob.split("*"))), path, re.DOTALL) is not None
+    first, *rest = glob.split("*")
+    if not rest or not path.startswith(first):
+        return path == glob
+    *rest, last = rest
+    at = len(first)
+    for each in rest:  # the first place of each leaves most for those after it
+        at = path.find(each, at) + len(each)
+        if at < len(each):
+            return False
+    return path.endswith(last) and at <= len(path) - len(last)
 
 
 def is_plain_path(path: str) -> bool:
@@ -5106,11 +5152,6 @@ def read_had(vault: AnyVault) -> dict[str, list[str]]:
         had = json.loads(text)
         found.setdefault(had["is"], []).append(had["on"])
     return found
-
-
-def find_had(vault: AnyVault, value: str) -> list[str]:
-    """The names that are known to have had a value."""
-    return read_had(vault).get(print_value(vault, value), [])
 
 
 def note_had(vault: AnyVault, name: str, value: str, now: int, machine: str) -> None:
@@ -12303,6 +12344,16 @@ def find_desk(places: Places, name: str) -> dict[str, Any]:
     return content
 
 
+def check_desk(content: dict[str, Any], vault: Vault) -> None:
+    """Raise Denied for a desk on whose phone approves who is no operator of the vault now."""
+    if content["settings"].get("operator") not in map(to_npub, vault.operators()):
+        name = content["custodian"]
+        raise Denied(
+            f"who approves on the phone of the desk {name} is no operator of this vault",
+            f"avault custody remove {name}",
+        )
+
+
 # ------------------------------------------------------ custody/keychain ----
 # The keychain as a custodian: the platform's own, or none.
 #
@@ -13202,6 +13253,7 @@ class Shared:
 
     def save(self, content: dict[str, Any]) -> None:
         """Give a custodian to all machines."""
+        self.keep_whole()
         write_file(self.path_of(content["custodian"]), encode_file("custody", content))
 
     def keep_whole(self) -> None:
@@ -13740,7 +13792,7 @@ LONGEST_EVM = 40_000  # bytes of what is to be signed: a request's first frame h
 SIGN_IN = regex(  # ERC-4361, whole, but for resources: one may hand on rights (ERC-5573)
     r"(?:[a-z][a-z0-9+.-]*://)?([A-Za-z0-9.:\[\]-]{1,80})"
     r" wants you to sign in with your Ethereum account:\n(0x[0-9a-fA-F]{40})\n\n"
-    r"(?:([^\n]{1,200})\n)?\nURI: [a-z][a-z0-9+.-]*://([^\n/?#]+)[^\n]*\nVersion: 1\n"
+    r"(?:([^\n]{1,200})\n)?\nURI: [a-z][a-z0-9+.-]*://([^\n/?#]++)[^\n]*\nVersion: 1\n"
     r"Chain ID: ([0-9]{1,15})\nNonce: ([A-Za-z0-9]{8,40})\nIssued At: [^\n]+"
     r"(?:\nExpiration Time: [^\n]+)?(?:\nNot Before: [^\n]+)?(?:\nRequest ID: [^\n]*)?"
 )
@@ -15770,12 +15822,10 @@ class Inflow:
     `is_last` where it will send no more, and `is_next` where it is for the next turn of the loop.
     """
 
-    STALLED = 30.0  # seconds that half a frame may stay half
-
     def __init__(self, first: dict[str, Any], limit: int) -> None:
         self.first, self.frames = first, Frames(limit)
         self.is_paused = self.is_last = self.is_next = False
-        self.stalled: asyncio.TimerHandle | None = None
+        self.stall = Stall()
 
     def is_too_much(self) -> bool:
         """Whether a client sends on, though nothing is taken from it."""
@@ -15783,16 +15833,7 @@ class Inflow:
 
     def watch(self, is_held: bool, give_up: Callable[[], None]) -> None:
         """Have a client given up that leaves a frame half, unless it is ours to go on."""
-        if self.stalled:
-            self.stalled.cancel()
-        self.stalled = None
-        if self.frames.buffer and not is_held:
-            self.stalled = asyncio.get_running_loop().call_later(self.STALLED, give_up)
-
-    def end(self) -> None:
-        """The client is gone."""
-        if self.stalled:
-            self.stalled.cancel()
+        self.stall.watch(bool(self.frames.buffer) and not is_held, give_up)
 
 
 class Session:
@@ -15969,7 +16010,7 @@ class Session:
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone; so is what it asked for, except a write that is under way."""
         self.sessions.pop(self, None)
-        self.inflow.end()
+        self.inflow.stall.end()
         if self.task:
             self.task.cancel()
         if self.ended:
@@ -16890,19 +16931,23 @@ class Custody:
         return read_described(read_given(read_pin(self.places) or {})) if known is None else known
 
     def complete_shared(self) -> None:
-        """Give to all what the open vault knows as given, where that was cut off.
-
-        It has been tried, and the operator has agreed: see `add_custodian`.
-        """
+        """Give to all what the open vault knows as given, where that was cut off."""
         for name in self.custodians.names(candidate=True):
             with contextlib.suppress(AvaultError):
-                content = self.custodians.load(name, candidate=True)
-                is_known = digest_shared(content) in self.given().keys() - self.retired().keys()
-                if is_shared(content) and is_known:
-                    if name in self.order():
-                        self.custodians.save(content)
-                    Shared(self.places).save(content)
-                    self.custodians.drop_candidate(name)
+                self.complete(name)
+
+    def complete(self, name: str) -> None:
+        """Give a custodian to all whose add was cut off, if the vault knows it as given.
+
+        It has been tried, and the operator has agreed: see `let_count`. Raises AvaultError.
+        """
+        content = self.custodians.load(name, candidate=True)
+        is_known = digest_shared(content) in self.given().keys() - self.retired().keys()
+        if is_shared(content) and is_known:
+            if name in self.order():
+                self.custodians.save(content)
+            Shared(self.places).save(content)
+            self.custodians.drop_candidate(name)
 
     def leave_retired(self) -> list[str]:
         """Use no more what another machine has taken away for all, but for the last way in."""
@@ -17761,9 +17806,7 @@ def refuse_anothers(warden: Warden, name: str, is_replacing: bool) -> None:
 
 def give_to_all(warden: Warden, content: dict[str, Any]) -> None:
     """Put the file of a custodian, which the agent has signed, into the vault directory."""
-    shared = Shared(warden.places)
-    shared.keep_whole()
-    shared.save(content)
+    Shared(warden.places).save(content)
     warden.wrote()
 
 
@@ -17878,29 +17921,42 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
     try:
         tried = await try_custodian(warden.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
-        if for_all:
-            before = [digest_shared(each) for each in find_stated(warden, name)]
-            digest = digest_shared(content)
-            await retire(warden, content, before, secrets.token_hex(16), caller, digest)
     except BaseException:
         await drop_candidate(warden, name)
         raise
-    custody.custodians.save(content)
-    custody.custodians.drop_candidate(name)
+    # from here on it is no matter whether the client stays
+    await see_through(let_count(warden, content, old, caller))
+    return {"name": name, "asks": content["asks"], "shared": for_all}
+
+
+async def let_count(
+    warden: Warden, content: dict[str, Any], old: dict[str, Any] | None, caller: dict[str, Any]
+) -> None:
+    """Use a custodian from now on that has opened the vault, and not what it replaces.
+
+    Its file of one to be tried goes last: once the vault knows that it took the place of another,
+    that one is used no more, and all that is cut off here is completed by it (see `Custody`).
+    """
+    name, custodians, for_all = content["custodian"], warden.custody.custodians, is_shared(content)
+    if for_all:
+        before = [digest_shared(each) for each in find_stated(warden, name)]
+        digest = digest_shared(content)
+        await retire(warden, content, before, secrets.token_hex(16), caller, digest)
+    custodians.save(content)
+    if not old:
+        write_order(warden, name, bool(content["asks"]))
     if for_all:
         give_to_all(warden, content)
+    custodians.drop_candidate(name)
     if old and for_all:  # what took its place is for all, too
         await run_errand(warden.places, "delete", old, Reach({}))
     elif old:
         await forget_key(warden, old)
-    if not old:
-        write_order(warden, name, bool(content["asks"]))
-    custody.note_opened(name)
+    warden.custody.note_opened(name)
     if warden.child.control:
         warden.child.control.send({"do": "proven"})
         if asks_phones(content):
             warden.child.control.send({"do": "renew"})
-    return {"name": name, "asks": content["asks"], "shared": for_all}
 
 
 def refuse_one_place(warden: Warden, content: dict[str, Any]) -> None:
@@ -17928,11 +17984,18 @@ def refuse_one_place(warden: Warden, content: dict[str, Any]) -> None:
 
 
 async def drop_candidate(warden: Warden, name: str) -> None:
-    """Have a custodian that does not count forget its key, and take its file away."""
+    """Have a custodian that does not count forget its key, and take its file away.
+
+    One that counts for the vault already is completed instead; raises AvaultError where it cannot.
+    """
     custodians = warden.custody.custodians
+    with contextlib.suppress(NotFound, Tampered):
+        warden.custody.complete(name)
     with contextlib.suppress(AvaultError):
         content = custodians.load(name, candidate=True)
-        await forget_key(warden, content)
+        counts = custodians.load(name)["account"] if custodians.is_there(name) else None
+        if content["account"] != counts:  # else it was cut off when it counted, and has its key
+            await forget_key(warden, content)
     custodians.drop_candidate(name)
 
 
@@ -18099,12 +18162,16 @@ async def admit_operator(warden: Warden, request: Message, caller: dict[str, Any
 
 async def dismiss_operator(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Take an operator away, and here the phone and desks; others do so at their next unlock."""
-    name, custody = check_operator(request.get("name")), warden.custody
-    others, reach = [each for each in custody.order() if each != name], Reach(request)
-    is_last = custody.is_phone(name) and not (custody.has_phone() and PHONE in others)
+    need_open(warden)
+    name, custody, reach = check_operator(request.get("name")), warden.custody, Reach(request)
+    report = warden.condition.report
+    left = {each: npub for each, npub in report["operators"].items() if each != name}
+    leaving = custody.strangers({**report, "operators": left})
+    others = [each for each in custody.order() if each not in leaving]
+    is_last = leaving and not (custody.has_phone() and PHONE in others)
     if is_last and not await any_opens(warden, others, reach):
         raise Denied(
-            f"the phone of {name} is the last that opens this vault here",
+            f"what is of {name} is the last that opens this vault here",
             "add another before: avault custody add, or: avault pair",
         )
     await change_operator(warden, name, None, reach, caller)
@@ -20094,20 +20161,17 @@ def mark_agreed(keys: Keys, message: dict[str, Any]) -> str:
     return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
 
 
-def check_desk(content: dict[str, Any], vault: Vault, keys: Keys | None = None) -> None:
-    """Raise Denied for a desk on whose phone approves who is no operator of the vault now.
+def check_agreed(content: dict[str, Any], keys: Keys) -> None:
+    """Raise Tampered for a custodian that is not as it was agreed to, by the agent's `keys`.
 
-    By the agent's `keys`, raise Tampered for one that is not as it was agreed to.
+    What the agent has signed for all machines is. Without that signature the same file is nobody's.
     """
-    if keys and content["agreed"] != mark_agreed(keys, {**content, "shared": False}):
-        said = f"the desk {content['custodian']} is not as it was agreed to"
-        raise Tampered(said, "at the desk: avault fleet enroll --only HOST")
-    if content["settings"].get("operator") not in map(to_npub, vault.operators()):
-        name = content["custodian"]
-        raise Denied(
-            f"who approves on the phone of the desk {name} is no operator of this vault",
-            f"avault custody remove {name}",
-        )
+    is_signed = is_shared(content) and content["agent"] == to_npub(public_hex(keys))
+    if not is_signed and content["agreed"] != mark_agreed(keys, {**content, "shared": False}):
+        kind, name = content["kind"], content["custodian"]
+        again = f"add it again: avault custody add {kind} --name {name} --replace"
+        hint = "at the desk: avault fleet enroll --only HOST" if kind == DESK else again
+        raise Tampered(f"the custodian {name} is not as it was agreed to", hint)
 
 
 class KeptKey:
@@ -20121,15 +20185,21 @@ class KeptKey:
         self.phoneless = False  # whether it was entrusted in a vault that has no phone
 
     def check(self, vault: Vault, keys: Keys) -> None:
-        """Raise Denied for a phone or desk of no operator of now, Tampered for what is retired."""
+        """Raise Denied for a phone or desk of no operator of now.
+
+        Tampered for what is retired, or not as it was agreed to. A phone is what the vault says of
+        its operator, and nothing else: what it opens is made anew without asking anybody.
+        """
         if self.offered:
             refuse_retired(self.kept, list_retired(vault), list_given(vault))
         refuse_removed(self.kept, vault)
-        if self.kept["kind"] == "desk":
-            check_desk(self.kept, vault, keys)
+        if self.kept["kind"] != PHONE:
+            check_agreed(self.kept, keys)
+        if self.kept["kind"] == DESK:
+            check_desk(self.kept, vault)
         known = vault.other_operators().get(self.custodian)
         whose = str(self.kept["settings"].get("operator"))
-        if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
+        if self.kept["kind"] == PHONE and (not known or to_npub(known) != whose):
             raise Denied(
                 f"{self.custodian} is no operator of this vault",
                 f"avault custody remove {self.custodian}",
@@ -20590,9 +20660,7 @@ async def agree(holding: Holding, custodian: KeptKey, ticket: str) -> None:
         raise Denied("the operator agrees by phone", "pair it with: avault pair")
     if asks_phones(custodian.kept):
         raise Denied("a phone that is shown the words for an unlock agrees to nothing else")
-    known = {**custodian.kept, "shared": is_shared(custodian.kept)}
-    if known["agreed"] != mark_agreed(store.keys, known):
-        raise Tampered("that custodian is not as it was agreed to")
+    custodian.check(store.vault, store.keys)
     keys, _, _ = await obtain_key(holding.places, custodian)
     if public_hex(keys) != store.vault.agent:
         raise Tampered("that custodian opens another vault")
@@ -22164,7 +22232,8 @@ def turn_desk_key(holding: Holding, message: Message) -> dict[str, Any]:
     is an operator now; Tampered for a file that was not agreed to.
     """
     store, content, name = need_open_store(holding), message["content"], str(message["name"])
-    check_desk(content, store.vault, store.keys)
+    check_agreed(content, store.keys)
+    check_desk(content, store.vault)
     author, said = read_statement(message["statement"], store.vault.agent, name)
     try:
         following, salt = parse_npub(said["next"]), bytes.fromhex(said["salt"])
@@ -26528,9 +26597,7 @@ async def rotate_agent(warden: Warden, request: Message, caller: dict[str, Any])
         drop(stage.at)
         raise
     # from here on it is no matter whether the client stays
-    done = await asyncio.shield(
-        asyncio.ensure_future(turn_over(warden, begun["agent"], old, added))
-    )
+    done = await see_through(turn_over(warden, begun["agent"], old, added))
     return {**begun, **done, "custodians": [each["custodian"] for each in added], "left": left}
 
 
@@ -27123,6 +27190,7 @@ async def take_custodian(warden: Warden, request: Message, caller: dict[str, Any
         Reach(request),
         warden.custody.custodians,
     )
+    warden.custody.complete_shared()  # whose file is where this one's is to be
     content = warden.custody.find_shared(name, None)
     if name in custodians.order() and not custodians.load(name).get("signed"):
         raise Usage(
@@ -30813,7 +30881,6 @@ REQUEST_IDENTITIES, IDENTITIES_ANSWER = 11, b"\x0c"
 SIGN_REQUEST, SIGN_RESPONSE = 13, b"\x0e"
 EXTENSION = 27
 SESSION_BIND = "session-bind@openssh.com"
-STALLED = 30.0  # seconds that half a message may stay half
 ANSWER_TIME = 100.0  # seconds: a server ends a login after 120
 
 
@@ -30827,7 +30894,7 @@ class AgentClient:
         self.told: list[str] = []  # the same, as the vault is told of them
         self.is_doubtful = False  # whether a bind was refused: nobody knows who is at the other end
         self.task: asyncio.Task[None] | None = None
-        self.stalled: asyncio.TimerHandle | None = None
+        self.stall = Stall()
 
     def connection_made(self, transport: Any) -> None:
         """A client is there."""
@@ -30863,11 +30930,7 @@ class AgentClient:
             self.task = asyncio.get_running_loop().create_task(self.work(message))
         if len(self.frames.buffer) > 2 * LONGEST_MESSAGE:
             self.transport.abort()
-        if self.stalled:
-            self.stalled.cancel()
-        waits = bool(self.frames.buffer) and not self.task
-        loop = asyncio.get_running_loop()
-        self.stalled = loop.call_later(STALLED, self.transport.abort) if waits else None
+        self.stall.watch(bool(self.frames.buffer) and not self.task, self.transport.abort)
 
     async def work(self, message: bytes) -> None:
         """Answer a request, then go on."""
@@ -30889,8 +30952,7 @@ class AgentClient:
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone, and so is what it asked for."""
         self.clients.pop(self, None)
-        if self.stalled:
-            self.stalled.cancel()
+        self.stall.end()
         if self.task:
             self.task.cancel()
 
@@ -32473,6 +32535,12 @@ def tell_git(stream: IO[bytes]) -> None:
                 )
 
 
+def leave_user(word: re.Match[str]) -> str:
+    """A word, without what stands before the host of the URL in it."""
+    head, begins, rest = word[0].partition("://")
+    return head + begins + rest.rpartition("@")[2]
+
+
 def reason(errors: bytes) -> str:
     """What git says on stderr that it could not do, in a line.
 
@@ -32482,7 +32550,7 @@ def reason(errors: bytes) -> str:
     lines = [line for line in lines if not line.startswith(("warning: ", "hint: ", "To "))] or [
         "it does not say why"
     ]
-    text = re.sub("^(fatal|error): ", "", re.sub(r"://[^\s'\"]*@", "://", lines[0]))
+    text = re.sub("^(fatal|error): ", "", re.sub(r"[^\s'\"]+", leave_user, lines[0]))
     return printable(text.rstrip("."))
 
 
@@ -35642,7 +35710,7 @@ def read_plain(text: str, name: re.Match[str], end: int) -> tuple[str, int, str,
     value = (
         ""
         if name[2] and text[start : start + 1] == "#"
-        else re.sub(r"\s+#.*", "", text[start:end]).rstrip()
+        else re.sub(r"(?<!\s)\s+#.*", "", text[start:end]).rstrip()
     )
     if re.fullmatch(r"-----BEGIN [A-Z0-9 ]+-----", value):
         return value, end, "a value of several lines needs quotes", ""
@@ -35663,6 +35731,11 @@ def read_plain(text: str, name: re.Match[str], end: int) -> tuple[str, int, str,
     return value, end, problem, remark
 
 
+def has_reference(text: str) -> bool:
+    """Whether there is a ${NAME} in a text, whatever the name is."""
+    return "}" in text.partition("${")[2]
+
+
 def read_references(text: str) -> tuple[str, str]:
     """The problem of a value that refers to other variables.
 
@@ -35670,7 +35743,7 @@ def read_references(text: str) -> tuple[str, str]:
 
     Only the program that reads the file knows which value ${NAME} has: such a line is left.
     """
-    if re.search(r"\$\{[^}]*\}", text):
+    if has_reference(text):
         return REFERS, ""
     return "", DOLLAR if "$" in text else ""
 
@@ -35809,24 +35882,29 @@ class Word:
     whatever is quoted: there a shell looks for characters that mean something.
     """
 
-    __slots__ = ("bare", "end", "problem", "start", "text")
+    __slots__ = ("bare", "end", "pieces", "problem", "start", "text")
 
     def __init__(self, start: int) -> None:
         self.start = self.end = start
         self.text = self.bare = self.problem = ""
+        self.pieces: list[tuple[str, str]] = []  # of both
 
     def add(self, text: str, quoted: bool = True) -> None:
         """Take a piece."""
-        self.text += text
-        self.bare += '"' if quoted else text
+        self.pieces.append((text, '"' if quoted else text))
 
     def doubt(self, problem: str) -> None:
         """Note a problem, if it is the first."""
         self.problem = self.problem or problem
 
-    def finish(self, end: int, is_zsh: bool) -> Word:
+    def finish(self, end: int, is_zsh: bool, is_dos: bool) -> Word:
         """The word, with the problems that only the whole of it shows."""
         self.end = end
+        self.text, self.bare = (
+            "".join(each) for each in zip(*self.pieces or [("", "")], strict=True)
+        )
+        if is_dos and self.bare[-1:] == "\r":
+            self.doubt("a carriage return belongs to it")
         value = self.bare.partition("=")[2]
         try:
             # of bytes that came one by one
@@ -35835,7 +35913,8 @@ class Word:
             self.doubt(NOT_TEXT)
         if value.startswith("~") or ":~" in value:
             self.doubt(NEEDS_THE_SHELL)
-        if re.search(r"(^|:)=." if is_zsh else r"\{.*(,|\.\.).*\}", value, re.DOTALL):
+        braces = value.partition("{")[2].rpartition("}")[0]
+        if re.search(r"(?s)(^|:)=.", value) if is_zsh else "," in braces or ".." in braces:
             self.doubt(NEEDS_THE_SHELL if is_zsh else DIFFERS)  # zsh's =command; bash's braces
         return self
 
@@ -35869,9 +35948,7 @@ class WordReader:
         word = Word(self.at)
         while (c := self.peek()) and c not in " \t\n;&|<>()":
             self.read_piece(word)
-        if self.is_dos and word.bare[-1:] == "\r":
-            word.doubt("a carriage return belongs to it")
-        return word.finish(self.at, self.is_zsh)
+        return word.finish(self.at, self.is_zsh, self.is_dos)
 
     def read_piece(self, word: Word) -> None:
         """A part of a word: quoted, expanded by the shell, or plain."""
@@ -36020,11 +36097,13 @@ def read_fish_word(word: str) -> str | None:
 
 def parse_fish(text: str) -> list[Assignment]:
     """The variables that a fish script sets: `set -gx NAME value`, `export NAME=value`."""
-    lines, found = Lines(text), []
+    lines, found, at = Lines(text), [], 0
     space = re.compile(r"(?:[ \t]|\\\n)*")
     for match in re.finditer(
         r"(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
     ):
+        if match.start(1) < at:  # a word of the command before
+            continue
         words, at = [], match.end()
         while word := FISH_WORD.match(text, at):
             words.append(word[0])
@@ -36160,10 +36239,11 @@ OPEN_WORDS = frozenset(
 OTHER_FORMS = (
     r"whsec_[A-Za-z0-9]{24,} | (?:AKIA|ASIA)[A-Z0-9]{16} | ya29\.[A-Za-z0-9_-]{20,}",
     r"nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,}",
-    r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
+    # a header longer than that has a certificate in it; with no bound it would be quadratic
+    r"eyJ[A-Za-z0-9_-]{8,2000}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}",
     r"-----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY-----",
     r"\{(?=[^{}]*\"kty\"\s*:)[^{}]*\"[dk]\"\s*:",  # RFC 7517, of a private or symmetric key
-    r"[a-z][a-z0-9+.-]*://[^\s/:@\"'$]*:[^\s/@\"'$]+@",
+    r"[a-z][a-z0-9+.-]{0,40}+://[^\s/:@\"'$]*+:[^\s/@\"'$]++@",
 )
 TOKEN_FORMS = regex(
     "(?x)(?<![A-Za-z0-9])(?:"
@@ -36914,8 +36994,9 @@ def settings(text: str, comments: str) -> Iterator[tuple[int, str, str | None, s
     for number, line in enumerate(text_lines(text), 1):
         if not line.strip() or line.lstrip()[0] in comments:
             continue
-        if header := re.fullmatch(r"\s*\[\s*([^\]]+?)\s*\]\s*", line):
-            section = header[1]
+        header = line.strip()
+        if header.startswith("[") and header.find("]") == len(header) - 1 and header[1:-1].strip():
+            section = header[1:-1].strip()
             continue
         name, equals, value = line.partition("=")
         yield number, section, name.strip() if equals and name.strip() else None, value.strip()
@@ -36983,7 +37064,8 @@ def read_pgpass(text: str) -> FileSecrets:
         if not line.strip() or line[0] == "#":
             continue
         fields = [
-            re.sub(r"\\(.)", r"\1", each) for each in re.findall(r"((?:\\.|[^:\\])*)(?::|\Z)", line)
+            re.sub(r"\\(.)", r"\1", each)
+            for each in re.findall(r"((?:\\.|[^:\\]|\\\Z)*)(?::|\Z)", line)
         ]
         if len(fields) < 5 or any(fields[5:]):
             found.bad.append(f"line {number}: not host:port:database:user:password")
@@ -37015,7 +37097,7 @@ def read_npmrc(text: str) -> FileSecrets:
         if name is None or last not in NPM:
             is_plain = name is not None and re.fullmatch("[A-Za-z@:_-]+", name)
             found.leave(number, str(name) if is_plain else "", SETTING)
-        elif re.search(r"\$\{[^}]*\}", value):
+        elif has_reference(value):
             found.leave(number, last, REFERS)
         else:
             quoted = value[:1] == value[-1:] == '"' and len(value) > 1
@@ -37121,7 +37203,7 @@ class Manifest:
                 raise self.refuse() from None
         if quoted := re.fullmatch(r"""'((?:''|[^'])*)'(?:[ \t]+#.*)?""", text):
             return quoted[1].replace("''", "'")
-        plain = re.sub(r"[ \t]+#.*", "", text)
+        plain = re.sub(r"(?<![ \t])[ \t]+#.*", "", text)
         if plain in ("{}", "[]", "null", "~"):
             return {"{}": {}, "[]": []}.get(plain)
         if re.match(r"[&*!%@`{\[\]},'\"|>]|[-?:] ", plain) or re.search(r":( |$)", plain):
@@ -37135,7 +37217,8 @@ class Manifest:
         if not match or not first or first[0] <= indent:
             raise self.refuse()
         rows: list[str] = []
-        for _, line in self.lines[self.at :]:
+        for number in range(self.at, len(self.lines)):
+            line = self.lines[number][1]
             if line.strip() and not line.startswith(" " * first[0]):
                 break
             rows.append(line[first[0] :])
@@ -37578,7 +37661,9 @@ def form_of(file: str, text: str) -> str:
     ):
         return "k8s"
     if re.match(r"(?:[#;].*\n\s*)*\[[^\]\n]+\][ \t]*\r?(\n|\Z)", start):
-        if re.search(r"(?mi)^\s*aws_(access_key_id|secret_access_key|session_token)\s*=", text):
+        if re.search(
+            r"(?mi)^[^\S\n]*aws_(access_key_id|secret_access_key|session_token)\s*=", text
+        ):
             return "aws"
         raise Usage(
             "it is an INI file, of a kind that avault does not know",
@@ -37594,7 +37679,7 @@ def form_of(file: str, text: str) -> str:
     if "," in header and "=" not in header and find_columns(next(csv.reader([header]), [])):
         return "csv"
     is_yaml = re.match(
-        r"(?:(?:#.*|---[ \t]*)\r?\n\s*)*[\"']?[A-Za-z_][\w.-]*[\"']?:(?:[ \t]|\r?\n|\Z)", start
+        r"(?:(?:#.*|---[ \t]*\r?)\n\s*)*[\"']?[A-Za-z_][\w.-]*[\"']?:(?:[ \t]|\r?\n|\Z)", start
     )
     if name.endswith((".yaml", ".yml")) or (is_yaml and "=" not in start.partition(":")[0]):
         raise Usage(
@@ -39390,26 +39475,28 @@ class Place(Fields, frozen=True):
 
 DOUBLE_QUOTED = r'"(?:\\.|[^"\\])*"'
 TEMPLATE_TOKENS = {
-    "json": rf"""(?P<string>{DOUBLE_QUOTED}?) | (?P<comment>(?<!:)//[^\n]*|/\*.*?\*/)""",
-    "toml": r"""(?P<string>\"{3}(?:\\.|[^\\])*?\"{3}|"(?:\\.|[^"\\\n])*"?)
-        | (?P<lines>'{3}.*?'{3}) | (?P<literal>'[^'\n]*'?) | (?P<comment>\#[^\n]*)""",
+    "json": rf"""(?P<string>{DOUBLE_QUOTED}?) | (?P<comment>(?<!:)//[^\n]*|/\*.*?(?:\*/|\Z))""",
+    "toml": r"""(?P<string>\"{3}(?:\\.|[^\\]|\\\Z)*?(?:\"{3}|\Z)|"(?:\\.|[^"\\\n])*"?)
+        | (?P<lines>'{3}.*?(?:'{3}|\Z)) | (?P<literal>'[^'\n]*'?) | (?P<comment>\#[^\n]*)""",
     "dotenv": rf"""(?m:(?P<comment>^[ \t]*\#[^\n]*)
         | ^[ \t]*(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*[ \t]*=[ \t]*
         (?:(?P<single>'(?:\\.|[^'\\])*') | (?P<double>{DOUBLE_QUOTED}) | (?P<other>`[^`]*`)
-        | (?P<plain>[^\n]*?)(?=[ \t]+\#|[ \t\r]*$)))""",
-    "shell": rf"""(?P<document>(?<!<)<<-?[ \t]*['"\\]?(?P<end>\w+)['"]?[^\n]*\n.*?^\t*(?P=end)$)
+        | (?P<plain>(?:[^ \t\r\n]++|[ \t\r]++(?![\#\n]|\Z))*+)))""",
+    "shell": rf"""(?P<document>(?<!<)<<-?[ \t]*['"\\]?(?P<end>\w+)['"]?[^\n]*\n)
         | (?P<single>'[^']*') | (?P<double>{DOUBLE_QUOTED})
         | (?P<other>\$'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`) | \\.
         | (?P<comment>(?:^|(?<=[\s;&|(]))\#[^\n]*)""",
-    "xml": r"""(?P<comment><!--.*?-->) | (?P<cdata><!\[CDATA\[.*?\]\]>) | (?P<other><[?!].*?>)
-        | (?P<tag></?[A-Za-z_:](?:"[^"]*"|'[^']*'|[^<>"'])*>)""",
+    "xml": r"""(?P<comment><!--.*?(?:-->|\Z)) | (?P<cdata><!\[CDATA\[.*?(?:\]\]>|\Z))
+        | (?P<other><[?!].*?(?:>|\Z)) | (?P<tag></?[A-Za-z_:](?:"[^"]*"|'[^']*'|[^<>"'])*+>?)""",
 }
 
 
 def find_tokens(form: str, text: str) -> Iterator[Place]:
     """The places of a text in a form whose tokens an expression tells."""
     flags = re.DOTALL | re.VERBOSE | (re.MULTILINE if form == "shell" else 0)
-    for found in re.compile(TEMPLATE_TOKENS[form], flags).finditer(text):
+    pattern, ends, at = re.compile(TEMPLATE_TOKENS[form], flags), find_words(form, text), 0
+    while found := pattern.search(text, at):
+        at = found.end()
         kind = next(
             (
                 name
@@ -39424,8 +39511,26 @@ def find_tokens(form: str, text: str) -> Iterator[Place]:
                 yield Place(
                     "attribute", found.start() + value.start(1), found.start() + value.end(1)
                 )
+        elif kind == "document":
+            known = ends.get(found["end"], [])
+            following = bisect.bisect_left(known, at)
+            if following < len(known):
+                at = known[following]
+                yield Place(kind, found.start(), at)
+            else:  # no here-document: as in $((1 << 2))
+                at = found.end("end")
         elif kind:
             yield Place(kind, *found.span(kind))
+
+
+def find_words(form: str, text: str) -> dict[str, list[int]]:
+    """Where the lines of a shell script end that may end a here-document, by what they say."""
+    found: dict[str, list[int]] = {}
+    end = -1
+    for line in text.split("\n") if form == "shell" else []:
+        end += len(line) + 1
+        found.setdefault(line.lstrip("\t"), []).append(end)
+    return found
 
 
 YAML_DOUBLE = regex(r'(?s)"(?:\\.|[^"\\])*"?')
@@ -39500,7 +39605,6 @@ class Breaks(Exception):
     """Why a value cannot stand in a place."""
 
 
-CONTROL = regex(r"[\x00-\x08\x0b-\x1f\x7f]")
 YAML_UNPRINTABLE = regex("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufdd0-\ufdef\ufffe\uffff]")
 YAML_WORDS = frozenset("null yes no on off y n".split())
 SURE = regex(r"-?(0|[1-9][0-9]{0,17})|true|false")  # mean the same to all, as a string or not
@@ -47549,7 +47653,7 @@ class Board:
 
 
 MOST_TOGETHER = 20  # machines that one approval opens
-PAIR_DESK = "avault fleet enroll"
+PAIR_DESK, PAIR_ANEW = "avault fleet enroll", "avault fleet pair"
 
 
 class DeskFile:
@@ -48176,7 +48280,7 @@ class DeskSigner:
 
     def __init__(self, desk: DeskFile, limit: float) -> None:
         self.desk, self.limit = desk, limit
-        self.remote = RemoteSigner(desk.keys, desk.relays, desk.signer, lambda: None)
+        self.remote = RemoteSigner(desk.keys, desk.relays, desk.signer, lambda: None, PAIR_ANEW)
 
     async def __aenter__(self) -> Self:
         await self.remote.open()
@@ -48355,7 +48459,7 @@ class Together:
         except AvaultError as error:
             told = error.to_dict()["error"]
             if says_any(error.message, NOT_PAIRED):
-                told["message"] += "; if this desk is gone from the app: avault fleet pair"
+                told["message"] += f"; if this desk is gone from the app: {PAIR_ANEW}"
             outcome = judge_asking(
                 {name: told.get(name) or "" for name in ("code", "message", "hint")}
             )
@@ -49926,6 +50030,15 @@ def read_bunker(uri: str | None) -> str | None:
     return uri
 
 
+def warn_if_quick(seconds: float) -> None:
+    """Say of a refusal of a drill that nobody may have given it."""
+    if seconds < NOBODY_ASKED:
+        warn(
+            f"it was refused within {seconds:.1f} s; if that was not you, the app remembers a"
+            " refusal"
+        )
+
+
 class Ceremony:
     """The talk with the operator while a signer is paired."""
 
@@ -50057,11 +50170,7 @@ class Ceremony:
             seconds = answer["seconds"]
             if answer["refused"]:
                 say("the drill passed: nothing is opened without you")
-                if seconds < NOBODY_ASKED:
-                    warn(
-                        f"it was refused within {seconds:.1f} s; if that was not you, the app "
-                        "remembers a refusal"
-                    )
+                warn_if_quick(seconds)
                 return 0
             warn(
                 f"the request to reject was approved after {seconds:.1f} s: if that was not you, "
@@ -51634,7 +51743,6 @@ MEETING = (  # the options of every command that may pair a desk
     option("--bunker"), option("--relay", "relays", multiple=True), option("--qr"),
     option("--label"), option("--no-drill", is_flag=True),
 )  # fmt: skip
-PAIR_ANEW = "avault fleet pair"
 DESK_LIMIT = 120.0  # seconds for an approval
 SCAN_LIMIT = 600.0  # seconds for a code to be scanned
 
@@ -51709,11 +51817,7 @@ class Meeting:
             is_refused, seconds = asyncio.run(ask_to_refuse(desk))
             if is_refused:
                 say("the drill passed: no machine is opened without you")
-                if seconds < NOBODY_ASKED:
-                    warn(
-                        f"it was refused within {seconds:.1f} s; if that was not you, the app "
-                        "remembers a refusal"
-                    )
+                warn_if_quick(seconds)
                 return
             sys.stderr.write(SIGNER_SETTINGS)
             is_there = sys.stdin.isatty() and not self.terminal.want_json

@@ -109,7 +109,9 @@ async def test_what_is_remembered_of_a_name_has_an_end(house: House) -> None:
     for number in range(avault.MOST_HAD + 3):
         await house.keyholder.change(put(f"value-number-{number}"))
     assert len(store.vault.facts_of("had")) == avault.MOST_HAD
-    assert avault.find_had(store.vault, "value-number-0") == ["new/KEY"], "the first are kept: nobody pushes them out"
+    assert avault.read_had(store.vault)[avault.print_value(store.vault, "value-number-0")] == ["new/KEY"], (
+        "the first are kept: nobody pushes them out"
+    )
 
 
 # -- questions without end

@@ -133,6 +133,7 @@ async def test_a_full_stream_waits_and_loses_nothing() -> None:
     assert ends.sides[0].queue, "the stream took all at once"
     await until(lambda: len(ends.got[1]) == 8)
     assert [message["n"] for message, _ in ends.got[1]] == list(range(8)) and not ends.sides[0].queue
+    assert not asyncio.get_running_loop().remove_writer(ends.sides[0].sock), "nobody is called whenever it takes more"
     ends.sides[1].close()
     await until(lambda: ends.lost[0])
     assert ends.lost == [1, 1]
@@ -375,6 +376,38 @@ async def test_what_is_no_frame_ends_the_connection() -> None:
     assert talk.wire.closed and "the limit" in talk.said[1]["error"]["message"]
     talk.session.send({"late": True})
     assert len(talk.said) == 2, "nothing is written to a connection that closes"
+    asked: list[str] = []
+    talk = Talk(lambda session, request: asked.append(request["op"]) or echo(session, request))
+    talk.session.data_received((3).to_bytes(4, "big") + b"[1]" + avault.encode_frame({"op": "behind it"}))
+    talk.say({"op": "later"})
+    assert asked == ["first"], "nor is done what comes on it"
+
+
+async def test_one_frame_is_received_and_no_byte_of_what_follows() -> None:
+    """The next reader of the socket, which may be another process, finds the next frame."""
+    frame = avault.encode_frame({"op": "x"})
+    for limit, sent, found in (
+        (len(frame) - 4, frame + b"next", frame[4:]),
+        (len(frame) - 4, (0).to_bytes(4, "big") + b"next", b""),
+        (len(frame) - 4, frame[:-1], None),
+        (len(frame) - 4, frame[:2], None),
+    ):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            received = asyncio.create_task(avault.receive_frame(ours, limit))
+            for byte in sent:
+                theirs.send(bytes([byte]))
+                await asyncio.sleep(0)
+            theirs.shutdown(socket.SHUT_WR)
+            assert await received == found
+            assert ours.recv(9) == (b"" if found is None else b"next")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(frame)
+        with pytest.raises(avault.Usage, match=f"the limit is {len(frame) - 5}"):
+            await avault.receive_frame(ours, len(frame) - 5)
 
 
 async def test_half_a_frame_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,6 +447,16 @@ async def test_a_client_that_sends_without_end_is_cut_off() -> None:
     talk.session.data_received(b"\0")
     assert talk.wire.aborted
     talk.session.connection_lost(None)
+
+
+async def test_who_has_sent_all_and_reads_slowly_is_answered_to_the_end() -> None:
+    talk = Talk(echo)
+    talk.session.pause_writing()
+    talk.say({"op": "one"}, {"op": "two"})
+    talk.session.eof_received()
+    assert len(talk.said) == 1 and not talk.wire.closed
+    talk.session.resume_writing()
+    assert [each["op"] for each in talk.said] == ["first", "one", "two"] and talk.wire.closed
 
 
 async def test_through_a_grant_one_frame_is_answered_in_a_turn_of_the_loop() -> None:
@@ -621,9 +664,12 @@ def test_where_nobody_listens(places: avault.Places) -> None:
 def test_for_programs(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AVAULT_DIR", str(place.home / "vault"))
     answers = {"ok": True, "value": "v", "values": {"K": "v"}}
-    daemon = Daemon(avault.Places(), [[answers]], [[answers]])
+    daemon = Daemon(avault.Places(), [[answers]], [[answers]], [[{"ok": True, "signature": "signed"}]])
     assert avault.get("g", "K") == "v" and avault.env("g") == {"K": "v"}
     assert [(each["op"], each["group"], each.get("key")) for each in daemon.got] == [("get", "g", "K"), ("get", "g", None)]
+    assert avault.sign("g", "K", "nip44-encrypt", b"text", peer="ab" * 32) == "signed"
+    asked = {"op": "sign", "as": "nip44-encrypt", "group": "g", "key": "K", "payload": "dGV4dA==", "peer": "ab" * 32}
+    assert daemon.got[2] == {"v": 1, "vault": avault.Places().id, **asked}
 
 
 def test_a_daemon_of_somebody_else(place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -336,6 +336,18 @@ async def test_a_page_that_another_key_wants_opened(asking: Asking) -> None:
     assert asking.remote.remarks.auth_url is None
 
 
+async def test_before_somebody_is_paired_nobody_shows_a_page(asking: Asking) -> None:
+    """Whoever sees our key on a relay could send the operator to a page of his own."""
+    asking.remote.signer, asking.remote.pending = None, None
+    asking.remote.code.secret, asking.remote.code.greeted = "s3cret", asyncio.get_running_loop().create_future()
+    for author in (asking.signer, asking.stranger):
+        asking.hear(author=author, result="auth_url", error="https://evil.example/")
+    shown = asking.remote.describe()
+    assert (shown["auth_url"], shown["notice"]) == (None, None)
+    asking.hear(result="s3cret")
+    assert await asking.remote.code.greeted == asking.remote.signer, "from whom the secret comes"
+
+
 async def test_strangers_cost_little(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(avault, "STRANGERS", 2)
     for _ in range(2):

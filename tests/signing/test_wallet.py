@@ -515,6 +515,13 @@ BAD = [
     "chain 31337 token ETH day 1",
     "chain 8453 token COIN day 1",
     f"chain 8453 token {USDC}:Eth:18 day 20",
+    f"chain 8453 token {USDC}:USDC day 20",
+    f"chain 8453 token {USDC}::6 day 20",
+    f"chain 8453 token ETH to {BOB}: tx 1 day 2",
+    f"chain 8453 token ETH to {BOB}:{'x' * 25} tx 1 day 2",
+    f"chain 8453 token ETH to {BOB}:B*b tx 1 day 2",
+    f"chain 1 calls {FAKE}:0x12345678,{FAKE}:0x12345678",
+    f"chain 1 calls {FAKE}:0x12345679,{FAKE}:0x12345678",
 ]
 
 
@@ -530,6 +537,28 @@ def test_a_rule_is_kept_in_one_form(rule: str) -> None:
 @pytest.mark.parametrize("rule", BAD)
 def test_a_typo_is_no_rule(rule: str) -> None:
     assert not avault.is_pay_rule(rule)
+
+
+@pytest.mark.parametrize("rule", ["chain 8453 token ETH day 1", "cluster mainnet mint SOL day 1"])
+def test_a_word_that_is_none_is_named(rule: str) -> None:
+    assert avault.is_pay_rule(avault.arrange_pay_rule(rule))
+    with pytest.raises(ValueError, match="no such word: speed"):
+        avault.arrange_pay_rule(f"{rule} speed 9")
+    with pytest.raises(ValueError, match="not words and their values, each once"):
+        avault.arrange_pay_rule(f"{rule} day 2")
+
+
+def test_an_address_of_solana_has_so_many_bytes() -> None:
+    assert avault.decode_base58(avault.encode_base58(b"\0" + b"x" * 31), 32) == b"\0" + b"x" * 31
+    for text, says in (
+        ("z" * 44, "too long"),
+        ("z" * 40, "not 32 bytes"),
+        ("0" * 32, "not base58"),
+        ("", "not base58"),
+        (7, "not base58"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            avault.decode_base58(text, 32)
 
 
 @pytest.mark.parametrize("amount", ["1.5.0", "1..0", "1.", ".0", "1.0.", "1 .0", "1_0.0"])

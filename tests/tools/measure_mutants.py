@@ -15,8 +15,8 @@ What survives is shown. SURVIVORS names what is known to, with the reason why no
 from __future__ import annotations
 
 import ast
-import copy
 import hashlib
+import json
 import os
 import resource
 import select
@@ -24,10 +24,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import IO
 
 import hypothesis
 import pytest
@@ -231,14 +234,25 @@ SURVIVORS = NO_DIFFERENCE | {f"{each} => {each.partition(': ')[2][:-1]}x{each[-1
 
 @dataclass
 class Mutant:
-    """A class or function with a fault; what the fault is, the same as long as the code is; and the tests to try."""
+    """A class or function with a fault; what the fault is, the same as long as the code is; and the tests to try.
+
+    The code has the fault already, or gets it when it is entered: then it is told where, as `places` does, and which.
+    """
 
     name: str
     code: ast.stmt
     tests: tuple[str, ...]
+    put: tuple[ast.AST, str, int | None, ast.AST] | None = None
+    lines: range = range(0)  # of the function or class around the fault
 
     def enter(self) -> None:
-        """Take the place of the right one, in this process; also of what is made of it."""
+        """Take the place of the right one, in this process, which is to end with it; also of what is made of it."""
+        if self.put:
+            node, field, index, fault = self.put
+            if index is None:
+                setattr(node, field, fault)
+            else:
+                getattr(node, field)[index] = fault
         before = getattr(avault, self.code.name)
         module = ast.fix_missing_locations(ast.Module([self.code], []))
         exec(compile(module, str(SOURCE), "exec"), avault.__dict__)  # with this file's import from __future__, as there
@@ -321,21 +335,23 @@ def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
 def mutants(subject: str) -> Iterator[Mutant]:
     """Every fault that there can be in the classes and functions of a subject's rooms."""
     functions = ast.FunctionDef | ast.AsyncFunctionDef
+    ours = [numbers for room, numbers in rooms().items() if room in ROOMS[subject]]
     for top in ast.parse(SOURCE.read_text(encoding="utf-8")).body:
-        if not any(top.lineno in rooms()[room] for room in ROOMS[subject]) or not isinstance(top, functions | ast.ClassDef):
+        if not any(top.lineno in numbers for numbers in ours) or not isinstance(top, functions | ast.ClassDef):
             continue
-        for number, (node, field, index) in enumerate(places(top)):
+        around: dict[int, list[ast.FunctionDef | ast.AsyncFunctionDef]] = {}  # the functions that a node stands in
+        for each in ast.walk(top):
+            if isinstance(each, functions):
+                for inside in ast.walk(each):
+                    around.setdefault(id(inside), []).append(each)
+        for node, field, index in places(top):
             old = getattr(node, field) if index is None else getattr(node, field)[index]
+            inside_of = around.get(id(old), [])
+            where = ".".join(dict.fromkeys([top.name, *(each.name for each in inside_of)]))
+            whole = inside_of[0] if inside_of else top
+            lines = range(min([whole, *whole.decorator_list], key=lambda each: each.lineno).lineno, (whole.end_lineno or 0) + 1)
             for fault in faults(old):
-                twin = copy.deepcopy(top)
-                above, _, _ = next(place for at, place in enumerate(places(twin)) if at == number)
-                if index is None:
-                    setattr(above, field, fault)
-                else:
-                    getattr(above, field)[index] = fault
-                around = [each.name for each in ast.walk(top) if isinstance(each, functions) and old in ast.walk(each)]
-                where = ".".join(dict.fromkeys([top.name, *around]))
-                yield Mutant(f"{where}: {shown(old)} => {shown(fault)}", twin, FILES[subject])
+                yield Mutant(f"{where}: {shown(old)} => {shown(fault)}", top, FILES[subject], (node, field, index, fault), lines)
 
 
 def shown(node: ast.AST) -> str:
@@ -358,13 +374,25 @@ def dangerous() -> Iterator[Mutant]:
 # Running the tests against them
 
 
+@dataclass
+class Seen:
+    """What a test did while there was no fault: the lines that the functions of avault.py begin at which it ran, and its time."""
+
+    starts: list[int]
+    seconds: float
+
+
 class Trial:
-    """A pytest plugin that runs the tests once for each mutant, each time in a child, until one fails."""
+    """A pytest plugin that runs the tests once for each mutant, each time in a child, until one fails.
+
+    First those that run the function with the fault; what survives these, and is not known to, has to survive all others too.
+    """
 
     def __init__(self, mutants: list[Mutant]) -> None:
         self.mutants = mutants
         self.survivors: list[str] = []
         self.limit = 600.0  # seconds
+        self.seen: dict[str, Seen] = {}  # by the test's name
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Leave out the tests that ask the installed command: it is not the mutant."""
@@ -379,22 +407,39 @@ class Trial:
         tests = {mutant.tests: named(mutant.tests) for mutant in self.mutants}
         assert all(tests.values()), "a test is gone"
         every = dict.fromkeys(each for chosen in tests.values() for each in chosen)
-        begun = time.monotonic()
-        assert self.is_survived(None, list(every)), "a test fails without a mutant"
-        self.limit = 10 + SLOWER * (time.monotonic() - begun)
+        with tempfile.TemporaryFile("w+") as notes:
+            begun = time.monotonic()
+            assert self.is_survived(None, list(every), notes), "a test fails without a mutant"
+            self.limit = 10 + SLOWER * (time.monotonic() - begun)
+            notes.seek(0)
+            self.seen = {name: Seen(*found) for name, found in json.load(notes).items()}
+        left = []
         for number, mutant in enumerate(self.mutants, 1):
-            if self.is_survived(mutant, tests[mutant.tests]):
-                self.survivors.append(mutant.name)
-                print(f"survives: {mutant.name}", f"({SURVIVORS[mutant.name]})" if mutant.name in SURVIVORS else "", flush=True)
+            near = self.near(mutant, tests[mutant.tests])
+            if not near or self.is_survived(mutant, near):
+                left.append(mutant)
+                print(f"of {len(near)} tests none notices: {mutant.name}", file=sys.stderr, flush=True)
             if not number % 50:
                 print(f"{number} of {len(self.mutants)} tried", file=sys.stderr, flush=True)
-            for left in session.config.stash[RUN].iterdir():
-                shutil.rmtree(left, ignore_errors=True)
+            for directory in session.config.stash[RUN].iterdir():
+                shutil.rmtree(directory, ignore_errors=True)
+        for mutant in left:
+            near = self.near(mutant, tests[mutant.tests])
+            others = [each for each in tests[mutant.tests] if each not in near]
+            if mutant.name in SURVIVORS or not others or self.is_survived(mutant, others):
+                self.survivors.append(mutant.name)
+                print(f"survives: {mutant.name}", f"({SURVIVORS[mutant.name]})" if mutant.name in SURVIVORS else "", flush=True)
         assert self.is_survived(None, list(every)), "a test fails without a mutant by now: so it did with some"
         return True
 
-    def is_survived(self, mutant: Mutant | None, items: list[pytest.Item]) -> bool:
-        """Whether no test fails, and all end, with this mutant in place."""
+    def near(self, mutant: Mutant, items: list[pytest.Item]) -> list[pytest.Item]:
+        """The tests that run the function with the fault, in each file the quickest first."""
+        files = list(dict.fromkeys(each.path for each in items))
+        near = [each for each in items if any(start in mutant.lines for start in self.seen[each.nodeid].starts)]
+        return sorted(near, key=lambda each: (files.index(each.path), self.seen[each.nodeid].seconds))
+
+    def is_survived(self, mutant: Mutant | None, items: list[pytest.Item], notes: IO[str] | None = None) -> bool:
+        """Whether no test fails, and all end, with this mutant in place; what each did is written down as JSON."""
         alive, held = os.pipe()
         child = os.fork()
         if not child:
@@ -407,7 +452,7 @@ class Trial:
                 resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
                 if mutant:
                     mutant.enter()
-                code = run_tests(items)
+                code = run_tests(items, notes)
             finally:
                 os._exit(code)
         os.close(held)
@@ -417,13 +462,28 @@ class Trial:
         return os.waitpid(child, 0)[1] == 0
 
 
-def run_tests(items: list[pytest.Item]) -> int:
-    """Run tests until one fails: 0 if none does."""
+def run_tests(items: list[pytest.Item], notes: IO[str] | None = None) -> int:
+    """Run tests until one fails: 0 if none does. What each did is written down, by its name."""
     session = items[0].session
+    seen: dict[str, tuple[list[int], float]] = {}
     for item, after in zip(items, [*items[1:], None], strict=True):
+        starts: set[int] = set()
+
+        def note(frame: FrameType, event: str, _: object, starts: set[int] = starts) -> None:
+            if frame.f_code.co_filename == avault.__file__:
+                starts.add(frame.f_code.co_firstlineno)
+
+        begun = time.monotonic()
+        if notes:
+            threading.settrace(note)
+            sys.settrace(note)
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+        seen[item.nodeid] = (sorted(starts), time.monotonic() - begun)
         if session.testsfailed:
             return 1
+    if notes:
+        json.dump(seen, notes)
+        notes.flush()
     return 0
 
 

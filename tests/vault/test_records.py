@@ -245,6 +245,24 @@ def test_facts_are_merged_as_secrets_are():
     assert merged(both, b).facts_of("operator") == {} and merged(both, b).fact("operator/alice") is None
 
 
+def test_what_can_be_no_operator_is_none():
+    """Who has the agent's key can write anything."""
+    key = avault.public_hex(avault.parse_keys("1" * 64))
+    [vault, _] = fork(state("operator/alice", key, "a"))
+    for name, value in (
+        ("phone", key),
+        ("Alice", key),
+        ("a b", key),
+        ("", key),
+        ("-a", key),
+        ("x" * 33, key),
+        ("bob", "ab"),
+        ("eve", ""),
+    ):
+        write(vault, "a", state(f"operator/{name}", value, "a"))
+    assert vault.other_operators() == {"alice": key}
+
+
 def test_facts_are_written_and_a_vault_without_them_is_written_without():
     [vault, _] = fork(state("operator/alice", "one", "a", now=7))
     other = new_vault()
@@ -269,6 +287,14 @@ def test_who_can_write_a_vault_writes_nothing_odd_into_it(place: str, odd: objec
     body[place] = {"g": {"note": ["", "", 0], "keys": {"K": odd}}} if place == "groups" else {"machine/m": odd}
     with pytest.raises((ValueError, TypeError)):
         new_vault().load_json(json.dumps(body))
+
+
+@pytest.mark.parametrize("note", [["", 7, 0], ["", "m", -1], ["", "m", "1"], ["", "m"], ["", "m", 0, 0], None], ids=repr)
+def test_nor_an_odd_note(note: object) -> None:
+    body = json.loads(new_vault().to_json())
+    new_vault().load_json(json.dumps({**body, "groups": {"g": {"note": ["", "m", 0], "keys": {}}}}))
+    with pytest.raises((ValueError, TypeError)):
+        new_vault().load_json(json.dumps({**body, "groups": {"g": {"note": note, "keys": {}}}}))
 
 
 @pytest.mark.parametrize("values", [[["v", 1, 1, "m", 1], ["w", 1, 2, "m", 2]], [["v", 1, 1, "n", 1], ["w", 1, 1, "m", 1]]])

@@ -114,6 +114,22 @@ def test_what_lies_here_is_told_of_in_one_look_however_many_values_a_key_has(des
     assert Counted.looked == 1 and avault.count_ranks(old) == 16
 
 
+@pytest.mark.parametrize("is_whole", [True, False], ids=["with all that was known", "without"])
+def test_what_was_known_under_the_key_before_may_be_lacking(desk, store, is_whole: bool):
+    """The agent was rotated on another machine: whether this one's writes came along is told once, to who opens it."""
+    name, before, known = store.machine, avault.to_npub("cd" * 32), desk.pin()["generation"]
+    pin = {**desk.pin(), "agent": before, "generation": known if is_whole else {**known, "gone": 1}}
+    Path(desk.places.own("pin.json")).write_bytes(avault.encode_file("pin", pin))
+    draft = store.vault.copy()
+    draft.state(f"agent/{before}", "", 1, "other")
+    draft.generation["other"] = 1
+    desk.path.write_bytes(avault.seal_vault(draft, AGENT))
+    store = desk.load()
+    assert store.remarks.lacks == ("" if is_whole else "the vault lacks writes that this machine knew under the key before")
+    assert (store.machine == name) is is_whole, "it claims to know no more than it does"
+    assert desk.pin()["agent"] == NPUB and not desk.load().remarks.lacks
+
+
 @pytest.mark.parametrize("way", ["a pull", "a merge", "a restart"])
 def test_a_first_operator_is_not_replaced_by_a_file(desk, store, way: str):
     """While the vault is open; who opens it then is told."""
@@ -720,6 +736,32 @@ def test_the_own_envelope_comes_first_and_the_recovery_copy_else(desk):
     own = {**sealed, "proven": None, "quick": 0}
     Path(desk.places.own("unlock.json")).write_bytes(avault.encode_file("unlock", own))
     assert avault.read_unlock(desk.places) == (own, True)
+
+
+def test_the_recovery_copy_is_read_as_that_of_one_operator(desk):
+    """What the others open is not in it; who is a stranger to it reads the first one's, which it cannot open."""
+    first, second, stranger = (avault.public_hex(each) for each in (OPERATOR, *(nostr_sdk.Keys.generate() for _ in range(2))))
+    sealed, their = (avault.seal_nsec(AGENT, "00" * 16, each, "test", "host") for each in (first, second))
+    other = {name: their[name] for name in ("operator", "envelope", "sealed")}
+    Path(desk.places.file("nsec.enc")).write_bytes(avault.encode_file("nsec", {**sealed, "others": [other]}))
+    assert avault.read_unlock(desk.places, avault.to_npub(first)) == (sealed, False)
+    assert avault.read_unlock(desk.places, avault.to_npub(second)) == ({**sealed, **other}, False)
+    assert avault.read_unlock(desk.places, avault.to_npub(stranger)) == (sealed, False)
+
+
+def test_hints_that_name_something_else_are_doubted(desk, store):
+    """nip46.json is public, and anybody who can push may write it."""
+    agent, operator, path = avault.public_hex(AGENT), avault.public_hex(OPERATOR), Path(desk.places.file("nip46.json"))
+    for names, is_right in (
+        ((agent, operator, "test"), True),
+        (("ab" * 32, operator, "test"), False),
+        ((agent, "ab" * 32, "test"), False),
+        ((agent, operator, "another"), False),
+    ):
+        path.write_bytes(avault.encode_hints(*names[:2], ["ws://one"], names[2]))
+        assert ("it is not believed" in avault.doubt_hints(desk.places, store.vault)) is not is_right, names
+    path.write_bytes(b"{}")
+    assert "damaged" in avault.doubt_hints(desk.places, store.vault)
 
 
 @pytest.mark.parametrize("field", ["agent", "operator", "name"])

@@ -19,7 +19,6 @@ class Breaks(Exception):
     """Why a value cannot stand in a place."""
 
 
-CONTROL = regex(r"[\x00-\x08\x0b-\x1f\x7f]")
 YAML_UNPRINTABLE = regex("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufdd0-\ufdef\ufffe\uffff]")
 YAML_WORDS = frozenset("null yes no on off y n".split())
 SURE = regex(r"-?(0|[1-9][0-9]{0,17})|true|false")  # mean the same to all, as a string or not

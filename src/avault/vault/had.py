@@ -37,11 +37,6 @@ def read_had(vault: AnyVault) -> dict[str, list[str]]:
     return found
 
 
-def find_had(vault: AnyVault, value: str) -> list[str]:
-    """The names that are known to have had a value."""
-    return read_had(vault).get(print_value(vault, value), [])
-
-
 def note_had(vault: AnyVault, name: str, value: str, now: int, machine: str) -> None:
     """Note that GROUP/KEY has a value in clear, which is about to be sealed."""
     if len(value) < TELLING:
