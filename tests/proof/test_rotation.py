@@ -20,7 +20,11 @@ from peers import Rogue
 from test_custodians import Stage
 from test_leaks import descendants
 
-pytestmark = [pytest.mark.proof, pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")]
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.usefixtures("forks"),  # but for what strace starts
+    pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's"),
+]
 
 OWN = ("unlock.json", "pairing.json", "pin.json", "log.json", "recovery.json", "custody-box.json", "access.log", "forget.json")
 IN_VAULT = ("avault.enc", "nsec.enc", "nip46.json")
