@@ -931,6 +931,7 @@ def test_an_mcp_server_gets_its_token_from_avault_run(claw: Claw, machine: Machi
     assert "other_no" in output
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_an_mcp_server_starts_at_the_next_turn_after_an_unlock(

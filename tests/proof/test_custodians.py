@@ -103,6 +103,7 @@ def stage(machine: Machine, rogue: Rogue) -> Stage:
 CHANGES = ("add", "move", "remove")
 
 
+@pytest.mark.long
 @pytest.mark.root  # the daemon is closed to others of its user: they trace it, but see no path
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
 @pytest.mark.parametrize("change", CHANGES)
@@ -131,6 +132,7 @@ def test_killed_at_every_call_one_opens_the_vault(stage: Stage, change: str, can
     figures.at_least(f"calls of a custodian's {change} at which the daemon was killed", killed)
 
 
+@pytest.mark.long
 @pytest.mark.root
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
 @pytest.mark.parametrize("change", ["share", "unshare"])

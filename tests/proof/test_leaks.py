@@ -386,6 +386,7 @@ class Trapped:
         return caught
 
 
+@pytest.mark.long
 def test_what_is_said_when_a_request_fails(machine: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:
     nsec = nostr_sdk.Keys.generate().secret_key().to_bech32()
     machine.init_unproven(NOSTR_NSEC=nsec)

@@ -326,6 +326,7 @@ class Chaos:
                 time.sleep(random.uniform(0, 0.5))
 
 
+@pytest.mark.long
 def test_many_writers_and_readers(place, canary: Canary, tmp_path: Path) -> None:
     """No acknowledged write is lost, and nobody reads what was overwritten before, whatever is done to the daemon."""
     with git_helpers.level(place.top, "a", "b") as (a, b):

@@ -90,6 +90,7 @@ def agent_of(path: Path) -> str:
     return str(json.loads(path.read_text())["agent"])
 
 
+@pytest.mark.long
 @pytest.mark.root
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
 def test_killed_at_every_call_one_key_opens_the_vault(turned: Turned, canary: Canary) -> None:
@@ -119,6 +120,7 @@ def test_killed_at_every_call_one_key_opens_the_vault(turned: Turned, canary: Ca
     figures.at_least("calls of a rotation at which the keyholder was killed", killed)
 
 
+@pytest.mark.long
 @pytest.mark.root
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
 def test_where_a_call_fails_nothing_that_was_confirmed_is_lost(turned: Turned, canary: Canary) -> None:
