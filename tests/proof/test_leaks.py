@@ -369,7 +369,9 @@ class Trapped:
             calls = f"TRAP = {str(self.trap)!r}\n{SNARE}" + "".join(f"set_trap({label!r})\n" for label in those)
             source = source.replace(at, f"{calls}\n\n{at}")
         (here / "avault.py").write_text(source)
-        machine.command = [sys.executable, str(here / "avault.py")]
+        # As avault starts its own, and as what is installed does: a script would be compiled with each command.
+        program = "AVAULT_COMMAND = True; import sys; sys.path.insert(0, sys.argv.pop(1)); import avault; avault.main()"
+        machine.command = [sys.executable, "-P", "-c", program, str(here)]
 
     def set(self, label: str, kind: str) -> None:
         self.trap.write_text(f"{label}\0{kind}\0{self.text}")

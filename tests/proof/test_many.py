@@ -179,7 +179,7 @@ class Crowds:
             job = {
                 "vault": str(self.machine.vault), "runtime": str(self.machine.runtime), "mark": self.mark, "hold": str(self.hold),
                 "journal": str(self.top / f"journal-{number}"), "writers": list(range(number, WRITERS, PROCESSES)),
-                "shared": SHARED, "keys": self.keys(), "pause": figures.pick(1.0, 0.05),
+                "shared": SHARED, "keys": self.keys(), "pause": figures.pick(2.0, 0.05),
             }  # fmt: skip
             command = [sys.executable, str(Path(__file__).with_name("crowd.py"))]
             process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, text=True)
