@@ -19,7 +19,7 @@ import nostr_sdk
 import peers
 import pytest
 from canary import Canary, forms, hits
-from harness import AVAULT, Machine, Running, wait_until
+from harness import AVAULT, Machine, Running, imported_avault, wait_until
 from peers import Relay, Rogue
 from test_processes import Memory, state_directory
 
@@ -369,9 +369,7 @@ class Trapped:
             calls = f"TRAP = {str(self.trap)!r}\n{SNARE}" + "".join(f"set_trap({label!r})\n" for label in those)
             source = source.replace(at, f"{calls}\n\n{at}")
         (here / "avault.py").write_text(source)
-        # As avault starts its own, and as what is installed does: a script would be compiled with each command.
-        program = "AVAULT_COMMAND = True; import sys; sys.path.insert(0, sys.argv.pop(1)); import avault; avault.main()"
-        machine.command = [sys.executable, "-P", "-c", program, str(here)]
+        machine.command = imported_avault(here)
 
     def set(self, label: str, kind: str) -> None:
         self.trap.write_text(f"{label}\0{kind}\0{self.text}")
