@@ -305,7 +305,7 @@ TRAPS = {  # the function, and the commands that come to it
     "put": ["export --format json --only a/B --wait 1"],
 }
 OPENING = [
-    "GivenKey.obtain", "parse_keys", "Unlocking.unlock", "Opening.open", "Holding.begin", "Ratchet.turn",
+    "GivenKey.get_key", "parse_keys", "Unlocking.unlock", "Opening.open", "Holding.begin", "Ratchet.turn",
     "Store.load", "open_vault", "decrypt", "open_nsec", "seal_nsec", "seal_keys", "Ledger.find_end", "read_unlock",
     "hold",
 ]  # fmt: skip
