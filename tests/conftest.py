@@ -68,7 +68,7 @@ def renew_avault() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--skipped-in", type=Path, help="only what another checkout's last run skipped")
+    parser.addoption("--skipped-in", type=Path, help="of what is quick, only what another checkout's last run skipped")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -113,11 +113,16 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         )
 
 
+def is_slow(item: pytest.Item) -> bool:
+    """Whether README's command leaves it out."""
+    return bool(item.get_closest_marker("slow") or item.get_closest_marker("proof"))
+
+
 @pytest.hookimpl(trylast=True)  # when it is known which are left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if checkout := config.option.skipped_in:
         skipped = json.loads((checkout / SKIPPED).read_text(encoding="utf-8"))
-        items[:] = [item for item in items if item.nodeid.startswith(tuple(skipped))]  # a file may be skipped as a whole
+        items[:] = [item for item in items if is_slow(item) or item.nodeid.startswith(tuple(skipped))]  # or a file as a whole
     if os.geteuid() != 0:
         for item in items:
             if item.get_closest_marker("root"):

@@ -74,6 +74,7 @@ def type_line(machine: Machine, line: str, code: int = 0) -> subprocess.Complete
     return done
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_people_type(lone: Machine, rogue: Rogue, canary: Canary, allow) -> None:
     """Word for word, as people do who know the tool from elsewhere."""
@@ -100,6 +101,7 @@ def test_what_people_type(lone: Machine, rogue: Rogue, canary: Canary, allow) ->
     assert lone.status()["state"] == "stopped"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_day(lone: Machine, canary: Canary) -> None:
     """Each command of the README's table that asks nobody."""

@@ -802,6 +802,7 @@ SAME: list[tuple[list[str], str | bytes]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_fast_door_and_long_way_agree(vault: Machine) -> None:
     def state() -> object:

@@ -660,6 +660,7 @@ def test_watch_on_a_terminal_ends_with_ctrl_c(fleet: Fleet) -> None:
 # Fifty
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_fifty_hosts_with_every_failure(fleet: Fleet, silent: Silent, canary: Any) -> None:
     """The table names each, the deadline holds, and a value reaches whom it can."""

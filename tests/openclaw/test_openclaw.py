@@ -458,11 +458,16 @@ def test_from_plaintext_to_a_gateway_that_asks_the_phone(
 
 
 def install_quietly(machine: Machine, claw: Claw) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Install the hook: avault's command, a provider that never asks, and settings that refer to lab/API_KEY."""
+    """Install the hook: avault's command, a provider that never asks, and settings that refer to lab/API_KEY.
+
+    What OpenClaw itself does for it is seen above, and takes ten seconds; here the settings are such as it has written them.
+    """
+    claw.answer("hooks list --json", json.dumps({"managedHooksDir": str(claw.state / "hooks")}))
+    claw.write(hooks={"internal": {"enabled": True, "entries": {"avault-unlock": {"enabled": True}}}})
     command = machine("openclaw", "install", "--json").json["command"]
     provider = avault.describe_provider(avault.Places(str(machine.vault)), command)
     provider = {**provider, "args": ["openclaw-provider", "--no-prompt"], "env": {"XDG_STATE_HOME": str(machine.state)}}
-    settings = claw.read()
+    settings = avault.read_json5(claw.config.read_text())
     settings["models"]["providers"]["lab"]["apiKey"] = {"source": "exec", "provider": "avault", "id": "lab/API_KEY"}
     return command, provider, settings
 
@@ -477,7 +482,6 @@ def test_how_the_hook_ends_when_the_vault_stays_locked(
     machine.init(relay.url, phone=phone)
     machine("set", "lab/API_KEY", input=canary.value)
     claw = Claw(machine, model)
-    claw.write()
     command, provider, settings = install_quietly(machine, claw)
     claw.config.write_text(json.dumps({**settings, "secrets": {"providers": {"avault": provider}}}))
     machine("daemon", "stop")
@@ -781,7 +785,6 @@ def test_the_operator_is_told_in_a_chat_that_works_without_the_vault(
     machine("set", "discord/TOKEN", input=canary.new("discord"))
     claw = Claw(machine, model)
     del machine.env["OPENCLAW_SKIP_CHANNELS"]  # with it a gateway knows no channels, nor how to send through them
-    claw.write()
     _, provider, settings = install_quietly(machine, claw)
     url, sent = telegram
     settings |= {
@@ -928,6 +931,7 @@ def test_an_mcp_server_gets_its_token_from_avault_run(claw: Claw, machine: Machi
     assert "other_no" in output
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_an_mcp_server_starts_at_the_next_turn_after_an_unlock(
@@ -937,7 +941,6 @@ def test_an_mcp_server_starts_at_the_next_turn_after_an_unlock(
     machine.init(relay.url, phone=phone)
     machine("set", "github/GITHUB_TOKEN", input=canary.value)
     claw = Claw(machine, model)
-    claw.write()
     _, _, settings = install_quietly(machine, claw)
     del settings["models"]["providers"]["lab"]["apiKey"]
     command, server = peers.node()[0], [*peers.node()[1:], str(package / "server.mjs")]

@@ -8,8 +8,9 @@ Only CLOCK_MONOTONIC, by which event loops wait, stands still in a sleep. The li
 """
 
 import json
-import sys
 from pathlib import Path
+
+from harness import imported_avault
 
 SOURCE = Path(__file__).resolve().parents[2] / "avault.py"
 CLOCKS = """
@@ -45,7 +46,7 @@ class Clocks:
         body, mark, end = SOURCE.read_text().rpartition('\nif __name__ == "__main__":')
         assert mark
         copy.write_text(f"{body}\nCLOCKS_FILE = {str(self.file)!r}\n{CLOCKS}\n{mark}{end}")
-        self.command = [sys.executable, str(copy)]
+        self.command = imported_avault(directory)
 
     def set(self, **shifts: float) -> None:
         """Set the wall clock off by `wall` seconds, or let the machine have slept for `asleep` seconds."""

@@ -26,6 +26,7 @@ from test_leaks import Memory, cmdline, descendants
 
 pytestmark = [
     pytest.mark.proof,
+    pytest.mark.usefixtures("forks"),  # but for what strace starts
     pytest.mark.timeout(figures.pick(300, 7200)),
     pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's"),
 ]
@@ -102,6 +103,7 @@ def stage(machine: Machine, rogue: Rogue) -> Stage:
 CHANGES = ("add", "move", "remove")
 
 
+@pytest.mark.long
 @pytest.mark.root  # the daemon is closed to others of its user: they trace it, but see no path
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
 @pytest.mark.parametrize("change", CHANGES)
@@ -130,6 +132,7 @@ def test_killed_at_every_call_one_opens_the_vault(stage: Stage, change: str, can
     figures.at_least(f"calls of a custodian's {change} at which the daemon was killed", killed)
 
 
+@pytest.mark.long
 @pytest.mark.root
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
 @pytest.mark.parametrize("change", ["share", "unshare"])
@@ -147,7 +150,7 @@ def test_killed_at_every_call_what_is_shared_is_whole_or_not_there(stage: Stage,
     code, calls = stage.change(words)
     assert code == 0 and calls
     killed = 0
-    for name, count in calls[:: 1 if figures.FULL else max(1, len(calls) // 12)]:
+    for name, count in calls[:: 1 if figures.FULL else max(1, len(calls) // 6)]:
         code, _ = stage.change(words, "-e", f"inject={name}:signal=KILL:when={count}")
         killed += code != 0
         asked = stage.asked()
@@ -170,6 +173,7 @@ def test_killed_at_every_call_what_is_shared_is_whole_or_not_there(stage: Stage,
 
 
 @pytest.mark.root
+@pytest.mark.starts
 def test_memory_of_custodians_processes(machine: Machine, relay: Relay, canary: Canary) -> None:
     """The supervisor never has an unlock key, nor the agent's; a helper is gone when its answer is out, and a trial."""
     agent = nostr_sdk.Keys.generate()

@@ -19,7 +19,7 @@ import nostr_sdk
 import peers
 import pytest
 from canary import Canary, forms, hits
-from harness import AVAULT, Machine, Running, wait_until
+from harness import AVAULT, Machine, Running, imported_avault, wait_until
 from peers import Relay, Rogue
 from test_processes import Memory, state_directory
 
@@ -305,7 +305,7 @@ TRAPS = {  # the function, and the commands that come to it
     "put": ["export --format json --only a/B --wait 1"],
 }
 OPENING = [
-    "GivenKey.obtain", "parse_keys", "Unlocking.unlock", "Opening.open", "Holding.begin", "Ratchet.turn",
+    "GivenKey.get_key", "parse_keys", "Unlocking.unlock", "Opening.open", "Holding.begin", "Ratchet.turn",
     "Store.load", "open_vault", "decrypt", "open_nsec", "seal_nsec", "seal_keys", "Ledger.find_end", "read_unlock",
     "hold",
 ]  # fmt: skip
@@ -369,7 +369,7 @@ class Trapped:
             calls = f"TRAP = {str(self.trap)!r}\n{SNARE}" + "".join(f"set_trap({label!r})\n" for label in those)
             source = source.replace(at, f"{calls}\n\n{at}")
         (here / "avault.py").write_text(source)
-        machine.command = [sys.executable, str(here / "avault.py")]
+        machine.command = imported_avault(here)
 
     def set(self, label: str, kind: str) -> None:
         self.trap.write_text(f"{label}\0{kind}\0{self.text}")
@@ -386,6 +386,7 @@ class Trapped:
         return caught
 
 
+@pytest.mark.long
 def test_what_is_said_when_a_request_fails(machine: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:
     nsec = nostr_sdk.Keys.generate().secret_key().to_bech32()
     machine.init_unproven(NOSTR_NSEC=nsec)

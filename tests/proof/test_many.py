@@ -179,7 +179,7 @@ class Crowds:
             job = {
                 "vault": str(self.machine.vault), "runtime": str(self.machine.runtime), "mark": self.mark, "hold": str(self.hold),
                 "journal": str(self.top / f"journal-{number}"), "writers": list(range(number, WRITERS, PROCESSES)),
-                "shared": SHARED, "keys": self.keys(), "pause": figures.pick(1.0, 0.05),
+                "shared": SHARED, "keys": self.keys(), "pause": figures.pick(2.0, 0.05),
             }  # fmt: skip
             command = [sys.executable, str(Path(__file__).with_name("crowd.py"))]
             process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, text=True)
@@ -326,6 +326,7 @@ class Chaos:
                 time.sleep(random.uniform(0, 0.5))
 
 
+@pytest.mark.long
 def test_many_writers_and_readers(place, canary: Canary, tmp_path: Path) -> None:
     """No acknowledged write is lost, and nobody reads what was overwritten before, whatever is done to the daemon."""
     with git_helpers.level(place.top, "a", "b") as (a, b):

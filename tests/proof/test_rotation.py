@@ -20,7 +20,11 @@ from peers import Rogue
 from test_custodians import Stage
 from test_leaks import descendants
 
-pytestmark = [pytest.mark.proof, pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")]
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.usefixtures("forks"),  # but for what strace starts
+    pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's"),
+]
 
 OWN = ("unlock.json", "pairing.json", "pin.json", "log.json", "recovery.json", "custody-box.json", "access.log", "forget.json")
 IN_VAULT = ("avault.enc", "nsec.enc", "nip46.json")
@@ -86,6 +90,7 @@ def agent_of(path: Path) -> str:
     return str(json.loads(path.read_text())["agent"])
 
 
+@pytest.mark.long
 @pytest.mark.root
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
 def test_killed_at_every_call_one_key_opens_the_vault(turned: Turned, canary: Canary) -> None:
@@ -115,6 +120,7 @@ def test_killed_at_every_call_one_key_opens_the_vault(turned: Turned, canary: Ca
     figures.at_least("calls of a rotation at which the keyholder was killed", killed)
 
 
+@pytest.mark.long
 @pytest.mark.root
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
 def test_where_a_call_fails_nothing_that_was_confirmed_is_lost(turned: Turned, canary: Canary) -> None:

@@ -548,6 +548,7 @@ def test_what_doctor_says_of_services(system: Booted) -> None:
 # A user's manager alone
 
 
+@pytest.mark.long
 @pytest.mark.root
 def test_a_users_service_from_boot_to_boot(user: UserManager, canary) -> None:
     """Whatever ended the daemon, systemd starts it, it asks the phone, and opens with the approval; until it is uninstalled."""

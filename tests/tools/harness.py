@@ -41,6 +41,12 @@ AVAULT = str(Path(sys.executable).parent / "avault")
 SOURCE = Path(__file__).resolve().parents[2] / "avault.py"
 
 
+def imported_avault(directory: Path) -> list[str]:
+    """The command that is the avault.py there, imported as what is installed is: a script would be compiled each time."""
+    program = "AVAULT_COMMAND = True; import sys; sys.path.insert(0, sys.argv.pop(1)); import avault; avault.main()"
+    return [sys.executable, "-P", "-c", program, str(directory)]
+
+
 def wait_until(condition: Callable[[], Any], timeout: float = 60, what: str = "", every: float = 0.02) -> Any:
     """What `condition` gives as soon as it is true; fails the test when it does not come true.
 

@@ -146,7 +146,11 @@ class Claw:
 
     def quicken(self) -> None:
         """From now on it is answered for it where its settings are."""
-        told = f'[ "$*" != "config file" ] || {{ echo {self.config}; exit; }}\n'
+        self.answer("config file", str(self.config))
+
+    def answer(self, words: str, answer: str) -> None:
+        """From now on that command of it is answered for it: what it prints, in one line."""
+        told = f'[ "$*" != {shlex.quote(words)} ] || {{ echo {shlex.quote(answer)}; exit; }}\n'
         self.command.write_text(self.command.read_text().replace("exec ", f"{told}exec ", 1))
 
     def write(self, **more: Any) -> None:
