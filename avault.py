@@ -247,12 +247,13 @@ The rooms, in order; each calls only what stands above it:
     keys/helper               The process that does a custodian's errand: `avault.py custodian ACTION KIND`
     keys/life                 The life of the keyholder's process: closed before it has a key, and ended with what it knew
     keys/trial                The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
-    fronts/node_link          How a front end reaches a chain: JSON-RPC over HTTP, to one node. What it answers is a claim
+    fronts/ssh_claims         What the client of an SSH agent is, by what the system says of its process: a claim, no proof
     fronts/vault_link         How a front end reaches the vault: requests on connections that are kept for the next
+    fronts/ssh_agent          An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key
+    fronts/agent_door         Where the SSH agent's clients come in: a listening socket, and the connections of those who came
+    fronts/node_link          How a front end reaches a chain: JSON-RPC over HTTP, to one node. What it answers is a claim
     fronts/nostr_front        The process before those who are invited: `avault.py nostr DIR SOCKET`. It holds no key
     fronts/proxy_process      The process of a proxy's session: `avault.py proxy-session DIRECTORY`. It ends with the session
-    fronts/ssh_claims         What the client of an SSH agent is, by what the system says of its process: a claim, no proof
-    fronts/ssh_agent          An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key
     fronts/ssh_front          The process of the SSH agent's socket: `avault.py ssh-agent DIR SOCKET PATH`. It holds no key
     fronts/wallet_deals       What callers of a wallet want signed, each made once: also for one who hung up and asks again
     fronts/wallet_door        The door of a wallet: JSON-RPC over HTTP on the loopback, for who knows the token in its path
@@ -2188,10 +2189,13 @@ def regex(text: AnyStr) -> re.Pattern[AnyStr]:
 def context(
     function: Callable[P, Iterator[T]],
 ) -> Callable[P, AbstractContextManager[T]]:
-    """What `contextlib.contextmanager` makes of a function, later."""
+    """What `contextlib.contextmanager` makes of a function, later, and once."""
+    made: list[Callable[P, AbstractContextManager[T]]] = []
 
     def enter(*words: P.args, **named: P.kwargs) -> AbstractContextManager[T]:
-        return contextlib.contextmanager(function)(*words, **named)
+        if not made:
+            made.append(contextlib.contextmanager(function))
+        return made[0](*words, **named)
 
     return enter
 
@@ -4630,7 +4634,9 @@ def arrange(secrets: Iterable[Secret]) -> list[Secret]:
 SPENT = "spent"
 HOUR = 3600  # seconds
 DAY_HOURS = 24  # that count, and the one under way
-KEPT_HOURS = 72  # before a machine's latest
+AHEAD_HOURS = 72  # that a machine's clock may be before another's
+KNOWN_HOURS = AHEAD_HOURS + DAY_HOURS  # before the last, of which is known beside the key
+KEPT_HOURS = KNOWN_HOURS + 72  # before a machine's latest
 MOST_SPENT = 1 << 300  # of an account in an hour, in its smallest unit: more than any chain has
 LATEST_HOUR = 1 << 25
 MOST_ACCOUNTS = 100  # that are remembered beside the key, and of which something is spent in a day
@@ -4665,7 +4671,7 @@ def read_spent(text: str) -> Hours:
 
 
 def render_spent(hours: Hours) -> str:
-    """The same as it is kept, without hours that are long over."""
+    """The same as it is kept, without hours that are long before the last of them."""
     first = max((hour for hour, _ in hours), default=0) - KEPT_HOURS
     kept = {f"{when[0]}.{when[1]}": list(hours[when]) for when in sorted(hours) if when[0] >= first}
     return json.dumps(kept, separators=(",", ":"))
@@ -4682,24 +4688,49 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def without_returns(fact: Any) -> Any:
-    """A fact as it frees nothing: for one whose writer is not to be believed."""
-    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
-    kept = fact.created, fact.updated, fact.machine, fact.count
-    return Secret(render_spent(hours), *kept)
+def choose_spent(
+    ours: dict[str, list[Any]], theirs: dict[str, list[Any]], now: int
+) -> dict[str, list[Any]]:
+    """What facts that a rotated-away key has sealed add to ours of what was spent.
+
+    Nothing of ours is less by it: nothing is given back, and no hour is so far ahead that ours
+    would be forgotten (see `render_spent`). Hours are taken as they stand, so that they count once,
+    however often they are read. And ours can still be read, and pay: of more hours, runs and
+    accounts than leave as much room to ours, none is taken.
+    """
+    added: dict[str, list[Any]] = {}
+    spending, room = find_spending(ours, now), MOST_COUNTED
+    known = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
+    for name, [fact] in sorted(theirs.items()):
+        account, latest = name.split("/")[1], now // HOUR + AHEAD_HOURS
+        own = read_spent(ours[name][0].value) if name in ours else {}
+        hours = {
+            when: (reserved, 0)
+            for when, (reserved, _) in read_spent(fact.value).items()
+            if when[0] <= latest
+        }
+        fresh = len({*hours} - {*own})
+        is_new = account not in known and len(spending | {account}) > MOST_ACCOUNTS // 2
+        if not hours or is_new or fresh > min(room, max(MOST_COUNTED // 2 - len(own), 0)):
+            continue
+        room -= fresh
+        spending.add(account)
+        kept = fact.created, fact.updated, fact.machine, fact.count
+        added[name] = [Secret(render_spent(hours), *kept)]
+    return added
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
     """What is remembered beside the key, of facts by account: of those that were spent from last.
 
-    By `spent/ACCOUNT/HOUR` what was reserved in that last hour and the day before: later copies
-    have no less.
+    By `spent/ACCOUNT/HOUR` what was reserved in that last hour and the days before: later copies
+    have no less. It is more than a day, as another machine's clock may be ahead of ours.
     """
     counted = {account: list_reserved(facts) for account, facts in found.items()}
     lasts = {each: max((hour for hour, _ in hours), default=0) for each, hours in counted.items()}
     known: dict[str, int] = {}
     for account in sorted(lasts, key=lambda each: (-lasts[each], each))[:MOST_ACCOUNTS]:
-        first = lasts[account] - DAY_HOURS
+        first = lasts[account] - KNOWN_HOURS
         total = sum(reserved for hour, reserved in counted[account] if hour >= first)
         known[f"{SPENT}/{account}/{lasts[account]}"] = total
     return known
@@ -4719,7 +4750,7 @@ def find_spending(facts: dict[str, list[Any]], now: float) -> set[str]:
 def lacks_spent(found: dict[str, list[Any]], name: str, total: int) -> bool:
     """Whether facts by account are without what was remembered so, and is not long over."""
     _, account, last = name.split("/")
-    counted, first = list_reserved(found.get(account, [])), int(last) - DAY_HOURS
+    counted, first = list_reserved(found.get(account, [])), int(last) - KNOWN_HOURS
     if any(hour >= first + KEPT_HOURS for hour, _ in counted):
         return False
     return sum(reserved for hour, reserved in counted if hour >= first) < total
@@ -4870,7 +4901,7 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     Who got that key says anything under each name, of any count and time. So what ours do not say
     in the same words is named by its own, as said once and just now: it takes the place of nothing.
     What the operator took away stays so; of uses, the higher number counts. What lets nothing
-    through until it is named is named by none of them.
+    through until it is named is named by none of them. Of what was spent: see `choose_spent`.
     """
     added: Facts = {}
     here = Guards(ours)
@@ -4878,11 +4909,8 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
-        if kind == SPENT:
-            added[name] = [without_returns(fact)]
-            continue
         is_gone_here = f"unguarded/{identity}" in ours
-        if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
+        if kind in ("had", SPENT, "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
             continue
         if kind == "used":
             if identity in names:
@@ -4895,7 +4923,8 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
             names[identity] = own
         if f"{kind}/{own}" not in ours:
             added[f"{kind}/{own}"] = [Secret(text, said, said, fact.machine, 1)]
-    return added
+    spent = {name: found for name, found in theirs.items() if name.startswith(f"{SPENT}/")}
+    return added | choose_spent(ours, spent, said)
 
 
 def count_guards(facts: Facts) -> int:
@@ -22690,19 +22719,20 @@ class SigningLink:
         One that does not answer is asked nothing more: the supervisor ends it for the next.
         """
         self.last += 1
-        number = self.last
-        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        number, loop = self.last, asyncio.get_running_loop()
+        waiting: asyncio.Future[Message] = loop.create_future()
+        late = loop.call_later(self.ANSWER_TIME, give_up, waiting)
         try:
-            async with asyncio.timeout(self.ANSWER_TIME):
-                link = self.link or await self.reach()
-                self.answers[number] = waiting
-                link.send({"id": number, **message})
-                answer = await waiting
+            link = self.link or await self.reach()
+            self.answers[number] = waiting
+            link.send({"id": number, **message})
+            answer = await waiting
         except TimeoutError:
             if self.link:
                 self.link.close()
             raise Unavailable("the process that signs does not answer", "try again") from None
         finally:
+            late.cancel()
             self.answers.pop(number, None)
         if not answer.get("ok"):
             raise AvaultError.from_dict(answer)
@@ -22756,6 +22786,12 @@ class SigningLink:
             if self.coming is coming:
                 self.coming = None  # who asks next has another one started
             raise
+
+
+def give_up(waiting: asyncio.Future[Message]) -> None:
+    """Have an answer awaited no longer; for one, `asyncio.timeout` takes as long as all of this."""
+    if not waiting.done():
+        waiting.set_exception(TimeoutError())
 
 
 # -------------------------------------------------------- keys/keyholder ----
@@ -24355,7 +24391,8 @@ def note_spent(
     name = f"{SPENT}/{account}/{machine}"
     hours = read_spent(vault.fact(name) or "{}")
     before = hours.get(when, (0, 0))
-    hours[when] = before[0] + reserved, min(before[1] + returned, before[0] + reserved)
+    total = min(before[0] + reserved, MOST_SPENT)  # what is more could not be read again
+    hours[when] = total, min(before[1] + returned, total)
     vault.state(name, render_spent(hours), int(time.time()), machine)
 
 
@@ -24905,15 +24942,38 @@ class SolanaPayment(Payment):
 # The one request behind all that signs, for Nostr: events, and texts that are encrypted.
 
 
+LOOK_AFTER = 0.5  # seconds, and again: whether who asks has left
 NOSTR_FIELDS = frozenset({"as", "payload", "peer", "public", "group", "key"})
 
 
 async def serve_signature(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Sign what a guard lets be signed, for SSH, for Nostr or a payment: what is understood.
 
-    Who has closed the connection is gone, and takes along what it asked for.
+    Who has closed the connection is gone, and takes along what it asked for: this task.
     """
-    return await while_there(session, sign_understood(keyholder, session, request))
+    watches: list[asyncio.TimerHandle] = []
+    watch_for_leaving(session, watches)
+    try:
+        return await sign_understood(keyholder, session, request)
+    finally:
+        watches[-1].cancel()
+
+
+def watch_for_leaving(session: Session, watches: list[asyncio.TimerHandle]) -> None:
+    """Look every now and then whether who asks has left: then its connection ends, and its task.
+
+    The last of the `watches` is the one to be cancelled.
+    """
+
+    def look() -> None:
+        if session.transport.is_closing():
+            return
+        if has_left(session.transport.get_extra_info("socket").fileno()):
+            session.transport.abort()
+        else:
+            watch_for_leaving(session, watches)
+
+    watches[:] = [asyncio.get_running_loop().call_later(LOOK_AFTER, look)]
 
 
 async def sign_understood(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -30355,68 +30415,79 @@ def main_trial(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
-# ------------------------------------------------------ fronts/node_link ----
-# How a front end reaches a chain: JSON-RPC over HTTP, to one node. What it answers is a claim.
+# ----------------------------------------------------- fronts/ssh_claims ----
+# What the client of an SSH agent is, by what the system says of its process: a claim, no proof.
+#
+# Its arguments are its own to choose, and a pid is used again. No more of them is repeated than what
+# git asks ssh for: whole command lines hold secrets.
 
 
-NODE_TIME = 30.0  # seconds for an answer
-LONGEST_ANSWER = 16 << 20  # bytes
+GIT_COMMAND = regex(
+    r"git[- ](upload-pack|receive-pack|upload-archive) '?([A-Za-z0-9._/~-]{1,100})'?"
+)
+GIT_WORDS = {
+    "upload-pack": "git fetch",
+    "receive-pack": "git push",
+    "upload-archive": "git archive",
+}
 
 
-class NodeFault(Exception):
-    """What a node says went wrong: its error, as JSON-RPC has it."""
+def claim_of(sock: socket.socket, since: float, is_file: bool = False) -> dict[str, Any]:
+    """The `program` behind a connection, and what it says that it `does`; less, where not told.
 
-    def __init__(self, code: int, message: str, data: object = None) -> None:
-        super().__init__(message)
-        self.code, self.message, self.data = code, message, data
+    Who has a file signed does nothing for git over the network.
+    Its `pid`, and `since` when the connection is there, are no claim: the system has told them.
+    """
+    pid = peer_pid(sock)
+    began = look_at_process(pid)
+    does = "" if is_file else find_git_errand(pid)
+    claim = {"program": find_program(pid, began).name, "does": does}
+    known: dict[str, Any] = {"pid": pid, "since": since}
+    # a pid is given again: one that was started behind the connection is another's
+    if not began or count_seconds(began[2].encode()) > since:
+        return known
+    return {**known, **{name: found for name, found in claim.items() if found}}
 
-    def to_dict(self) -> dict[str, Any]:
-        """As it is handed on."""
-        shown = {"code": self.code, "message": self.message}
-        return shown if self.data is None else {**shown, "data": self.data}
+
+def read_words(pid: int, program: bytes) -> list[bytes]:
+    """The arguments of a process, where it says that it is this program; else none."""
+    try:
+        words = read_proc(pid, "cmdline", 1 << 16).rstrip(b"\0").split(b"\0")
+    except OSError:
+        return []
+    return words if os.path.basename(words[0]) == program else []
 
 
-class NodeLink:
-    """A node, by its URL; raises Usage for what is none."""
+def read_signed_file(sock: socket.socket) -> bytes:
+    """What ssh-keygen signs, from the file that it names last; b"" where that cannot be read.
 
-    def __init__(self, url: str) -> None:
+    Whether it is that, who signs finds out by its digest.
+    """
+    pid = peer_pid(sock)
+    words = read_words(pid, b"ssh-keygen")
+    if not words:
+        return b""
+    place = b"/proc/%d/%s" % (pid, b"root" if words[-1][:1] == b"/" else b"cwd/")
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(place + words[-1], flags)
         try:
-            self.parts = urllib.parse.urlsplit(url)
-            self.port = self.parts.port
-        except ValueError:
-            raise Usage("that is no URL of a node", "as in: --rpc https://…") from None
-        if self.parts.scheme not in ("http", "https") or not self.parts.hostname:
-            raise Usage("that is no URL of a node", "as in: --rpc https://…")
-
-    async def ask(self, method: str, *params: object) -> Any:
-        """The result of a request; raises NodeFault, Unavailable."""
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-        answer = await asyncio.to_thread(self.post, json.dumps(body).encode())
-        error = answer.get("error")
-        if isinstance(error, dict):
-            code = error.get("code")
-            text = printable(str(error.get("message")), 500)
-            raise NodeFault(code if type(code) is int else -32000, text, error.get("data"))
-        return answer.get("result")
-
-    def post(self, body: bytes) -> dict[str, Any]:
-        """The JSON object that the node answers; raises Unavailable. No redirection is followed."""
-        is_tls = self.parts.scheme == "https"
-        make = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
-        connection = make(str(self.parts.hostname), self.port, timeout=NODE_TIME)
-        path = (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
-        try:
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            data = response.read(LONGEST_ANSWER + 1)
-            found = json.loads(data) if len(data) <= LONGEST_ANSWER else None
-        except (OSError, http.client.HTTPException, ValueError, RecursionError):
-            found = None
+            found = os.fstat(fd)
+            is_fit = stat.S_ISREG(found.st_mode) and found.st_size <= LONGEST_CONTENT
+            return os.read(fd, LONGEST_CONTENT) if is_fit else b""
         finally:
-            connection.close()
-        if not isinstance(found, dict):
-            raise Unavailable("the node does not answer", "is the URL of --rpc right?")
-        return found
+            os.close(fd)
+    except OSError:
+        return b""
+
+
+def find_git_errand(pid: int) -> str:
+    """What ssh says that it does for git, from its last argument; "" for all else."""
+    words = read_words(pid, b"ssh")
+    if not words:
+        return ""
+    said = re.fullmatch(GIT_COMMAND.pattern, words[-1].decode(errors="replace"))
+    return f"{GIT_WORDS[said[1]]} {said[2]}" if said else ""
 
 
 # ----------------------------------------------------- fronts/vault_link ----
@@ -30526,6 +30597,363 @@ class VaultLink:
             self.idle.append(end)
         else:
             end.transport.close()
+
+
+# ------------------------------------------------------ fronts/ssh_agent ----
+# An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key.
+#
+# Keys are listed and sign; they are neither added nor taken away here. A client is answered in order,
+# one request at a time. Of why something is not signed the protocol has no word: the log says it.
+
+
+LONGEST_MESSAGE = 256 << 10  # bytes, as OpenSSH's own agent has it
+FAILURE, SUCCESS, EXTENSION_FAILURE = b"\x05", b"\x06", b"\x1c"
+REQUEST_IDENTITIES, IDENTITIES_ANSWER = 11, b"\x0c"
+SIGN_REQUEST, SIGN_RESPONSE = 13, b"\x0e"
+EXTENSION = 27
+SESSION_BIND = "session-bind@openssh.com"
+STALLED = 30.0  # seconds that half a message may stay half
+ANSWER_TIME = 100.0  # seconds: a server ends a login after 120
+
+
+class AgentClient:
+    """One client: what its connection is bound to, and its requests; as asyncio's protocols are."""
+
+    def __init__(self, vault: VaultLink, clients: dict[AgentClient, None]) -> None:
+        self.vault, self.clients = vault, clients
+        self.frames = Frames(LONGEST_MESSAGE)  # SSH's are as ours: a length, then so many bytes
+        self.binds: list[Bind] = []
+        self.told: list[str] = []  # the same, as the vault is told of them
+        self.is_doubtful = False  # whether a bind was refused: nobody knows who is at the other end
+        self.task: asyncio.Task[None] | None = None
+        self.stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A client is there."""
+        self.transport, self.since = transport, uptime()
+        if not is_same_user(transport.get_extra_info("socket")):
+            transport.abort()
+            return
+        if len(self.clients) >= room():
+            idle = next((each for each in self.clients if not each.task), None)
+            (idle or self).transport.abort()
+            if idle:
+                del self.clients[idle]
+        self.clients[self] = None
+
+    def data_received(self, data: bytes) -> None:
+        """More bytes from it."""
+        self.frames.feed(data)
+        if self in self.clients:  # behind those that have been quiet longer
+            del self.clients[self]
+            self.clients[self] = None
+        self.advance()
+
+    def advance(self) -> None:
+        """Begin the next request, if it is whole and none is under way."""
+        try:
+            message = None if self.task else self.frames.next()
+        except Usage:
+            message = b""
+        if message == b"":
+            self.transport.abort()
+            return
+        if message:
+            self.task = asyncio.get_running_loop().create_task(self.work(message))
+        if len(self.frames.buffer) > 2 * LONGEST_MESSAGE:
+            self.transport.abort()
+        if self.stalled:
+            self.stalled.cancel()
+        waits = bool(self.frames.buffer) and not self.task
+        loop = asyncio.get_running_loop()
+        self.stalled = loop.call_later(STALLED, self.transport.abort) if waits else None
+
+    async def work(self, message: bytes) -> None:
+        """Answer a request, then go on."""
+        late = asyncio.get_running_loop().call_later(ANSWER_TIME, self.give_up)
+        try:
+            answer = await self.answer(message)
+        # whatever it is, also that it took too long: the protocol has one word for it
+        except (Exception, asyncio.CancelledError):
+            answer = FAILURE
+        finally:
+            late.cancel()
+            self.task = None
+        if not self.transport.is_closing():
+            self.transport.write(ssh_string(answer))
+        self.advance()
+
+    def give_up(self) -> None:
+        """End what is under way."""
+        if self.task:
+            self.task.cancel()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is gone, and so is what it asked for."""
+        self.clients.pop(self, None)
+        if self.stalled:
+            self.stalled.cancel()
+        self.give_up()
+
+    async def answer(self, message: bytes) -> bytes:
+        """The answer to a request; raises AvaultError, ValueError for what is a failure."""
+        if self.is_doubtful:
+            return FAILURE
+        reader = SshReader(message)
+        kind = reader.byte()
+        if kind == REQUEST_IDENTITIES:
+            reader.end()
+            return await self.list_keys()
+        if kind == SIGN_REQUEST:
+            key, data, flags = reader.string(), reader.string(), reader.number()
+            reader.end()
+            return await self.sign(key, data, flags)
+        if kind == EXTENSION:
+            name = reader.text()
+            if name == "query":
+                return SUCCESS + ssh_string(b"query") + ssh_string(SESSION_BIND.encode())
+            return self.bind(reader) if name == SESSION_BIND else EXTENSION_FAILURE
+        return FAILURE
+
+    def bind(self, reader: SshReader) -> bytes:
+        """Take what a server says of itself; who signs has it proven.
+
+        Raises ValueError where that cannot be. A connection without a server may do what one that
+        came through another host may not, so this one does nothing any more.
+        """
+        data, self.is_doubtful = reader.data[reader.at :], True
+        if len(data) > LONGEST_BIND:
+            raise ValueError("too long")
+        bind = Bind(data)
+        check_next_bind(self.binds, bind)
+        self.is_doubtful = False
+        self.binds.append(bind)
+        self.told.append(encode_base64(data))
+        return SUCCESS
+
+    async def list_keys(self) -> bytes:
+        """The keys that fit; none where the vault is locked, or not there."""
+        try:
+            found = (await self.vault.ask("keys", **{"as": "ssh", "binds": self.told}))["keys"]
+        except AvaultError:
+            found = []
+        listed, count = b"", 0
+        for each in found:
+            blob = decode_base64(each["public"].partition(" ")[2], LONGEST_BIND)
+            one = ssh_string(blob) + ssh_string(each["name"].encode())
+            if len(listed) + len(one) > LONGEST_MESSAGE - 5:
+                break
+            listed, count = listed + one, count + 1
+        return IDENTITIES_ANSWER + ssh_number(count) + listed
+
+    async def sign(self, key: bytes, data: bytes, flags: int) -> bytes:
+        """A signature, if the vault gives one."""
+        client, is_file = self.transport.get_extra_info("socket"), data.startswith(SSHSIG_MAGIC)
+        is_commit = is_file and data[len(SSHSIG_MAGIC) :].startswith(ssh_string(b"git"))
+        answer = await self.vault.ask(
+            "sign",
+            **{
+                "as": "sshsig" if is_file else "ssh",
+                "public": encode_base64(key),
+                "payload": encode_base64(data),
+                "flags": flags,
+                "binds": self.told,
+                "claims": claim_of(client, self.since, is_file),
+                "content": encode_base64(read_signed_file(client)) if is_commit else None,
+            },
+        )
+        return SIGN_RESPONSE + ssh_string(decode_base64(answer["signature"], LONGEST_BIND))
+
+
+# ----------------------------------------------------- fronts/agent_door ----
+# Where the SSH agent's clients come in: a listening socket, and the connections of those who came.
+#
+# ssh and git connect anew for nearly every signature. asyncio's own server takes three turns of its
+# loop until it reads from such a one; here it is read from in the turn in which it came.
+
+
+NO_ROOM_TIME = 1.0  # seconds until it is tried again, where the system has no room for one more
+MOST_READ = 1 << 16  # bytes that are read at once
+
+
+class AgentDoor:
+    """A listening socket that does not block; `clients` are those who are there."""
+
+    def __init__(self, vault: VaultLink, sock: socket.socket) -> None:
+        self.vault, self.sock = vault, sock
+        self.clients: dict[AgentClient, None] = {}
+        self.loop = asyncio.get_running_loop()
+        self.loop.add_reader(sock, self.accept)
+
+    def accept(self) -> None:
+        """Take the next who has come; the loop comes back for more."""
+        try:
+            sock, _ = self.sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it has left again
+            return
+        except OSError:
+            self.loop.remove_reader(self.sock)
+            self.loop.call_later(NO_ROOM_TIME, self.go_on)
+            return
+        sock.setblocking(False)
+        AgentWire(self.loop, sock, AgentClient(self.vault, self.clients)).open()
+
+    def go_on(self) -> None:
+        """Take clients again."""
+        if self.sock.fileno() >= 0:
+            self.loop.add_reader(self.sock, self.accept)
+
+    def close(self) -> None:
+        """Take nobody any more; who is there stays."""
+        self.loop.remove_reader(self.sock)
+        self.sock.close()
+
+
+class AgentWire:
+    """A client's connection, with as much of an asyncio transport as `client` uses."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, client: AgentClient
+    ) -> None:
+        self.loop, self.sock, self.client = loop, sock, client
+        self.fd = sock.fileno()  # of a socket, the loop would make words each time
+        self.unsent, self.is_full, self.is_over = b"", False, False
+
+    def open(self) -> None:
+        """It is there, and often its first request with it."""
+        self.client.connection_made(self)
+        if not self.is_over:
+            self.loop.add_reader(self.fd, self.read)
+            self.read()
+
+    def read(self) -> None:
+        """Take what has come; nothing is the end: who has no more to ask waits for nothing."""
+        try:
+            data = self.sock.recv(MOST_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.client.data_received(data)
+        elif not self.is_over:
+            self.end()
+            self.leave()
+
+    def write(self, data: bytes) -> None:
+        """Send it, now or when there is room; who lets more than an answer pile up, has to go."""
+        if self.is_over:
+            return
+        self.unsent += data
+        if len(self.unsent) == len(data):
+            self.flush()
+        elif len(self.unsent) > 2 * LONGEST_MESSAGE:
+            self.abort()
+
+    def flush(self) -> None:
+        """Send what there is room for."""
+        try:
+            self.unsent = self.unsent[self.sock.send(self.unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.abort()
+            return
+        if self.unsent:
+            self.loop.add_writer(self.fd, self.flush)
+        elif self.is_full:
+            self.loop.remove_writer(self.fd)
+        self.is_full = bool(self.unsent)
+
+    def get_extra_info(self, name: str) -> Any:
+        """The `socket`; nothing else is asked for."""
+        return self.sock
+
+    def is_closing(self) -> bool:
+        """Whether nothing goes out any more."""
+        return self.is_over
+
+    def abort(self) -> None:
+        """End it, in the next turn; what has not gone yet, never does."""
+        if not self.is_over:
+            self.end()
+            self.loop.call_soon(self.leave)
+
+    def end(self) -> None:
+        """Take nothing, and send nothing more."""
+        self.is_over = True
+        self.loop.remove_reader(self.fd)
+        if self.is_full:
+            self.loop.remove_writer(self.fd)
+
+    def leave(self) -> None:
+        """Tell the client's side, once that has ended what it is at."""
+        self.client.connection_lost(None)
+        self.sock.close()
+
+
+# ------------------------------------------------------ fronts/node_link ----
+# How a front end reaches a chain: JSON-RPC over HTTP, to one node. What it answers is a claim.
+
+
+NODE_TIME = 30.0  # seconds for an answer
+LONGEST_ANSWER = 16 << 20  # bytes
+
+
+class NodeFault(Exception):
+    """What a node says went wrong: its error, as JSON-RPC has it."""
+
+    def __init__(self, code: int, message: str, data: object = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.data = code, message, data
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is handed on."""
+        shown = {"code": self.code, "message": self.message}
+        return shown if self.data is None else {**shown, "data": self.data}
+
+
+class NodeLink:
+    """A node, by its URL; raises Usage for what is none."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.parts = urllib.parse.urlsplit(url)
+            self.port = self.parts.port
+        except ValueError:
+            raise Usage("that is no URL of a node", "as in: --rpc https://…") from None
+        if self.parts.scheme not in ("http", "https") or not self.parts.hostname:
+            raise Usage("that is no URL of a node", "as in: --rpc https://…")
+
+    async def ask(self, method: str, *params: object) -> Any:
+        """The result of a request; raises NodeFault, Unavailable."""
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        answer = await asyncio.to_thread(self.post, json.dumps(body).encode())
+        error = answer.get("error")
+        if isinstance(error, dict):
+            code = error.get("code")
+            text = printable(str(error.get("message")), 500)
+            raise NodeFault(code if type(code) is int else -32000, text, error.get("data"))
+        return answer.get("result")
+
+    def post(self, body: bytes) -> dict[str, Any]:
+        """The JSON object that the node answers; raises Unavailable. No redirection is followed."""
+        is_tls = self.parts.scheme == "https"
+        make = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
+        connection = make(str(self.parts.hostname), self.port, timeout=NODE_TIME)
+        path = (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            data = response.read(LONGEST_ANSWER + 1)
+            found = json.loads(data) if len(data) <= LONGEST_ANSWER else None
+        except (OSError, http.client.HTTPException, ValueError, RecursionError):
+            found = None
+        finally:
+            connection.close()
+        if not isinstance(found, dict):
+            raise Unavailable("the node does not answer", "is the URL of --rpc right?")
+        return found
 
 
 # ---------------------------------------------------- fronts/nostr_front ----
@@ -30712,245 +31140,6 @@ def main_proxy(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
-# ----------------------------------------------------- fronts/ssh_claims ----
-# What the client of an SSH agent is, by what the system says of its process: a claim, no proof.
-#
-# Its arguments are its own to choose, and a pid is used again. No more of them is repeated than what
-# git asks ssh for: whole command lines hold secrets.
-
-
-GIT_COMMAND = regex(
-    r"git[- ](upload-pack|receive-pack|upload-archive) '?([A-Za-z0-9._/~-]{1,100})'?"
-)
-GIT_WORDS = {
-    "upload-pack": "git fetch",
-    "receive-pack": "git push",
-    "upload-archive": "git archive",
-}
-
-
-def claim_of(sock: socket.socket, since: float, is_file: bool = False) -> dict[str, Any]:
-    """The `program` behind a connection, and what it says that it `does`; less, where not told.
-
-    Who has a file signed does nothing for git over the network.
-    Its `pid`, and `since` when the connection is there, are no claim: the system has told them.
-    """
-    pid = peer_pid(sock)
-    began = look_at_process(pid)
-    does = "" if is_file else find_git_errand(pid)
-    claim = {"program": find_program(pid, began).name, "does": does}
-    known: dict[str, Any] = {"pid": pid, "since": since}
-    # a pid is given again: one that was started behind the connection is another's
-    if not began or count_seconds(began[2].encode()) > since:
-        return known
-    return {**known, **{name: found for name, found in claim.items() if found}}
-
-
-def read_words(pid: int, program: bytes) -> list[bytes]:
-    """The arguments of a process, where it says that it is this program; else none."""
-    try:
-        words = read_proc(pid, "cmdline", 1 << 16).rstrip(b"\0").split(b"\0")
-    except OSError:
-        return []
-    return words if os.path.basename(words[0]) == program else []
-
-
-def read_signed_file(sock: socket.socket) -> bytes:
-    """What ssh-keygen signs, from the file that it names last; b"" where that cannot be read.
-
-    Whether it is that, who signs finds out by its digest.
-    """
-    pid = peer_pid(sock)
-    words = read_words(pid, b"ssh-keygen")
-    if not words:
-        return b""
-    place = b"/proc/%d/%s" % (pid, b"root" if words[-1][:1] == b"/" else b"cwd/")
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    try:
-        fd = os.open(place + words[-1], flags)
-        try:
-            found = os.fstat(fd)
-            is_fit = stat.S_ISREG(found.st_mode) and found.st_size <= LONGEST_CONTENT
-            return os.read(fd, LONGEST_CONTENT) if is_fit else b""
-        finally:
-            os.close(fd)
-    except OSError:
-        return b""
-
-
-def find_git_errand(pid: int) -> str:
-    """What ssh says that it does for git, from its last argument; "" for all else."""
-    words = read_words(pid, b"ssh")
-    if not words:
-        return ""
-    said = re.fullmatch(GIT_COMMAND.pattern, words[-1].decode(errors="replace"))
-    return f"{GIT_WORDS[said[1]]} {said[2]}" if said else ""
-
-
-# ------------------------------------------------------ fronts/ssh_agent ----
-# An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key.
-#
-# Keys are listed and sign; they are neither added nor taken away here. A client is answered in order,
-# one request at a time. Of why something is not signed the protocol has no word: the log says it.
-
-
-LONGEST_MESSAGE = 256 << 10  # bytes, as OpenSSH's own agent has it
-FAILURE, SUCCESS, EXTENSION_FAILURE = b"\x05", b"\x06", b"\x1c"
-REQUEST_IDENTITIES, IDENTITIES_ANSWER = 11, b"\x0c"
-SIGN_REQUEST, SIGN_RESPONSE = 13, b"\x0e"
-EXTENSION = 27
-SESSION_BIND = "session-bind@openssh.com"
-STALLED = 30.0  # seconds that half a message may stay half
-ANSWER_TIME = 100.0  # seconds: a server ends a login after 120
-
-
-class AgentClient:
-    """One client: what its connection is bound to, and its requests; asyncio's protocol."""
-
-    def __init__(self, vault: VaultLink, clients: dict[AgentClient, None]) -> None:
-        self.vault, self.clients = vault, clients
-        self.frames = Frames(LONGEST_MESSAGE)  # SSH's are as ours: a length, then so many bytes
-        self.binds: list[Bind] = []
-        self.told: list[str] = []  # the same, as the vault is told of them
-        self.is_doubtful = False  # whether a bind was refused: nobody knows who is at the other end
-        self.task: asyncio.Task[None] | None = None
-        self.stalled: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        """A client is there."""
-        self.transport, self.since = transport, uptime()
-        if not is_same_user(transport.get_extra_info("socket")):
-            transport.abort()
-            return
-        if len(self.clients) >= room():
-            idle = next((each for each in self.clients if not each.task), None)
-            (idle or self).transport.abort()
-            if idle:
-                del self.clients[idle]
-        self.clients[self] = None
-
-    def data_received(self, data: bytes) -> None:
-        """More bytes from it."""
-        self.frames.feed(data)
-        if self in self.clients:  # behind those that have been quiet longer
-            del self.clients[self]
-            self.clients[self] = None
-        self.advance()
-
-    def advance(self) -> None:
-        """Begin the next request, if it is whole and none is under way."""
-        try:
-            message = None if self.task else self.frames.next()
-        except Usage:
-            message = b""
-        if message == b"":
-            self.transport.abort()
-            return
-        if message:
-            self.task = asyncio.get_running_loop().create_task(self.work(message))
-        if len(self.frames.buffer) > 2 * LONGEST_MESSAGE:
-            self.transport.abort()
-        if self.stalled:
-            self.stalled.cancel()
-        waits = bool(self.frames.buffer) and not self.task
-        loop = asyncio.get_running_loop()
-        self.stalled = loop.call_later(STALLED, self.transport.abort) if waits else None
-
-    async def work(self, message: bytes) -> None:
-        """Answer a request, then go on."""
-        try:
-            async with asyncio.timeout(ANSWER_TIME):
-                answer = await self.answer(message)
-        except Exception:  # whatever it is: the protocol has one word for it
-            answer = FAILURE
-        finally:
-            self.task = None
-        if not self.transport.is_closing():
-            self.transport.write(ssh_string(answer))
-        self.advance()
-
-    def eof_received(self) -> bool:
-        """It wants nothing more: what is under way is for nobody."""
-        return False
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """It is gone, and so is what it asked for."""
-        self.clients.pop(self, None)
-        if self.stalled:
-            self.stalled.cancel()
-        if self.task:
-            self.task.cancel()
-
-    async def answer(self, message: bytes) -> bytes:
-        """The answer to a request; raises AvaultError, ValueError for what is a failure."""
-        if self.is_doubtful:
-            return FAILURE
-        reader = SshReader(message)
-        kind = reader.byte()
-        if kind == REQUEST_IDENTITIES:
-            reader.end()
-            return await self.list_keys()
-        if kind == SIGN_REQUEST:
-            key, data, flags = reader.string(), reader.string(), reader.number()
-            reader.end()
-            return await self.sign(key, data, flags)
-        if kind == EXTENSION:
-            name = reader.text()
-            if name == "query":
-                return SUCCESS + ssh_string(b"query") + ssh_string(SESSION_BIND.encode())
-            return self.bind(reader) if name == SESSION_BIND else EXTENSION_FAILURE
-        return FAILURE
-
-    def bind(self, reader: SshReader) -> bytes:
-        """Take what a server says of itself; who signs has it proven.
-
-        Raises ValueError where that cannot be. A connection without a server may do what one that
-        came through another host may not, so this one does nothing any more.
-        """
-        data, self.is_doubtful = reader.data[reader.at :], True
-        if len(data) > LONGEST_BIND:
-            raise ValueError("too long")
-        bind = Bind(data)
-        check_next_bind(self.binds, bind)
-        self.is_doubtful = False
-        self.binds.append(bind)
-        self.told.append(encode_base64(data))
-        return SUCCESS
-
-    async def list_keys(self) -> bytes:
-        """The keys that fit; none where the vault is locked, or not there."""
-        try:
-            found = (await self.vault.ask("keys", **{"as": "ssh", "binds": self.told}))["keys"]
-        except AvaultError:
-            found = []
-        listed, count = b"", 0
-        for each in found:
-            blob = decode_base64(each["public"].partition(" ")[2], LONGEST_BIND)
-            one = ssh_string(blob) + ssh_string(each["name"].encode())
-            if len(listed) + len(one) > LONGEST_MESSAGE - 5:
-                break
-            listed, count = listed + one, count + 1
-        return IDENTITIES_ANSWER + ssh_number(count) + listed
-
-    async def sign(self, key: bytes, data: bytes, flags: int) -> bytes:
-        """A signature, if the vault gives one."""
-        client, is_file = self.transport.get_extra_info("socket"), data.startswith(SSHSIG_MAGIC)
-        is_commit = is_file and data[len(SSHSIG_MAGIC) :].startswith(ssh_string(b"git"))
-        answer = await self.vault.ask(
-            "sign",
-            **{
-                "as": "sshsig" if is_file else "ssh",
-                "public": encode_base64(key),
-                "payload": encode_base64(data),
-                "flags": flags,
-                "binds": self.told,
-                "claims": claim_of(client, self.since, is_file),
-                "content": encode_base64(read_signed_file(client)) if is_commit else None,
-            },
-        )
-        return SIGN_RESPONSE + ssh_string(decode_base64(answer["signature"], LONGEST_BIND))
-
-
 # ------------------------------------------------------ fronts/ssh_front ----
 # The process of the SSH agent's socket: `avault.py ssh-agent DIR SOCKET PATH`. It holds no key.
 #
@@ -30978,15 +31167,9 @@ def bind_front(path: str) -> socket.socket:
 
 async def serve_agent(places: Places, sock: socket.socket) -> None:
     """Answer the agent's clients, as long as the daemon is there."""
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(report_quietly)
-    vault, clients = VaultLink(places), dict[AgentClient, None]()
-
-    def make() -> Any:  # a protocol, though not derived from asyncio's
-        return AgentClient(vault, clients)
-
-    server = await loop.create_unix_server(make, sock=sock)
-    await server.serve_forever()
+    asyncio.get_running_loop().set_exception_handler(report_quietly)
+    AgentDoor(VaultLink(places), sock)
+    await asyncio.Event().wait()
 
 
 async def end_with(command: int, path: str) -> None:
@@ -31057,12 +31240,13 @@ class Deal:
     """One thing to be signed, in words of `what`; `callers` is how many wait for it now.
 
     `raw` is a transaction that was signed for it, with its `nonce`, and that a node may have taken
-    or not.
+    or not; `replaced_at` since when a node says that another one has its place.
     """
 
     def __init__(self, what: str) -> None:
         self.what, self.callers, self.left_at = what, 0, 0.0
         self.is_delivered, self.raw, self.nonce = False, "", 0
+        self.replaced_at = 0.0
         self.task: asyncio.Task[Any] | None = None
 
     def is_open(self) -> bool:
@@ -31342,6 +31526,9 @@ OWN_FIELDS = WALLET_OWN | {
 WALLET_SIGNED_AS = {"personal_sign": "evm-message", "eth_signTypedData_v4": "evm-typed"}
 UNAUTHORIZED, UNSUPPORTED, DISCONNECTED, USER_DENIED = 4100, 4200, 4900, 4001
 INVALID = -32602
+REPLACED_TIME = (
+    60.0  # seconds that a node says so, until another one is taken for mined in its place
+)
 GAS_SHARE = (6, 5)  # what is asked for beyond an estimate: a fifth more
 
 
@@ -31518,6 +31705,7 @@ class WalletRpc:
         """Send what is signed: its hash, of ours. Raises NodeFault, Unavailable.
 
         It stays with the deal, unless another one was mined in its place: then it can be no more.
+        A node may count ours as mined before it finds it, so it has to say so for a while.
         """
         own = hash_raw(deal.raw)
         try:
@@ -31525,7 +31713,11 @@ class WalletRpc:
         except NodeFault:  # "already known" among them
             mined = await self.ask_or_none("eth_getTransactionCount", self.address, "latest")
             if not await self.ask_or_none("eth_getTransactionByHash", own):
-                if int(str(mined or "0x0"), 16) > deal.nonce:
+                if int(str(mined or "0x0"), 16) <= deal.nonce:
+                    deal.replaced_at = 0.0
+                elif not deal.replaced_at:
+                    deal.replaced_at = uptime()
+                elif uptime() >= deal.replaced_at + REPLACED_TIME:
                     deal.raw = ""
                 raise
         except Unavailable as error:
