@@ -40,10 +40,13 @@ def regex(text: AnyStr) -> re.Pattern[AnyStr]:
 def context(
     function: Callable[P, Iterator[T]],
 ) -> Callable[P, AbstractContextManager[T]]:
-    """What `contextlib.contextmanager` makes of a function, later."""
+    """What `contextlib.contextmanager` makes of a function, later, and once."""
+    made: list[Callable[P, AbstractContextManager[T]]] = []
 
     def enter(*words: P.args, **named: P.kwargs) -> AbstractContextManager[T]:
-        return contextlib.contextmanager(function)(*words, **named)
+        if not made:
+            made.append(contextlib.contextmanager(function))
+        return made[0](*words, **named)
 
     return enter
 

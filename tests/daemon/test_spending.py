@@ -173,6 +173,75 @@ def test_what_a_key_before_has_sealed_is_the_same_whenever_it_is_read() -> None:
         assert avault.sum_spent(facts, ACCOUNT, NOON) == 20
 
 
+def forge(facts: Any, account: str, machine: str, hours: Any) -> None:
+    """Write a fact as who has a key does, past all that counts here."""
+    facts[f"spent/{account}/{machine}"] = [avault.Secret(avault.render_spent(hours), 1, 2, machine, 9)]
+
+
+def join_former(ours: avault.Vault, forged: Any, now: int = NOON) -> Any:
+    """The facts of ours with what a rotated-away key has sealed: they are read again, and are the same."""
+    once = avault.join_facts(ours.facts, avault.only_additions(ours.facts, forged, now))
+    avault.check_facts(once)
+    twice = avault.join_facts(once, avault.only_additions(once, forged, now))
+    assert avault.list_facts(once) == avault.list_facts(twice)
+    return once
+
+
+@pytest.mark.parametrize("machine", ["m", "n"])
+@pytest.mark.parametrize("ahead", [1, 72, 73, 200, 1 << 24])
+def test_hours_to_come_that_a_former_key_has_sealed_free_nothing(machine: str, ahead: int) -> None:
+    """A counter forgets what is long before its last hour; and so does what is known beside the key."""
+    ours, forged = avault.Vault("v", "a", "o", "n"), dict[str, Any]()
+    when = NOON // 3600
+    avault.note_spent(ours, ACCOUNT, "m", (when - 3, "r"), 8, 0)
+    forge(forged, ACCOUNT, machine, {(when + ahead, "f"): (1, 0)})
+    facts = ours.facts = join_former(ours, forged)
+    assert avault.sum_spent(facts, ACCOUNT, NOON) == 8 + (ahead <= 72)
+    assert avault.sum_spent(facts, ACCOUNT, NOON + 98 * 3600) == 0, "and for some days at most"
+    old = ours.copy()
+    avault.note_spent(ours, ACCOUNT, "m", (when, "r"), 12, 0)
+    assert avault.sum_spent(ours.facts, ACCOUNT, NOON) == 20 + (ahead <= 72)
+    known = avault.list_known(avault.Guards(ours.facts))
+    assert avault.lacks_known(old.facts, known), "an older copy is seen to be one"
+    assert not avault.lacks_known(ours.facts, known)
+
+
+def test_however_much_a_former_key_has_sealed_the_vault_can_be_read() -> None:
+    ours, forged = avault.Vault("v", "a", "o", "n"), dict[str, Any]()
+    when = NOON // 3600
+    avault.note_spent(ours, ACCOUNT, "m", (when, "r"), 20, 0)
+    for number in range(3):
+        runs = {(when, f"{number}x{each}"): (1, 0) for each in range(avault.MOST_COUNTED)}
+        forge(forged, avault.identify_account(str(number)), "m", runs)
+    forge(forged, ACCOUNT, "m", {(when, f"x{each}"): (1, 0) for each in range(avault.MOST_COUNTED)})
+    facts = join_former(ours, forged)
+    assert avault.sum_spent(facts, ACCOUNT, NOON) == 20
+    assert sum(len(avault.read_spent(each.value)) for [each] in facts.values()) <= 2 * avault.MOST_COUNTED
+
+
+def test_a_count_has_an_end_and_stays_one() -> None:
+    ours, forged = avault.Vault("v", "a", "o", "n"), dict[str, Any]()
+    forge(forged, ACCOUNT, "m", {(NOON // 3600, "r"): (avault.MOST_SPENT, 0)})
+    ours.facts = join_former(ours, forged)
+    avault.note_spent(ours, ACCOUNT, "m", (NOON // 3600, "r"), 1, 0)
+    avault.check_facts(ours.facts)
+    assert avault.sum_spent(ours.facts, ACCOUNT, NOON) == avault.MOST_SPENT
+
+
+def test_a_key_that_was_rotated_away_keeps_nobody_from_paying() -> None:
+    """However many accounts it names, as many are left to ours, and none of ours is forgotten beside the key."""
+    ours, forged = avault.Vault("v", "a", "o", "n"), dict[str, Any]()
+    when = NOON // 3600
+    avault.note_spent(ours, ACCOUNT, "m", (when, "r"), 20, 0)
+    for number in range(150):
+        forge(forged, f"{number:016x}", "m", {(when + 60, "f"): (1, 0)})
+    forge(forged, ACCOUNT, "n", {(when, "f"): (1, 0)})
+    facts = join_former(ours, forged)
+    assert len(avault.find_spending(facts, NOON)) == avault.MOST_ACCOUNTS // 2
+    assert avault.sum_spent(facts, ACCOUNT, NOON) == 21, "what is of an account of ours counts all the same"
+    assert any(ACCOUNT in name for name in avault.list_known(avault.Guards(facts)))
+
+
 def test_what_two_runs_of_a_machine_have_counted_adds_up() -> None:
     """One went on with an older copy: that it gave all of its own back frees nothing of the other's."""
     one = avault.Vault("v", "a", "o", "n")

@@ -34,9 +34,9 @@ class Agency(Office):
     """A keyholder, and an agent at a socket that asks it."""
 
     async def listen(self, path: Path) -> None:
-        self.path, self.clients, self.is_locked = path, dict[avault.AgentClient, None](), False
-        loop = asyncio.get_running_loop()
-        self.server = await loop.create_unix_server(lambda: avault.AgentClient(self, self.clients), path)  # type: ignore[arg-type, type-var]
+        self.path, self.is_locked = path, False
+        self.server = avault.AgentDoor(self, avault.bind_front(str(path)))  # type: ignore[arg-type]
+        self.clients = self.server.clients
 
     async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """As a VaultLink has it."""

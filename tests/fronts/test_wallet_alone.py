@@ -219,7 +219,9 @@ async def test_a_node_whose_answer_is_lost_is_sent_the_same_again(bank: SimpleNa
     assert bank.bank.signed == ["0x0", "0x1"], "and two are two"
 
 
-async def test_what_a_node_refuses_is_sent_again_until_another_has_its_place(bank: SimpleNamespace) -> None:
+async def test_what_a_node_refuses_is_sent_again_until_another_has_its_place(
+    bank: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One of several nodes behind an address says no, while another has it: a second one would pay twice."""
     bank.bank.phone.set()
     ask = bank.bank.ask
@@ -237,10 +239,50 @@ async def test_what_a_node_refuses_is_sent_again_until_another_has_its_place(ban
         assert "request timed out" in (await bank.rpc.handle(wish()))[0]["error"]["message"]
     assert bank.bank.sent == ["0x01", "0x01"] and bank.bank.signed == ["0x0"]
     bank.bank.pending = 1  # another one has been mined with that nonce
-    assert "request timed out" in (await bank.rpc.handle(wish()))[0]["error"]["message"]
+    for later in (0, 59, 61):
+        monkeypatch.setattr(avault, "uptime", lambda later=later: 1_000.0 + later)
+        assert "request timed out" in (await bank.rpc.handle(wish()))[0]["error"]["message"]
+        assert bank.bank.signed == ["0x0"]
     bank.bank.ask = ask
     assert (await bank.rpc.handle(wish()))[0]["result"] == avault.hash_raw("0x02")
     assert bank.bank.signed == ["0x0", "0x1"]
+
+
+async def test_a_node_that_lags_behind_itself_has_no_second_one_signed(bank: SimpleNamespace) -> None:
+    """It counts ours as mined, and does not find it yet: what was mined in its place is itself."""
+    bank.bank.phone.set()
+    ask, lost, known = bank.bank.ask, [avault.Unavailable("the node does not answer")], set[str]()
+
+    async def lag(method: str, *params: Any) -> Any:
+        if method == "eth_getTransactionByHash":
+            return {"hash": params[0]} if params[0] in known else None
+        found = await ask(method, *params)
+        if method == "eth_sendRawTransaction" and lost:
+            raise lost.pop()
+        if method == "eth_sendRawTransaction":
+            raise avault.NodeFault(-32000, "nonce too low")
+        return found
+
+    bank.bank.ask = lag
+    assert (await bank.rpc.handle(wish()))[0]["error"]["code"] == 4900
+    bank.bank.pending = 1  # it was taken, and mined
+    assert "nonce too low" in (await bank.rpc.handle(wish()))[0]["error"]["message"]
+    known.add(avault.hash_raw("0x01"))
+    assert (await bank.rpc.handle(wish()))[0]["result"] == avault.hash_raw("0x01")
+    assert bank.bank.signed == ["0x0"], "it is paid once"
+
+
+async def test_what_a_node_cannot_execute_is_not_brought_to_the_phone(bank: SimpleNamespace) -> None:
+    ask = bank.bank.ask
+
+    async def revert(method: str, *params: Any) -> Any:
+        if method == "eth_estimateGas":
+            raise avault.NodeFault(3, "execution reverted")
+        return await ask(method, *params)
+
+    bank.bank.ask = revert
+    answer, _ = await bank.rpc.handle(wish("eth_sendTransaction", {"to": BOB, "value": "0x1", "gasPrice": "0x1"}))
+    assert answer["error"]["message"] == "execution reverted" and not bank.bank.asked
 
 
 async def test_many_that_hung_up_push_none_out(monkeypatch: pytest.MonkeyPatch) -> None:

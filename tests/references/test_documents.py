@@ -192,6 +192,15 @@ def test_bench_block_is_a_table() -> None:
     assert len(blocks) == 1 and blocks[0].count("\n|") > 8, "python tests/tools/documents.py --write --bench"
 
 
+def test_figures_of_signatures() -> None:
+    """A row for each kind of key, and one for ssh-keygen."""
+    [block] = [match[3] for match in d.BLOCK.finditer(d.read("references/performance.md")) if match[2] == "signatures"]
+    kinds = ("ed25519", "ecdsa-p256", "rsa", "Nostr", "Ethereum", "Solana", "ssh-keygen")
+    rows = [line for line in block.splitlines() if line.startswith(("| a ", "| `"))]
+    said = "python tests/tools/bench.py --signatures --write"
+    assert len(rows) == 7 and all(any(kind in row for row in rows) for kind in kinds), said
+
+
 def test_figures_of_the_proxy() -> None:
     """A row for each way and each protocol."""
     [block] = [match[3] for match in d.BLOCK.finditer(d.read("references/performance.md")) if match[2] == "proxy"]

@@ -1,6 +1,9 @@
 """How fast avault is: each row's two sides run alternately in the same run, and the table gives medians.
 
-    python tests/tools/bench.py [--quick] [--rounds N] [--signatures] [--here]
+    python tests/tools/bench.py [--quick] [--rounds N] [--here]             all but signatures
+    python tests/tools/bench.py --signatures [--rounds N] [--here] [--write]
+
+--write puts the table of signatures between its marks in references/performance.md (the other: documents.py --write --bench).
 
 It installs avault in a fresh venv (--here: takes the one beside this interpreter), builds vaults of 10, 1,000 and 10,000
 secrets with avault's own Store, serves each from a machine of its own, and prints a Markdown table.
@@ -32,6 +35,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), *(str(path) for path in (REPOSITORY / "tests").iterdir() if path.is_dir())]
 
+import documents  # noqa: E402
 import nostr_sdk  # noqa: E402
 import peers  # noqa: E402
 
@@ -567,7 +571,6 @@ def measure(top: Path, command: Path, rounds: int, quick: bool) -> list[tuple[st
         if rss:
             shared = f" (PSS {pss:.0f} MB)" if pss else ""
             rows.append(("resident memory, supervisor + keyholder, 1,000 secrets", f"{rss:.0f} MB{shared}", "70 MB", "45 MB"))
-        rows += signatures(top, command, rounds)
         for name in others:
             rows.append(
                 (
@@ -589,7 +592,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="of the commands (40; quick: 10)")
     parser.add_argument("--signatures", action="store_true", help="nothing but these")
     parser.add_argument("--here", action="store_true", help="measure the avault beside this interpreter")
+    parser.add_argument("--write", action="store_true", help="put the table of signatures into its page")
     options = parser.parse_args()
+    if options.write and not options.signatures:
+        parser.error("--write is for --signatures; the other table: python tests/tools/documents.py --write --bench")
     top = Path(tempfile.mkdtemp(prefix="avb", dir="/tmp"))
     try:
         command = Path(sys.executable).parent / "avault" if options.here else install(top)
@@ -598,9 +604,12 @@ def main() -> None:
     finally:
         shutil.rmtree(top, ignore_errors=True)
     machine = f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}"
-    print(f"{time.strftime('%-d %B %Y')}, {machine}\n")
-    for row in [("what", "measured", "bound", "aim"), ("---",) * 4, *rows]:
-        print("| " + " | ".join(row) + " |")
+    lines = [("what", "measured", "bound", "aim"), ("---",) * 4, *rows]
+    table = f"{time.strftime('%-d %B %Y')}, {machine}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in lines)
+    print(table, end="")
+    if options.write:
+        page = REPOSITORY / "references" / "performance.md"
+        page.write_text(documents.refresh(page.read_text(encoding="utf-8"), signatures=table), encoding="utf-8")
 
 
 if __name__ == "__main__":

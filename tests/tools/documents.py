@@ -4,6 +4,7 @@
                                                  the rooms of the source into  <!-- rooms -->…<!-- /rooms -->,
                                                  and the services of guards into  <!-- presets -->…<!-- /presets -->
     python tests/tools/documents.py --write --bench    and the benchmark's table into  <!-- bench -->…<!-- /bench -->
+    python tests/tools/bench.py --signatures --write   the table of signatures into  <!-- signatures -->…<!-- /signatures -->
     python tests/tools/bench_custody.py --write        the table of custodians into  <!-- custodians -->…<!-- /custodians -->
     python tests/tools/bench_replica.py --write        the table of relays into  <!-- replica -->…<!-- /replica -->
     python tests/tools/bench_proxy.py --write          the proxy's figures into  <!-- proxy -->…<!-- /proxy -->
@@ -215,7 +216,7 @@ def messages(text: str) -> list[str]:
 
 # The blocks that are written
 
-BLOCKS = "bench|rooms|custodians|replica|reboot|presets|proxy|proxy-memory"
+BLOCKS = "bench|signatures|rooms|custodians|replica|reboot|presets|proxy|proxy-memory"
 BLOCK = re.compile(rf"(<!-- (help: avault ?[a-z ]*|{BLOCKS}) -->\n)(.*?)(<!-- /(?:help|{BLOCKS}) -->)", re.DOTALL)
 
 
@@ -258,6 +259,7 @@ def refresh(text: str, bench: str | None = None, **tables: str) -> str:
     """A document with its blocks as they should be; the benchmarks' only if their table is given."""
     measured = {
         "bench": bench,
+        "signatures": None,
         "custodians": None,
         "replica": None,
         "reboot": None,

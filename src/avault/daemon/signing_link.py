@@ -76,19 +76,20 @@ class SigningLink:
         One that does not answer is asked nothing more: the supervisor ends it for the next.
         """
         self.last += 1
-        number = self.last
-        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        number, loop = self.last, asyncio.get_running_loop()
+        waiting: asyncio.Future[Message] = loop.create_future()
+        late = loop.call_later(self.ANSWER_TIME, give_up, waiting)
         try:
-            async with asyncio.timeout(self.ANSWER_TIME):
-                link = self.link or await self.reach()
-                self.answers[number] = waiting
-                link.send({"id": number, **message})
-                answer = await waiting
+            link = self.link or await self.reach()
+            self.answers[number] = waiting
+            link.send({"id": number, **message})
+            answer = await waiting
         except TimeoutError:
             if self.link:
                 self.link.close()
             raise Unavailable("the process that signs does not answer", "try again") from None
         finally:
+            late.cancel()
             self.answers.pop(number, None)
         if not answer.get("ok"):
             raise AvaultError.from_dict(answer)
@@ -142,3 +143,9 @@ class SigningLink:
             if self.coming is coming:
                 self.coming = None  # who asks next has another one started
             raise
+
+
+def give_up(waiting: asyncio.Future[Message]) -> None:
+    """Have an answer awaited no longer; for one, `asyncio.timeout` takes as long as all of this."""
+    if not waiting.done():
+        waiting.set_exception(TimeoutError())

@@ -28,6 +28,7 @@ from avault.vault.records import Vault
 from avault.vault.spent import (
     HOUR,
     MOST_ACCOUNTS,
+    MOST_SPENT,
     SPENT,
     find_release,
     find_spending,
@@ -89,7 +90,8 @@ def note_spent(
     name = f"{SPENT}/{account}/{machine}"
     hours = read_spent(vault.fact(name) or "{}")
     before = hours.get(when, (0, 0))
-    hours[when] = before[0] + reserved, min(before[1] + returned, before[0] + reserved)
+    total = min(before[0] + reserved, MOST_SPENT)  # what is more could not be read again
+    hours[when] = total, min(before[1] + returned, total)
     vault.state(name, render_spent(hours), int(time.time()), machine)
 
 

@@ -33,7 +33,7 @@ ANSWER_TIME = 100.0  # seconds: a server ends a login after 120
 
 
 class AgentClient:
-    """One client: what its connection is bound to, and its requests; asyncio's protocol."""
+    """One client: what its connection is bound to, and its requests; as asyncio's protocols are."""
 
     def __init__(self, vault: VaultLink, clients: dict[AgentClient, None]) -> None:
         self.vault, self.clients = vault, clients
@@ -82,27 +82,29 @@ class AgentClient:
 
     async def work(self, message: bytes) -> None:
         """Answer a request, then go on."""
+        late = asyncio.get_running_loop().call_later(ANSWER_TIME, self.give_up)
         try:
-            async with asyncio.timeout(ANSWER_TIME):
-                answer = await self.answer(message)
-        except Exception:  # whatever it is: the protocol has one word for it
+            answer = await self.answer(message)
+        # whatever it is, also that it took too long: the protocol has one word for it
+        except (Exception, asyncio.CancelledError):
             answer = FAILURE
         finally:
+            late.cancel()
             self.task = None
         if not self.transport.is_closing():
             self.transport.write(ssh_string(answer))
         self.advance()
 
-    def eof_received(self) -> bool:
-        """It wants nothing more: what is under way is for nobody."""
-        return False
+    def give_up(self) -> None:
+        """End what is under way."""
+        if self.task:
+            self.task.cancel()
 
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone, and so is what it asked for."""
         self.clients.pop(self, None)
         self.stall.end()
-        if self.task:
-            self.task.cancel()
+        self.give_up()
 
     async def answer(self, message: bytes) -> bytes:
         """The answer to a request; raises AvaultError, ValueError for what is a failure."""

@@ -13,7 +13,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Unavailable, complain
-from avault.fronts.ssh_agent import AgentClient
+from avault.fronts.agent_door import AgentDoor
 from avault.fronts.vault_link import VaultLink
 from avault.keys.hardening import harden
 from avault.places import Places
@@ -22,7 +22,7 @@ from avault.process import own_command, report_quietly
 from avault.protocol import decode_frame, encode_frame
 
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
 
 LOOK_TIME = 0.5  # seconds until it is looked whether its command is there yet
@@ -46,15 +46,9 @@ def bind_front(path: str) -> socket.socket:
 
 async def serve_agent(places: Places, sock: socket.socket) -> None:
     """Answer the agent's clients, as long as the daemon is there."""
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(report_quietly)
-    vault, clients = VaultLink(places), dict[AgentClient, None]()
-
-    def make() -> Any:  # a protocol, though not derived from asyncio's
-        return AgentClient(vault, clients)
-
-    server = await loop.create_unix_server(make, sock=sock)
-    await server.serve_forever()
+    asyncio.get_running_loop().set_exception_handler(report_quietly)
+    AgentDoor(VaultLink(places), sock)
+    await asyncio.Event().wait()
 
 
 async def end_with(command: int, path: str) -> None:

@@ -28,12 +28,13 @@ class Deal:
     """One thing to be signed, in words of `what`; `callers` is how many wait for it now.
 
     `raw` is a transaction that was signed for it, with its `nonce`, and that a node may have taken
-    or not.
+    or not; `replaced_at` since when a node says that another one has its place.
     """
 
     def __init__(self, what: str) -> None:
         self.what, self.callers, self.left_at = what, 0, 0.0
         self.is_delivered, self.raw, self.nonce = False, "", 0
+        self.replaced_at = 0.0
         self.task: asyncio.Task[Any] | None = None
 
     def is_open(self) -> bool:

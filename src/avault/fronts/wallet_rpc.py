@@ -14,6 +14,7 @@ from avault.errors import AvaultError, Denied, Locked, NotFound, TimedOut, Unava
 from avault.fronts.node_link import NodeFault, NodeLink
 from avault.fronts.vault_link import VaultLink
 from avault.fronts.wallet_deals import Deal, Deals
+from avault.process import uptime
 from avault.ssh_wire import encode_base64
 from avault.vault.evm_address import keccak256, parse_address, show_address
 
@@ -44,6 +45,9 @@ OWN_FIELDS = WALLET_OWN | {
 WALLET_SIGNED_AS = {"personal_sign": "evm-message", "eth_signTypedData_v4": "evm-typed"}
 UNAUTHORIZED, UNSUPPORTED, DISCONNECTED, USER_DENIED = 4100, 4200, 4900, 4001
 INVALID = -32602
+REPLACED_TIME = (
+    60.0  # seconds that a node says so, until another one is taken for mined in its place
+)
 GAS_SHARE = (6, 5)  # what is asked for beyond an estimate: a fifth more
 
 
@@ -220,6 +224,7 @@ class WalletRpc:
         """Send what is signed: its hash, of ours. Raises NodeFault, Unavailable.
 
         It stays with the deal, unless another one was mined in its place: then it can be no more.
+        A node may count ours as mined before it finds it, so it has to say so for a while.
         """
         own = hash_raw(deal.raw)
         try:
@@ -227,7 +232,11 @@ class WalletRpc:
         except NodeFault:  # "already known" among them
             mined = await self.ask_or_none("eth_getTransactionCount", self.address, "latest")
             if not await self.ask_or_none("eth_getTransactionByHash", own):
-                if int(str(mined or "0x0"), 16) > deal.nonce:
+                if int(str(mined or "0x0"), 16) <= deal.nonce:
+                    deal.replaced_at = 0.0
+                elif not deal.replaced_at:
+                    deal.replaced_at = uptime()
+                elif uptime() >= deal.replaced_at + REPLACED_TIME:
                     deal.raw = ""
                 raise
         except Unavailable as error:

@@ -19,11 +19,11 @@ from avault.vault.rules import NONE, Rules, gather_rules, is_place, join_rules, 
 from avault.vault.secret import Secret
 from avault.vault.spent import (
     SPENT,
+    choose_spent,
     join_spent,
     lacks_spent,
     list_spent,
     read_spent,
-    without_returns,
 )
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     Who got that key says anything under each name, of any count and time. So what ours do not say
     in the same words is named by its own, as said once and just now: it takes the place of nothing.
     What the operator took away stays so; of uses, the higher number counts. What lets nothing
-    through until it is named is named by none of them.
+    through until it is named is named by none of them. Of what was spent: see `choose_spent`.
     """
     added: Facts = {}
     here = Guards(ours)
@@ -135,11 +135,8 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
-        if kind == SPENT:
-            added[name] = [without_returns(fact)]
-            continue
         is_gone_here = f"unguarded/{identity}" in ours
-        if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
+        if kind in ("had", SPENT, "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
             continue
         if kind == "used":
             if identity in names:
@@ -152,7 +149,8 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
             names[identity] = own
         if f"{kind}/{own}" not in ours:
             added[f"{kind}/{own}"] = [Secret(text, said, said, fact.machine, 1)]
-    return added
+    spent = {name: found for name, found in theirs.items() if name.startswith(f"{SPENT}/")}
+    return added | choose_spent(ours, spent, said)
 
 
 def count_guards(facts: Facts) -> int:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 SPENT = "spent"
 HOUR = 3600  # seconds
 DAY_HOURS = 24  # that count, and the one under way
-KEPT_HOURS = 72  # before a machine's latest
+AHEAD_HOURS = 72  # that a machine's clock may be before another's
+KNOWN_HOURS = AHEAD_HOURS + DAY_HOURS  # before the last, of which is known beside the key
+KEPT_HOURS = KNOWN_HOURS + 72  # before a machine's latest
 MOST_SPENT = 1 << 300  # of an account in an hour, in its smallest unit: more than any chain has
 LATEST_HOUR = 1 << 25
 MOST_ACCOUNTS = 100  # that are remembered beside the key, and of which something is spent in a day
@@ -60,7 +62,7 @@ def read_spent(text: str) -> Hours:
 
 
 def render_spent(hours: Hours) -> str:
-    """The same as it is kept, without hours that are long over."""
+    """The same as it is kept, without hours that are long before the last of them."""
     first = max((hour for hour, _ in hours), default=0) - KEPT_HOURS
     kept = {f"{when[0]}.{when[1]}": list(hours[when]) for when in sorted(hours) if when[0] >= first}
     return json.dumps(kept, separators=(",", ":"))
@@ -77,24 +79,49 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def without_returns(fact: Any) -> Any:
-    """A fact as it frees nothing: for one whose writer is not to be believed."""
-    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
-    kept = fact.created, fact.updated, fact.machine, fact.count
-    return Secret(render_spent(hours), *kept)
+def choose_spent(
+    ours: dict[str, list[Any]], theirs: dict[str, list[Any]], now: int
+) -> dict[str, list[Any]]:
+    """What facts that a rotated-away key has sealed add to ours of what was spent.
+
+    Nothing of ours is less by it: nothing is given back, and no hour is so far ahead that ours
+    would be forgotten (see `render_spent`). Hours are taken as they stand, so that they count once,
+    however often they are read. And ours can still be read, and pay: of more hours, runs and
+    accounts than leave as much room to ours, none is taken.
+    """
+    added: dict[str, list[Any]] = {}
+    spending, room = find_spending(ours, now), MOST_COUNTED
+    known = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
+    for name, [fact] in sorted(theirs.items()):
+        account, latest = name.split("/")[1], now // HOUR + AHEAD_HOURS
+        own = read_spent(ours[name][0].value) if name in ours else {}
+        hours = {
+            when: (reserved, 0)
+            for when, (reserved, _) in read_spent(fact.value).items()
+            if when[0] <= latest
+        }
+        fresh = len({*hours} - {*own})
+        is_new = account not in known and len(spending | {account}) > MOST_ACCOUNTS // 2
+        if not hours or is_new or fresh > min(room, max(MOST_COUNTED // 2 - len(own), 0)):
+            continue
+        room -= fresh
+        spending.add(account)
+        kept = fact.created, fact.updated, fact.machine, fact.count
+        added[name] = [Secret(render_spent(hours), *kept)]
+    return added
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
     """What is remembered beside the key, of facts by account: of those that were spent from last.
 
-    By `spent/ACCOUNT/HOUR` what was reserved in that last hour and the day before: later copies
-    have no less.
+    By `spent/ACCOUNT/HOUR` what was reserved in that last hour and the days before: later copies
+    have no less. It is more than a day, as another machine's clock may be ahead of ours.
     """
     counted = {account: list_reserved(facts) for account, facts in found.items()}
     lasts = {each: max((hour for hour, _ in hours), default=0) for each, hours in counted.items()}
     known: dict[str, int] = {}
     for account in sorted(lasts, key=lambda each: (-lasts[each], each))[:MOST_ACCOUNTS]:
-        first = lasts[account] - DAY_HOURS
+        first = lasts[account] - KNOWN_HOURS
         total = sum(reserved for hour, reserved in counted[account] if hour >= first)
         known[f"{SPENT}/{account}/{lasts[account]}"] = total
     return known
@@ -114,7 +141,7 @@ def find_spending(facts: dict[str, list[Any]], now: float) -> set[str]:
 def lacks_spent(found: dict[str, list[Any]], name: str, total: int) -> bool:
     """Whether facts by account are without what was remembered so, and is not long over."""
     _, account, last = name.split("/")
-    counted, first = list_reserved(found.get(account, [])), int(last) - DAY_HOURS
+    counted, first = list_reserved(found.get(account, [])), int(last) - KNOWN_HOURS
     if any(hour >= first + KEPT_HOURS for hour, _ in counted):
         return False
     return sum(reserved for hour, reserved in counted if hour >= first) < total
