@@ -243,7 +243,7 @@ class WatchedStream(http.HttpStream):  # type: ignore[misc]
     def handle_event(self, event: Any) -> Any:
         """As of mitmproxy's."""
         if isinstance(event, http.RequestProtocolError):
-            self.gate.note_left(self.flow)
+            self.gate.waiters.note_left(self.flow)
         return super().handle_event(event)
 
 
@@ -311,7 +311,7 @@ class Engine:
         self.master.options.update(**{name: wanted[name] for name in wanted if name in known})
         self.instance = mode_servers.ServerInstance.make("regular", self.proxies)
         self.count = 0
-        gate.cut, gate.limit, gate.has_left = self.cut, streams.limit, self.has_left
+        gate.cut, gate.limit, gate.waiters.has_left = self.cut, streams.limit, self.has_left
         self.gate = gate
         gc.collect()
         gc.freeze()  # what is here stays: it need not be looked through again and again

@@ -70,7 +70,7 @@ class Talks:
             message.content = self.clean(flow.client_conn, message.content)
         elif message.is_text:
             try:
-                await self.gate.while_there(flow, self.put_in(flow, message))
+                await self.gate.waiters.hold(flow, self.put_in(flow, message))
             except Exception as error:
                 known = error if isinstance(error, AvaultError) else AvaultError("not understood")
                 self.gate.note(flow, complain(known))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from mitmproxy.proxy import server
 
 import avault
 from avault import AvaultError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 try:
@@ -39,7 +42,7 @@ class Early:
 
 
 class Gathered:
-    """A stream's writer that sends at once what is written in one turn of the event loop.
+    """A stream's writer that sends what is written once it is told to, by `flush`.
 
     mitmproxy writes an answer's head, its body and its end one by one; each that is sent by itself
     wakes up who reads.
@@ -51,15 +54,14 @@ class Gathered:
 
     def write(self, data: bytes) -> None:
         """As of a stream's writer."""
-        if not self.pieces:
-            asyncio.get_running_loop().call_soon(self.flush)
         self.pieces.append(data)
 
     def flush(self) -> None:
         """Send what is there."""
-        pieces, self.pieces = self.pieces, []
-        if pieces and not self.writer.is_closing():
-            self.writer.write(b"".join(pieces))
+        if self.pieces:
+            data, self.pieces = b"".join(self.pieces), []
+            if not self.writer.is_closing():
+                self.writer.write(data)
 
     async def drain(self) -> None:
         """As of a stream's writer."""
@@ -80,6 +82,30 @@ class Gathered:
         return getattr(self.writer, name)
 
 
+async def handle_in_turn(self: Any, event: Any) -> None:
+    """Handle what happens to a connection, and what comes of it at once; then send what is written.
+
+    In the place of mitmproxy's, which is called within itself by each hook that waits for nothing,
+    and then waits for a turn of the event loop, four times a request.
+    """
+    turn = self.__dict__.setdefault("turn", deque())
+    turn.append(event)
+    if len(turn) > 1:  # it is called within itself
+        return
+    try:
+        while turn:
+            await HANDLE(self, turn[0])
+            turn.popleft()
+    finally:
+        turn.clear()
+        for each in self.transports.values():
+            if isinstance(each.writer, Gathered):
+                each.writer.flush()
+
+
+HANDLE = server.ConnectionHandler.server_event
+
+
 class Streams:
     """An addon of mitmproxy: it has both ends of each connection write as `Gathered` does.
 
@@ -88,6 +114,7 @@ class Streams:
 
     def __init__(self, proxies: Any, gate: Any, ends: Any) -> None:
         self.proxies, self.gate, self.ends = proxies, gate, ends
+        server.ConnectionHandler.server_event = handle_in_turn
 
     def limit(self, client: Any) -> None:
         """Have no more read of a client than a head, until it is let through to a host."""

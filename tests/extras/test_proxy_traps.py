@@ -15,6 +15,7 @@ import re
 import socket
 import ssl
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -821,7 +822,7 @@ async def test_what_is_written_in_one_turn_is_sent_at_once() -> None:
     writer.write(b"head")
     writer.write(b"body")
     assert sent == []
-    await asyncio.sleep(0)
+    writer.flush()
     assert sent == [b"headbody"]
     writer.write(b"more")
     await writer.drain()
@@ -829,8 +830,32 @@ async def test_what_is_written_in_one_turn_is_sent_at_once() -> None:
     writer.write(b"end")
     writer.close()
     writer.write(b"too late")
-    await asyncio.sleep(0)
+    writer.flush()
     assert sent[3:] == [b"end"]
+
+
+async def test_a_hook_that_waits_for_nothing_waits_for_no_turn_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes of an event is handled after it, in its order, and before any of it is sent: once, for all of it."""
+    done: list[str] = []
+
+    async def handle(self: Any, event: str) -> None:
+        done.append(f"begin {event}")
+        if event == "request":
+            for each in ("one", "two"):
+                await streams.handle_in_turn(self, each)
+        if event == "two":
+            await streams.handle_in_turn(self, "three")
+        done.append(f"end {event}")
+
+    streams = engine.proxy_streams
+    writer = streams.Gathered(None)
+    monkeypatch.setattr(writer, "flush", lambda: done.append("sent"))
+    monkeypatch.setattr(streams, "HANDLE", handle)
+    handler = types.SimpleNamespace(transports={"client": types.SimpleNamespace(writer=writer)})
+    await streams.handle_in_turn(handler, "request")
+    assert done == [f"{part} {each}" for each in ("request", "one", "two", "three") for part in ("begin", "end")] + ["sent"]
+    await streams.handle_in_turn(handler, "next")
+    assert done[-3:] == ["begin next", "end next", "sent"]
 
 
 @pytest.mark.parametrize("end", ["", "\n", " "])
@@ -1079,7 +1104,7 @@ def test_a_stream_that_is_reset_takes_the_question_along(proxy: Running, newer: 
             ended = [each.stream_id for each in connection.receive_data(data) if isinstance(each, h2.events.StreamEnded)]
             tls.sendall(connection.data_to_send())
     assert ended == [3] and len(newer.heads) == 1 and b"/echo?3" in newer.heads[0]
-    assert proxy.refused[-1]["why"] == "the client has left" and not proxy.gate.waiting
+    assert proxy.refused[-1]["why"] == "the client has left" and not proxy.gate.waiters.waiting
 
 
 def test_http_2(proxy: Running, newer: Api) -> None:
