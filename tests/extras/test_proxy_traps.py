@@ -718,22 +718,45 @@ def make_broker() -> Any:
 async def test_so_many_wait_for_the_keyholder_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds something of each, for as long as the phone is asked."""
     broker = make_broker()
-    monkeypatch.setattr(proxy_broker, "ANSWER_TIME", 0.1)
     monkeypatch.setattr(proxy_broker, "MOST_ASKED", 3)
-    asked = [broker.ask({"name": "openai/API_KEY"}) for _ in range(5)]
-    said = [str(each) for each in await asyncio.gather(*asked, return_exceptions=True)]
-    assert sum("too many requests wait" in each for each in said) == 2
+    asked = [asyncio.ensure_future(broker.ask({"name": "openai/API_KEY"})) for _ in range(5)]
+    for each in asked[3:]:
+        with pytest.raises(avault.Unavailable, match="too many requests wait"):
+            await each
+    for each in asked[:3]:
+        each.cancel()
+    await asyncio.wait(asked)
     assert sum("use" in each for each in broker.control.said) == 3 and not broker.answers
 
 
 async def test_who_waits_no_longer_takes_the_question_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it is the broker whose time is over."""
-    broker = make_broker()
-    monkeypatch.setattr(proxy_broker, "ANSWER_TIME", 0.01)
+    """Also where it is the keyholder whose time is over."""
+    broker, waiting = make_broker(), gate_of.proxy_waiting
+    monkeypatch.setattr(waiting, "LOOK", 0.01)
+    monkeypatch.setattr(waiting, "LONGEST_WAIT", 0.02)
+    waiters, flow = waiting.Waiters(lambda client: False), types.SimpleNamespace(id="1", client_conn=None)
     with pytest.raises(avault.Unavailable, match="does not answer"):
-        await broker.ask({"names": {"openai/API_KEY": ["header"]}})
+        await waiters.hold(flow, broker.ask({"names": {"openai/API_KEY": ["header"]}}))
+    assert not waiters.waiting and not asyncio.current_task().cancelling()
     said = [{"use": 1, "names": {"openai/API_KEY": ["header"]}}, {"drop": 1}]
     assert broker.control.said == said and not broker.answers
+
+
+async def test_a_client_that_leaves_is_noticed_at_the_second_look() -> None:
+    """One that has ended its side, and reads on, has its answer where that comes soon; nobody is looked at when nobody waits."""
+    waiting = gate_of.proxy_waiting
+    gone, flow = asyncio.Event(), types.SimpleNamespace(id="1", client_conn=None)
+    waiters = waiting.Waiters(lambda client: True)
+    held = asyncio.ensure_future(waiters.hold(flow, gone.wait()))
+    await asyncio.sleep(0)
+    waiters.look()
+    await asyncio.sleep(0)
+    assert not held.done()
+    waiters.look()
+    with pytest.raises(avault.Unavailable, match="the client has left"):
+        await held
+    waiters.look()
+    assert waiters.looking is None and not waiters.waiting
 
 
 async def test_a_value_that_comes_as_its_client_leaves_is_closed() -> None:

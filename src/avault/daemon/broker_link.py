@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 from avault.daemon.grant import ASK_MAKER
@@ -14,7 +15,7 @@ from avault.errors import AvaultError, Denied, Locked, Unavailable
 from avault.keys.hardening import meet
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
     from typing import Any
 
     from avault.daemon.grant import Grant
@@ -41,7 +42,7 @@ class BrokerLink:
     def hear(self, message: Message, fd: int | None) -> None:
         """What the process says; it sends no descriptor."""
         if "use" in message:
-            task = asyncio.get_running_loop().create_task(self.answer(message))
+            task = start_at_once(self.answer(message))
             self.uses[message["use"]] = task
             task.add_done_callback(lambda _: self.uses.pop(message["use"], None))
         elif "drop" in message:
@@ -84,6 +85,13 @@ class BrokerLink:
         for task in [*self.uses.values()]:
             task.cancel()
         self.control.close()
+
+
+def start_at_once(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that begins before this returns, where Python can; most are done by then."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+    return asyncio.get_running_loop().create_task(work)
 
 
 class Brokers:
