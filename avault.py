@@ -9004,6 +9004,8 @@ def make_placeholder(value: str) -> str:
     if re.fullmatch(r"[0-9]{8,10}:[A-Za-z0-9_-]{35}", value):
         first = value.partition(":")[0]
         return f"{pick('123456789', 1)}{pick(FIGURES, len(first) - 1)}:{pick_any(35)}"
+    if re.fullmatch(r"A[KS]IA[A-Z0-9]{16}", value):  # the id of a key of AWS: base32 after its kind
+        return value[:4] + pick(UPPER + FIGURES[2:8], 16)
     length = min(len(rest), LONGEST_PLACEHOLDER)
     if not kept:
         length = max(length, LEAST)
@@ -23292,7 +23294,7 @@ class Release:
 
 SHOWN_NAMES = 8  # secrets that are asked for together, and named on the phone
 SHOWN_LENGTH = 800  # characters that their names may have
-SHOWN_PATH = 100  # characters of a path that the phone shows
+SHOWN_PATH = 200  # characters of a path that the phone shows whole
 CALL_CHARACTERS = WORD_CHARACTERS | {"/"}
 PURPOSES = {"get": "to get it", "export": "to export it"}
 
@@ -28871,6 +28873,13 @@ class ProxiedUses:
             if rules.ask is not None or any(is_sealed(each.value) for each in found[name]):
                 passage.asked[name] = rules.ask or 0
                 passage.thawed += [name] if rules.ask is None else []
+                if not rules.ask and len(asked["path"]) > SHOWN_PATH:
+                    # what is agreed to is this request, and nobody agrees to what is not shown
+                    said = f"{name} may not go to a path of more than {SHOWN_PATH} characters"
+                    raise Denied(
+                        f"{said}, as the phone is asked for each use, and shows no longer one",
+                        f"agree to the host, for a time: avault guard {name} --ask 15m",
+                    )
         return passage
 
     def note_refused(self, told: Message) -> None:

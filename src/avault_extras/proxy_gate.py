@@ -287,6 +287,7 @@ class Gate:
     def refuse(self, flow: http.HTTPFlow, error: AvaultError) -> None:
         """Answer with the reason; where too much comes with the request, end it."""
         self.note(flow, error)
+        flow.metadata["refused"] = True
         headers = flow.request.headers
         length = headers.get(
             "content-length", "0" if flow.request.method in proxy_places.BODILESS else ""

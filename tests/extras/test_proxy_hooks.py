@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import avault
+
 pytest.importorskip("mitmproxy", reason="needs mitmproxy (extra `proxy`), and so Python 3.12")
 
 from api_server import Api
@@ -75,3 +77,18 @@ def test_most_hooks_pass_no_layers(proxy: Running, monkeypatch: pytest.MonkeyPat
     assert b" 200 " in proxy.send(get("/echo", BEARER))
     assert quick == ["request", "responseheaders", "response"]
     assert not {*slow} & {*quick} and "requestheaders" in slow
+
+
+def test_an_answer_to_what_was_not_let_through_ends_there(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever may have kept a request from being looked at: with it, what to take out of its answer is not known."""
+
+    async def forget(flow: Any) -> None:
+        flow.request.stream = True
+
+    monkeypatch.setattr(proxy.gate, "requestheaders", forget)
+    answer = proxy.send(get("/echo", f"Authorization: Bearer {VALUE}".encode()))
+    assert answer == b"" and "not let through" in proxy.refused[-1]["why"]
+    monkeypatch.undo()
+    proxy.values["openai/API_KEY"] = avault.Denied("no more")
+    assert b"no more" in proxy.send(get("/echo", BEARER))
+    proxy.values["openai/API_KEY"] = VALUE
