@@ -874,7 +874,7 @@ async def test_a_hook_that_waits_for_nothing_waits_for_no_turn_either(monkeypatc
     writer = streams.Gathered(None)
     monkeypatch.setattr(writer, "flush", lambda: done.append("sent"))
     monkeypatch.setattr(streams, "HANDLE", handle)
-    handler = types.SimpleNamespace(transports={"client": types.SimpleNamespace(writer=writer)})
+    handler = type("Handler", (), {"transports": {"client": types.SimpleNamespace(writer=writer)}})()
     await streams.handle_in_turn(handler, "request")
     assert done == [f"{part} {each}" for each in ("request", "one", "two", "three") for part in ("begin", "end")] + ["sent"]
     await streams.handle_in_turn(handler, "next")
