@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import sys
+import weakref
 from typing import TYPE_CHECKING
 
 from avault.daemon.grant import ASK_MAKER
@@ -109,7 +110,7 @@ class Brokers:
         self.through: dict[str, Grant | None] = {}  # those there are, or are to be: by which grant
         self.standing: dict[Grant, Any] = {}  # those that stay; None for one that starts
         self.renewing: set[str] = set()  # the numbers of those that renew a token
-        self.turns: dict[str, asyncio.Lock] = {}  # of who has a group's token renewed
+        self.turns = weakref.WeakValueDictionary[str, asyncio.Lock]()  # of who renews what
         self.renewed: dict[str, float] = {}  # when that was, by time.monotonic
 
     def take(self, message: Message, fd: int | None) -> None:
