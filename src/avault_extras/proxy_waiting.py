@@ -1,4 +1,4 @@
-"""Requests that wait for a secret, as long as their clients do: the phone may be asked meanwhile."""
+"""Requests that wait for a secret, as long as their clients do; the phone may be asked for it."""
 
 from __future__ import annotations
 
