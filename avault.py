@@ -9045,6 +9045,8 @@ def make_placeholder(value: str) -> str:
     if re.fullmatch(r"[0-9]{8,10}:[A-Za-z0-9_-]{35}", value):
         first = value.partition(":")[0]
         return f"{pick('123456789', 1)}{pick(FIGURES, len(first) - 1)}:{pick_any(35)}"
+    if re.fullmatch(r"A[KS]IA[A-Z0-9]{16}", value):  # the id of a key of AWS: base32 after its kind
+        return value[:4] + pick(UPPER + FIGURES[2:8], 16)
     length = min(len(rest), LONGEST_PLACEHOLDER)
     if not kept:
         length = max(length, LEAST)
@@ -18461,7 +18463,7 @@ class BrokerLink:
     def hear(self, message: Message, fd: int | None) -> None:
         """What the process says; it sends no descriptor."""
         if "use" in message:
-            task = asyncio.get_running_loop().create_task(self.answer(message))
+            task = start_at_once(self.answer(message))
             self.uses[message["use"]] = task
             task.add_done_callback(lambda _: self.uses.pop(message["use"], None))
         elif "drop" in message:
@@ -18506,6 +18508,13 @@ class BrokerLink:
         self.control.close()
 
 
+def start_at_once(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that begins before this returns, where Python can; most are done by then."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+    return asyncio.get_running_loop().create_task(work)
+
+
 class Brokers:
     """Starts them, through the supervisor; `control` is the stream to that."""
 
@@ -18521,7 +18530,7 @@ class Brokers:
         self.through: dict[str, Grant | None] = {}  # those there are, or are to be: by which grant
         self.standing: dict[Grant, Any] = {}  # those that stay; None for one that starts
         self.renewing: set[str] = set()  # the numbers of those that renew a token
-        self.turns: dict[str, asyncio.Lock] = {}  # of who has a group's token renewed
+        self.turns = weakref.WeakValueDictionary[str, asyncio.Lock]()  # of who renews what
         self.renewed: dict[str, float] = {}  # when that was, by time.monotonic
 
     def take(self, message: Message, fd: int | None) -> None:
@@ -19362,7 +19371,8 @@ class Ledger:
     def __init__(
         self, path: str, key: bytes, limit: int, older: int, bounds: dict[str, Any] | None
     ) -> None:
-        self.path, self.key, self.limit, self.older = path, key, limit, older
+        self.path, self.limit, self.older = path, limit, older
+        self.signing = hmac.new(key, digestmod="sha256")
         self.paths = [*(f"{path}.{age}" for age in range(older, 0, -1)), path]
         self.end = b""  # what the last line lacks
         self.number, self.mac = self.find_end()
@@ -19430,7 +19440,9 @@ class Ledger:
     def sign(self, entry: dict[str, Any]) -> tuple[str, bytes]:
         """The mac of an entry, and its line, where that stands last."""
         body = json.dumps(entry).encode()
-        mac = hmac.digest(self.key, body, "sha256").hex()
+        signed = self.signing.copy()  # to look up how to sign takes longer than to sign
+        signed.update(body)
+        mac = signed.hexdigest()
         return mac, body[:-1] + f', "mac": "{mac}"}}\n'.encode()
 
     def read_line(self, line: bytes) -> dict[str, Any] | None:
@@ -23364,7 +23376,7 @@ class Release:
 
 SHOWN_NAMES = 8  # secrets that are asked for together, and named on the phone
 SHOWN_LENGTH = 800  # characters that their names may have
-SHOWN_PATH = 100  # characters of a path that the phone shows
+SHOWN_PATH = 200  # characters of a path that the phone shows whole
 CALL_CHARACTERS = WORD_CHARACTERS | {"/"}
 PURPOSES = {"get": "to get it", "export": "to export it"}
 
@@ -28506,8 +28518,7 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
     if not is_renewable(keyholder.open_store().vault, name):
         return False
     group = name.partition("/")[0]
-    turn = keyholder.brokers.turns.setdefault(group, asyncio.Lock())
-    async with turn:
+    async with take_turn(keyholder, group), take_turn(keyholder, name_token(keyholder, group)):
         await take_back(keyholder, group)
         try:
             tokens = Tokens(keyholder.open_store().vault, group)
@@ -28525,6 +28536,28 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
             if tokens.is_over(time.time()):
                 raise
         return True
+
+
+def take_turn(keyholder: Keyholder, what: str) -> asyncio.Lock:
+    """The turn of who has something renewed; it is kept for as long as somebody has it, or waits.
+
+    A group's, and then its token's: a group that is renamed while its server is asked has another
+    turn by then, and the server takes a token that comes twice for stolen.
+    """
+    turns = keyholder.brokers.turns
+    if (turn := turns.get(what)) is None:
+        turn = turns[what] = asyncio.Lock()
+    return turn
+
+
+def name_token(keyholder: Keyholder, group: str) -> str:
+    """What renews a group's token, by a name that is no group's; raises Locked."""
+    try:
+        return (
+            f"token {print_token(read_own_key(keyholder.open_store().vault, group, REFRESH_TOKEN))}"
+        )
+    except Denied:  # it renews nothing
+        return f"token of {group}"
 
 
 async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> str:
@@ -28942,6 +28975,13 @@ class ProxiedUses:
             if rules.ask is not None or any(is_sealed(each.value) for each in found[name]):
                 passage.asked[name] = rules.ask or 0
                 passage.thawed += [name] if rules.ask is None else []
+                if not rules.ask and len(asked["path"]) > SHOWN_PATH:
+                    # what is agreed to is this request, and nobody agrees to what is not shown
+                    said = f"{name} may not go to a path of more than {SHOWN_PATH} characters"
+                    raise Denied(
+                        f"{said}, as the phone is asked for each use, and shows no longer one",
+                        f"agree to the host, for a time: avault guard {name} --ask 15m",
+                    )
         return passage
 
     def note_refused(self, told: Message) -> None:

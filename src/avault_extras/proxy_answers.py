@@ -36,15 +36,16 @@ class Answers:
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Have an answer go on as it comes; one to a request with a secret, without that."""
         response, needles = flow.response, flow.metadata.get("needles")
-        if response is None or not flow.metadata.get("passed"):
+        if response is None or flow.metadata.get("refused"):  # that is our own
+            return
+        if not flow.metadata.get("passed"):
+            self.end(flow, "an answer came to a request that was not let through")
             return
         status = response.status_code
         if status < 200 and not (status == 101 and flow.metadata.get("is_socket")):
             # mitmproxy takes it for the answer, and the answer then for that to the next request
             said = f"the upstream said {status} before its answer, which does not go through"
-            self.gate.note(flow, AvaultError(said))
-            flow.kill()
-            self.gate.cut(flow.client_conn)
+            self.end(flow, said)
             return
         if status == 401:
             self.gate.stale.update(flow.metadata.get("names", []))
@@ -80,6 +81,12 @@ class Answers:
             response.headers.pop("content-length", None)
             if flow.client_conn.alpn != b"h2":
                 response.headers["transfer-encoding"] = "chunked"
+
+    def end(self, flow: http.HTTPFlow, why: str) -> None:
+        """Let nothing of an answer through, nor what comes after it."""
+        self.gate.note(flow, AvaultError(why))
+        flow.kill()
+        self.gate.cut(flow.client_conn)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """What comes after an answer's body (RFC 9110, 6.5)."""

@@ -34,7 +34,8 @@ MOST_UNSENT = 16  # pieces that the other end does not take by HTTP/2, of 16 KiB
 WINDOW = 2 << 20  # bytes of one request, or answer, that may be under way to us by HTTP/2
 WHOLE = 32 << 20  # bytes of all of a connection
 Buffered = _http2.BufferedH2Connection  # mitmproxy's own
-LOOK = 0.01  # seconds between two looks at whether something was taken
+LOOK = 0.01  # seconds at least between two looks at whether something was taken by HTTP/2
+LONGEST_STILL = 1.0  # seconds until a stream that nobody reads is looked at, as it may be over
 
 
 class Ends:
@@ -94,16 +95,54 @@ def is_closed(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
+class Changes:
+    """Wakes who waits until something happens to a client's connection, or to its upstreams'.
+
+    What was not taken is taken then, and at no other time: nobody has to look again and again.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: set[asyncio.Future[None]] = set()
+
+    def note(self) -> None:
+        """Something has happened."""
+        for each in self.waiting:
+            if not each.done():
+                each.set_result(None)
+
+    async def wait(self, longest: float | None = None) -> None:
+        """Wait for that, `longest` seconds, None for as long as it takes."""
+        future = asyncio.get_running_loop().create_future()
+        self.waiting.add(future)
+        try:
+            await asyncio.wait([future], timeout=longest)
+        finally:
+            self.waiting.discard(future)
+            future.cancel()
+
+
+class Look(commands.RequestWakeup):  # type: ignore[misc]
+    """Wants to be woken once something has happened, and not before its time."""
+
+    needs_change = True
+
+
 class Paced:
     """A stream of which nothing is read while it `is_full`, unless it `is_over`."""
 
-    def __init__(self, reader: Any, is_full: Callable[[], bool], is_over: Callable[[], bool]):
-        self.reader, self.is_full, self.is_over = reader, is_full, is_over
+    def __init__(
+        self,
+        reader: Any,
+        is_full: Callable[[], bool],
+        is_over: Callable[[], bool],
+        changes: Changes,
+    ) -> None:
+        self.reader, self.is_full, self.is_over, self.changes = reader, is_full, is_over, changes
 
     async def read(self, size: int) -> bytes:
         """Read from the stream, at most `size` bytes, once it may be read."""
         while self.is_full() and not self.is_over():
-            await asyncio.sleep(LOOK)
+            await self.changes.wait(LONGEST_STILL)
         return bytes(await self.reader.read(size))
 
     def __getattr__(self, name: str) -> Any:
@@ -192,7 +231,7 @@ class Newer(End):
         yield from self.settle()
 
     def settle(self) -> Iterator[Any]:
-        """Give back what was taken; look again soon, if there is more."""
+        """Give back what was taken; look again when something has happened, if there is more."""
         if not self.h2_conn.owed or not self.conn.connected:
             return
         for stream_id in [*self.h2_conn.owed]:
@@ -201,7 +240,7 @@ class Newer(End):
         if data := self.h2_conn.data_to_send():
             yield commands.SendData(self.conn, data)
         if self.h2_conn.owed and self.looking is None:
-            self.looking = commands.RequestWakeup(LOOK)
+            self.looking = Look(LOOK)
             yield self.looking
 
     def is_slow(self, stream_id: int) -> bool:

@@ -38,7 +38,6 @@ except AvaultError:
     raise
 
 SOCKET, BUNDLE = "proxy.sock", "bundle.pem"  # in a session's directory
-ANSWER_TIME = 200.0  # seconds for the keyholder, which may have the phone asked meanwhile
 SENT_TIME = 10.0  # seconds for what another process sends
 LONGEST_SENT = 1 << 20  # bytes of it
 MOST_ASKED = 1000  # requests that wait for a value at once, each of which the keyholder holds, too
@@ -148,7 +147,8 @@ class Broker:
     async def ask(self, fields: Message) -> dict[str, str]:
         """Secrets for a request, by their names; raises what the keyholder says, and Unavailable.
 
-        Where nobody waits for it any more, the keyholder is told, and what has come is closed.
+        Where nobody waits for it any more (see `Waiters`), the keyholder is told, and what has come
+        is closed.
         """
         if len(self.answers) >= MOST_ASKED:
             raise Unavailable("too many requests wait for a value", "try again in a while")
@@ -157,16 +157,13 @@ class Broker:
         waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.answers[number] = waiting
         try:
-            async with asyncio.timeout(ANSWER_TIME):
-                self.control.send({"use": number, **fields})
-                answer = await waiting
-        except (TimeoutError, asyncio.CancelledError) as ended:
+            self.control.send({"use": number, **fields})
+            answer = await waiting
+        except asyncio.CancelledError:
             if waiting.done() and not waiting.cancelled() and waiting.result()["end"] is not None:
                 os.close(waiting.result()["end"])
             with contextlib.suppress(AvaultError):  # it is gone
                 self.control.send({"drop": number})
-            if isinstance(ended, TimeoutError):
-                raise Unavailable("the keyholder does not answer", "see: avault status") from None
             raise
         finally:
             del self.answers[number]

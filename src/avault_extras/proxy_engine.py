@@ -46,7 +46,7 @@ from mitmproxy.addons.proxyserver import Proxyserver  # noqa: E402
 from mitmproxy.addons.tlsconfig import TlsConfig  # noqa: E402
 from mitmproxy.master import Master  # noqa: E402
 from mitmproxy.proxy import mode_servers  # noqa: E402
-from mitmproxy.proxy.layers import http, websocket  # noqa: E402
+from mitmproxy.proxy.layers import websocket  # noqa: E402
 from mitmproxy.proxy.layers.http import _http1, _http2  # noqa: E402
 
 proxy_bounds = avault.load_extra("proxy_bounds", "proxy")
@@ -232,21 +232,6 @@ def send_with_end(self: Any, event: Any) -> Any:
 SEND = _http1.Http1Client.send
 
 
-class WatchedStream(http.HttpStream):  # type: ignore[misc]
-    """A request, of which the gate hears when its client takes it back (RFC 9113, 5.4.2).
-
-    While it waits for an addon, mitmproxy keeps that to itself. One process has one `gate`.
-    """
-
-    gate: Any = None
-
-    def handle_event(self, event: Any) -> Any:
-        """As of mitmproxy's."""
-        if isinstance(event, http.RequestProtocolError):
-            self.gate.note_left(self.flow)
-        return super().handle_event(event)
-
-
 class Peer:
     """A stream's writer that says who the client is, where the socket has no address to tell.
 
@@ -285,7 +270,6 @@ class Engine:
         _http1.Http1Client.send = send_with_end
         proxy_hooks.trust_types()
         proxy_sockets.SparingWebSocket.talks = gate.talks
-        WatchedStream.gate, http.HttpStream = gate, WatchedStream
         websocket.WebsocketConnection = proxy_sockets.SparingWebSocket
         loop.is_let = gate.is_ruled
         self.master = Master(options.Options(), loop)
@@ -293,7 +277,9 @@ class Engine:
         ends = proxy_bounds.Ends()
         proxy_bounds.bound_connections(ends)
         streams = proxy_streams.Streams(self.proxies, gate, ends)
-        self.master.addons.handle_lifecycle = proxy_hooks.Hooks(self.master.addons.chain).call
+        hooks = proxy_hooks.Hooks(self.master.addons.chain)
+        self.master.addons.handle_lifecycle = hooks.call
+        proxy_hooks.watch_streams(gate.waiters, hooks)
         self.master.addons.add(
             Core(),
             gate,
@@ -311,7 +297,7 @@ class Engine:
         self.master.options.update(**{name: wanted[name] for name in wanted if name in known})
         self.instance = mode_servers.ServerInstance.make("regular", self.proxies)
         self.count = 0
-        gate.cut, gate.limit, gate.has_left = self.cut, streams.limit, self.has_left
+        gate.cut, gate.limit, gate.waiters.has_left = self.cut, streams.limit, self.has_left
         self.gate = gate
         gc.collect()
         gc.freeze()  # what is here stays: it need not be looked through again and again

@@ -19,7 +19,6 @@ import avault
 from avault import (
     AvaultError,
     Denied,
-    Unavailable,
     canonical_host,
     complain,
     fits_hosts,
@@ -29,7 +28,7 @@ from avault import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
 try:
     proxy_answers = avault.load_extra("proxy_answers", "proxy")
@@ -37,10 +36,10 @@ try:
     proxy_headers = avault.load_extra("proxy_headers", "proxy")
     proxy_places = avault.load_extra("proxy_places", "proxy")
     proxy_sockets = avault.load_extra("proxy_sockets", "proxy")
+    proxy_waiting = avault.load_extra("proxy_waiting", "proxy")
 except AvaultError:
     raise
 
-LOOK = 0.5  # seconds between two looks at who waits for a secret
 SILENCE = 30.0  # seconds that a client has until its first request
 LONGEST_REFUSED = 1 << 20  # bytes of a body that is read for its sender to see why it is refused
 STATUS = {"denied": 403, "locked": 503, "unavailable": 503, "timed_out": 504}
@@ -88,11 +87,10 @@ class Gate:
         self.texts = {name: each.decode() for each, name in self.placeholders.items()}
         self.targets: dict[str, Target] = {}
         self.stale: set[str] = set()  # secrets that an upstream did not take (401)
-        self.waiting: dict[str, asyncio.Future[None]] = {}  # requests that wait, by their flows
         self.heard: set[str] = set()  # clients from which something sensible has come
         self.cut: Callable[[Any], None] = lambda client: None  # ends a client's connection
         self.limit: Callable[[Any], None] = lambda client: None  # of what is read of it
-        self.has_left: Callable[[Any], bool] = lambda client: False
+        self.waiters = proxy_waiting.Waiters(lambda client: False)  # on its connection
         self.answers = proxy_answers.Answers(self)
         self.talks = proxy_sockets.Talks(self)
         self.filling = proxy_filling.Filling(self)
@@ -225,35 +223,9 @@ class Gate:
             return
         self.heard.add(flow.client_conn.id)
         try:
-            await self.while_there(flow, self.admit(flow))
+            await self.waiters.hold(flow, self.admit(flow))
         except Exception as error:
             self.refuse(flow, understand(error))
-
-    async def while_there(self, flow: http.HTTPFlow, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for what a request needs, as long as its client does: the phone may be asked.
-
-        A client has left when its connection has ended, or its stream in that (`note_left`).
-        """
-        task = asyncio.ensure_future(work)
-        left = self.waiting[flow.id] = asyncio.get_running_loop().create_future()
-        first = asyncio.FIRST_COMPLETED
-        try:
-            while (
-                task not in (await asyncio.wait([task, left], timeout=LOOK, return_when=first))[0]
-            ):
-                if left.done() or self.has_left(flow.client_conn):
-                    raise Unavailable("the client has left")
-            await task
-        finally:
-            task.cancel()
-            left.cancel()
-            del self.waiting[flow.id]
-
-    def note_left(self, flow: http.HTTPFlow) -> None:
-        """A request was taken back by its client, which may go on with others."""
-        left = self.waiting.get(flow.id)
-        if left and not left.done():
-            left.set_result(None)
 
     async def admit(self, flow: http.HTTPFlow) -> None:
         """Raises AvaultError."""
@@ -305,7 +277,8 @@ class Gate:
         try:
             if length is not None and int(length) != len(content):
                 raise Denied("the request ends before its length")
-            await self.while_there(flow, self.filling.fill_body(flow))
+            if "plan" in flow.metadata:
+                await self.waiters.hold(flow, self.filling.fill_body(flow))
         except Exception as error:
             self.refuse(flow, understand(error))
         finally:
@@ -314,6 +287,7 @@ class Gate:
     def refuse(self, flow: http.HTTPFlow, error: AvaultError) -> None:
         """Answer with the reason; where too much comes with the request, end it."""
         self.note(flow, error)
+        flow.metadata["refused"] = True
         headers = flow.request.headers
         length = headers.get(
             "content-length", "0" if flow.request.method in proxy_places.BODILESS else ""

@@ -7,6 +7,7 @@ over: whoever else ends meanwhile, the old token may be worth nothing already.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import http.client
@@ -23,7 +24,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from avault import Denied, Unavailable, read_expiry, seal_value, write_file
+from avault import Denied, Unavailable, read_expiry, seal_value, sync_directory, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,16 +44,15 @@ async def ask_for_token(job: dict[str, Any], find_roots: Callable[[], str]) -> N
     Who asks while another one does, as after a crash of the keyholder, waits for that one's answer:
     a token that a server sees twice is taken for stolen.
     """
-    turn = await take_turn(f"{job['kept']}.lock")
-    if os.path.exists(job["kept"]):
-        return
+    turn, place = await take_turn(f"{job['kept']}.lock"), f"{job['kept']}.room"
     try:
-        keep_room(turn)
+        if os.path.exists(job["kept"]):
+            return
+        room = keep_room(place)
         STAYS.set()
         outlive_others()
         status, body = await post(job, find_roots())
-        os.ftruncate(turn, 0)
-        write_answer(job, read_answer(job["host"], status, body))
+        write_answer(job, read_answer(job["host"], status, body), room)
     except TimeoutError:
         raise Unavailable(f"{job['host']} does not answer", "try again") from None
     except OSError as error:
@@ -60,7 +60,8 @@ async def ask_for_token(job: dict[str, Any], find_roots: Callable[[], str]) -> N
         raise Unavailable(f"{job['host']} gives no new token: {said}", "try again") from None
     finally:
         STAYS.clear()
-        os.ftruncate(turn, 0)
+        with contextlib.suppress(OSError):  # an answer was written there, or nobody was asked
+            os.unlink(place)
         os.close(turn)
 
 
@@ -76,18 +77,21 @@ async def take_turn(path: str) -> int:
     raise Unavailable("another process asks for that token, and does not end", "try again")
 
 
-def keep_room(fd: int) -> None:
-    """Have room on the disk for an answer, in a file; raises Unavailable.
+def keep_room(path: str) -> int:
+    """A descriptor of a file with room for an answer, on the disk; raises Unavailable.
 
-    What a server has answered could be written nowhere else.
+    What a server has answered could be written nowhere else. As it is written into this very file,
+    nobody else can take the room meanwhile.
     """
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
+        fd = os.open(path, flags, 0o600)
         if os.pwrite(fd, bytes(ROOM), 0) == ROOM:
             os.fsync(fd)
-            return
+            return fd
+        os.close(fd)
     except OSError:
         pass
-    os.ftruncate(fd, 0)
     raise Unavailable("there is no room on the disk for a new token", "make room, and try again")
 
 
@@ -213,7 +217,19 @@ def is_token(found: Any) -> bool:
     return isinstance(found, str) and re.fullmatch("[\x20-\x7e]{1,65536}", found) is not None
 
 
-def write_answer(job: dict[str, Any], answer: dict[str, Any]) -> None:
-    """Have it on the disk, sealed to the agent; raises AvaultError."""
-    sealed = seal_value(job["to"], json.dumps({**answer, "was": job["was"], "over": job["over"]}))
-    write_file(str(job["kept"]), sealed.encode())
+def write_answer(job: dict[str, Any], answer: dict[str, Any], room: int) -> None:
+    """Have it on the disk, sealed to the agent, in the room that is kept; raises AvaultError."""
+    kept = str(job["kept"])
+    told = seal_value(job["to"], json.dumps({**answer, "was": job["was"], "over": job["over"]}))
+    sealed = told.encode()
+    try:
+        if os.pwrite(room, sealed, 0) != len(sealed):
+            raise OSError
+        os.ftruncate(room, len(sealed))
+        os.fsync(room)
+        os.rename(f"{kept}.room", kept)
+        sync_directory(os.path.dirname(kept))
+    except OSError:
+        write_file(kept, sealed)  # perhaps elsewhere on the disk
+    finally:
+        os.close(room)

@@ -47,9 +47,17 @@ class Talks:
         self.needles[client.id] = flow.metadata.get("needles", [])
         self.clients[client.id] = self.clients[flow.server_conn.id] = client
 
-    def clean(self, client: Any, data: bytes) -> bytes:
-        """What a WebSocket says to a client, without secrets."""
-        return bytes(proxy_scrub.replace_needles(data, self.needles.get(client.id, [])))
+    def clean(self, end: Any, data: bytes) -> bytes:
+        """What goes to an end of a WebSocket: to a client, without secrets.
+
+        Raises AvaultError of one of which nothing is known, and so not what to take out.
+        """
+        client = self.clients.get(end.id)
+        if client is None or client.id not in self.needles:
+            raise AvaultError("nothing is known of that WebSocket")
+        is_client = client.id == end.id
+        needles = self.needles[client.id] if is_client else []
+        return bytes(proxy_scrub.replace_needles(data, needles))
 
     def client_disconnected(self, client: Any) -> None:
         """It is gone."""
@@ -70,7 +78,7 @@ class Talks:
             message.content = self.clean(flow.client_conn, message.content)
         elif message.is_text:
             try:
-                await self.gate.while_there(flow, self.put_in(flow, message))
+                await self.gate.waiters.hold(flow, self.put_in(flow, message))
             except Exception as error:
                 known = error if isinstance(error, AvaultError) else AvaultError("not understood")
                 self.gate.note(flow, complain(known))

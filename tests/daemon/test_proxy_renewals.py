@@ -28,6 +28,7 @@ class Renewer(Counter):
         self.refresh: Callable[[int], str | None] = lambda number: f"refresh-token-{number}-0123456789"
         self.expires = int(time.time()) + 3600
         self.before: Callable[[], Awaitable[Any]] | None = None
+        self.asked: Callable[[], Awaitable[Any]] | None = None  # until which nothing is answered
         self.fault: avault.AvaultError | None = None
         for key, value in (("ACCESS_TOKEN", ACCESS), ("REFRESH_TOKEN", REFRESH), ("TOKEN_URL", "https://id.example.com/t")):
             await self.put_key(f"OAUTH_{key}", value)
@@ -46,6 +47,8 @@ class Renewer(Counter):
         if Path(job["kept"]).exists():  # as `ask_for_token` does
             return "", None, {}
         self.jobs.append(job)
+        if self.asked:
+            await self.asked()
         number = len(self.jobs)
         given = {"access": f"access-token-{number}-0123456789", "refresh": self.refresh(number), "expires": self.expires}
         sealed = avault.seal_value(job["to"], json.dumps({**given, "was": job["was"], "over": job.get("over")}))
@@ -95,6 +98,24 @@ async def test_a_guard_on_another_key_meanwhile_loses_no_token(renewer: Renewer)
     renewer.before = guard
     assert await renewer.send(session) == "access-token-1-0123456789"
     assert renewer.values("REFRESH_TOKEN") == ["refresh-token-1-0123456789"] and not renewer.kept()
+
+
+async def test_a_group_that_is_renamed_while_its_server_is_asked_asks_no_second_time(renewer: Renewer) -> None:
+    """There the token comes a second time, and is taken for stolen; who asks by the new name waits, and has the answer."""
+    session, waiting = renewer.begin(only=[NAME]), list[asyncio.Task[Any]]()
+
+    async def move() -> None:
+        renewer.asked = None
+        await renewer.serve("move", group="claude", key=None, to_group="work", to_key=None)
+        later = renewer.begin(hosts=["work/OAUTH_ACCESS_TOKEN=api.openai.com"], only=["work/OAUTH_ACCESS_TOKEN"])
+        waiting.append(asyncio.create_task(renewer.use(later, "work/OAUTH_ACCESS_TOKEN")))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not waiting[0].done()
+
+    renewer.asked = move
+    await renewer.send(session)
+    assert (await waiting[0])["value"] == "access-token-1-0123456789" and len(renewer.jobs) == 1
 
 
 async def test_an_answer_stays_while_nobody_can_say_for_which_token_it_is(renewer: Renewer) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import gzip
 import json
+import os
 import resource
 import socket
 import ssl
@@ -141,9 +143,35 @@ async def test_nobody_is_asked_where_there_is_no_room_for_an_answer(tmp_path: Pa
     assert not asked and not kept.exists()
     with pytest.raises(avault.Unavailable, match="no answer"):
         await proxy_refresh.ask_for_token(job, lambda: "")
-    assert not (tmp_path / "token.lock").stat().st_size
+    assert {each.name for each in tmp_path.iterdir()} == {"token.lock"}
     await proxy_refresh.ask_for_token(job, lambda: "")
-    assert asked and kept.exists() and not (tmp_path / "token.lock").stat().st_size
+    assert asked and {each.name for each in tmp_path.iterdir()} == {"token", "token.lock"}
+
+
+async def test_nobody_takes_the_room_for_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full as soon as the server has answered: no file can be made, and none can grow."""
+    kept, keys, limits = tmp_path / "token", avault.make_keys(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    job = {"kept": str(kept), "host": "h", "to": avault.public_hex(keys), "was": "", "over": ""}
+    create = os.open
+
+    def fill_up(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_CREAT and str(tmp_path) in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return create(path, flags, *rest, **more)
+
+    async def post(job: dict[str, Any], roots: str) -> tuple[int, bytes]:
+        monkeypatch.setattr(os, "open", fill_up)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (proxy_refresh.ROOM, limits[1]))
+        return 200, BODY
+
+    monkeypatch.setattr(proxy_refresh, "post", post)
+    monkeypatch.setattr(proxy_refresh, "outlive_others", lambda: None)
+    try:
+        await proxy_refresh.ask_for_token(job, lambda: "")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert json.loads(avault.open_value(keys, kept.read_text()))["access"] == GIVEN["access_token"]
+    assert kept.stat().st_size < proxy_refresh.ROOM and kept.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("url", ["https://h/t x", "https://h/t\tx", "https://h /t", "https://h/t\x7f"])

@@ -18,7 +18,7 @@ import h2.config
 import h2.connection
 import h2.events
 from api_server import Api
-from test_proxy_traps import BEARER, KEY, VALUE, Running, get, read_answer, refused, send_newer
+from test_proxy_traps import BEARER, KEY, VALUE, Running, engine, get, read_answer, refused, send_newer
 
 MUCH = 24 << 20  # bytes of what is more than anything that is held
 LITTLE = 12 << 20  # bytes that a session, and the buffers of sockets, may take of it
@@ -283,6 +283,28 @@ def test_a_request_that_an_upstream_does_not_take(proxy: Running, upstream: Upst
         wait_until(lambda: upstream.took == 65535)
         upstream.may_take.set()
         assert client.push(sent, patience=60) == MORE
+        wait_until(lambda: upstream.took == MORE)
+
+
+def test_who_takes_nothing_wakes_nobody(proxy: Running, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be given back of a window is looked at when something happens, and not again and again."""
+    looks: list[Any] = []
+    ends = engine.proxy_bounds.Newer
+    settle = ends.settle
+
+    def spy(self: Any) -> Iterator[Any]:
+        looks.append(self)
+        yield from settle(self)
+
+    upstream.may_take = threading.Event()
+    with proxy.greet(port=upstream.port, newer=True) as tls:
+        client = Newer(tls, upstream.port, "POST", ("authorization", f"Bearer {KEY}"))
+        sent = client.push()
+        monkeypatch.setattr(ends, "settle", spy)
+        threading.Event().wait(0.5)
+        assert len(looks) < 5
+        upstream.may_take.set()
+        assert client.push(sent, patience=20) == MORE and len(looks) > 5
         wait_until(lambda: upstream.took == MORE)
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import ssl
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -337,6 +338,29 @@ def test_a_message_that_is_refused_is_the_last(proxy: Running) -> None:
         with pytest.raises(ConnectionClosed):
             client.recv(60)
     assert not came
+
+
+def test_a_websocket_of_which_nothing_is_known_says_nothing(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be taken out of its messages is not known either: the server's answer has the value, and stays outside."""
+    from websockets.exceptions import ConnectionClosed
+
+    answered = threading.Event()
+
+    def fail(flow: Any) -> None:
+        raise KeyError
+
+    def answer(message: str) -> str:
+        answered.set()
+        return VALUE
+
+    monkeypatch.setattr(proxy.gate.talks, "websocket_start", fail)
+    with live(proxy, answer, "websocket@") as (client, _):
+        client.send("hello")
+        assert answered.wait(10)
+        with pytest.raises((ConnectionClosed, TimeoutError)):
+            client.recv(0.5)
+    with pytest.raises(avault.AvaultError, match="nothing is known"):
+        proxy.gate.talks.clean(types.SimpleNamespace(id="no such end"), VALUE.encode())
 
 
 def test_who_closes_a_websocket_takes_the_question_along(proxy: Running) -> None:

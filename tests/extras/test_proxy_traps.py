@@ -15,6 +15,7 @@ import re
 import socket
 import ssl
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -717,22 +718,45 @@ def make_broker() -> Any:
 async def test_so_many_wait_for_the_keyholder_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds something of each, for as long as the phone is asked."""
     broker = make_broker()
-    monkeypatch.setattr(proxy_broker, "ANSWER_TIME", 0.1)
     monkeypatch.setattr(proxy_broker, "MOST_ASKED", 3)
-    asked = [broker.ask({"name": "openai/API_KEY"}) for _ in range(5)]
-    said = [str(each) for each in await asyncio.gather(*asked, return_exceptions=True)]
-    assert sum("too many requests wait" in each for each in said) == 2
+    asked = [asyncio.ensure_future(broker.ask({"name": "openai/API_KEY"})) for _ in range(5)]
+    for each in asked[3:]:
+        with pytest.raises(avault.Unavailable, match="too many requests wait"):
+            await each
+    for each in asked[:3]:
+        each.cancel()
+    await asyncio.wait(asked)
     assert sum("use" in each for each in broker.control.said) == 3 and not broker.answers
 
 
 async def test_who_waits_no_longer_takes_the_question_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it is the broker whose time is over."""
-    broker = make_broker()
-    monkeypatch.setattr(proxy_broker, "ANSWER_TIME", 0.01)
+    """Also where it is the keyholder whose time is over."""
+    broker, waiting = make_broker(), gate_of.proxy_waiting
+    monkeypatch.setattr(waiting, "LOOK", 0.01)
+    monkeypatch.setattr(waiting, "LONGEST_WAIT", 0.02)
+    waiters, flow = waiting.Waiters(lambda client: False), types.SimpleNamespace(id="1", client_conn=None)
     with pytest.raises(avault.Unavailable, match="does not answer"):
-        await broker.ask({"names": {"openai/API_KEY": ["header"]}})
+        await waiters.hold(flow, broker.ask({"names": {"openai/API_KEY": ["header"]}}))
+    assert not waiters.waiting and not asyncio.current_task().cancelling()
     said = [{"use": 1, "names": {"openai/API_KEY": ["header"]}}, {"drop": 1}]
     assert broker.control.said == said and not broker.answers
+
+
+async def test_a_client_that_leaves_is_noticed_at_the_second_look() -> None:
+    """One that has ended its side, and reads on, has its answer where that comes soon; nobody is looked at when nobody waits."""
+    waiting = gate_of.proxy_waiting
+    gone, flow = asyncio.Event(), types.SimpleNamespace(id="1", client_conn=None)
+    waiters = waiting.Waiters(lambda client: True)
+    held = asyncio.ensure_future(waiters.hold(flow, gone.wait()))
+    await asyncio.sleep(0)
+    waiters.look()
+    await asyncio.sleep(0)
+    assert not held.done()
+    waiters.look()
+    with pytest.raises(avault.Unavailable, match="the client has left"):
+        await held
+    waiters.look()
+    assert waiters.looking is None and not waiters.waiting
 
 
 async def test_a_value_that_comes_as_its_client_leaves_is_closed() -> None:
@@ -821,7 +845,7 @@ async def test_what_is_written_in_one_turn_is_sent_at_once() -> None:
     writer.write(b"head")
     writer.write(b"body")
     assert sent == []
-    await asyncio.sleep(0)
+    writer.flush()
     assert sent == [b"headbody"]
     writer.write(b"more")
     await writer.drain()
@@ -829,8 +853,32 @@ async def test_what_is_written_in_one_turn_is_sent_at_once() -> None:
     writer.write(b"end")
     writer.close()
     writer.write(b"too late")
-    await asyncio.sleep(0)
+    writer.flush()
     assert sent[3:] == [b"end"]
+
+
+async def test_a_hook_that_waits_for_nothing_waits_for_no_turn_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes of an event is handled after it, in its order, and before any of it is sent: once, for all of it."""
+    done: list[str] = []
+
+    async def handle(self: Any, event: str) -> None:
+        done.append(f"begin {event}")
+        if event == "request":
+            for each in ("one", "two"):
+                await streams.handle_in_turn(self, each)
+        if event == "two":
+            await streams.handle_in_turn(self, "three")
+        done.append(f"end {event}")
+
+    streams = engine.proxy_streams
+    writer = streams.Gathered(None)
+    monkeypatch.setattr(writer, "flush", lambda: done.append("sent"))
+    monkeypatch.setattr(streams, "HANDLE", handle)
+    handler = type("Handler", (), {"transports": {"client": types.SimpleNamespace(writer=writer)}})()
+    await streams.handle_in_turn(handler, "request")
+    assert done == [f"{part} {each}" for each in ("request", "one", "two", "three") for part in ("begin", "end")] + ["sent"]
+    await streams.handle_in_turn(handler, "next")
+    assert done[-3:] == ["begin next", "end next", "sent"]
 
 
 @pytest.mark.parametrize("end", ["", "\n", " "])
@@ -1080,7 +1128,7 @@ def test_a_stream_that_is_reset_takes_the_question_along(proxy: Running, newer: 
             ended = [each.stream_id for each in connection.receive_data(data) if isinstance(each, h2.events.StreamEnded)]
             tls.sendall(connection.data_to_send())
     assert ended == [3] and len(newer.heads) == 1 and b"/echo?3" in newer.heads[0]
-    assert proxy.refused[-1]["why"] == "the client has left" and not proxy.gate.waiting
+    assert proxy.refused[-1]["why"] == "the client has left" and not proxy.gate.waiters.waiting
 
 
 def test_http_2(proxy: Running, newer: Api) -> None:
@@ -1209,6 +1257,9 @@ def shake(server: Path, trusted: Path, host: str) -> None:
         ("SG." + "a" * 22 + "." + "b" * 43, r"SG\.[A-Za-z0-9]{22}\.[A-Za-z0-9]{43}"),
         ("123456789:" + "A" * 35, r"[1-9][0-9]{8}:[A-Za-z0-9]{35}"),
         ("0" * 40, r"[0-9a-f]{40}"),
+        ("AKIAIOSFODNN7EXAMPLE", r"AKIA[A-Z2-7]{16}"),
+        ("ASIA" + "Q3EG" * 4, r"ASIA[A-Z2-7]{16}"),
+        ("AKIAIOSFODNN7EXAMPLe", r"[A-Za-z0-9]{24}"),
         ("short", r"[A-Za-z0-9]{24}"),
         ("Pa$$w0rd with spaces, long enough!", r"[A-Za-z0-9]{34}"),
     ],

@@ -6,6 +6,8 @@ import asyncio
 import os
 import secrets
 import socket
+import sys
+import weakref
 from typing import TYPE_CHECKING
 
 from avault.daemon.grant import ASK_MAKER
@@ -14,7 +16,7 @@ from avault.errors import AvaultError, Denied, Locked, Unavailable
 from avault.keys.hardening import meet
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
     from typing import Any
 
     from avault.daemon.grant import Grant
@@ -41,7 +43,7 @@ class BrokerLink:
     def hear(self, message: Message, fd: int | None) -> None:
         """What the process says; it sends no descriptor."""
         if "use" in message:
-            task = asyncio.get_running_loop().create_task(self.answer(message))
+            task = start_at_once(self.answer(message))
             self.uses[message["use"]] = task
             task.add_done_callback(lambda _: self.uses.pop(message["use"], None))
         elif "drop" in message:
@@ -86,6 +88,13 @@ class BrokerLink:
         self.control.close()
 
 
+def start_at_once(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that begins before this returns, where Python can; most are done by then."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+    return asyncio.get_running_loop().create_task(work)
+
+
 class Brokers:
     """Starts them, through the supervisor; `control` is the stream to that."""
 
@@ -101,7 +110,7 @@ class Brokers:
         self.through: dict[str, Grant | None] = {}  # those there are, or are to be: by which grant
         self.standing: dict[Grant, Any] = {}  # those that stay; None for one that starts
         self.renewing: set[str] = set()  # the numbers of those that renew a token
-        self.turns: dict[str, asyncio.Lock] = {}  # of who has a group's token renewed
+        self.turns = weakref.WeakValueDictionary[str, asyncio.Lock]()  # of who renews what
         self.renewed: dict[str, float] = {}  # when that was, by time.monotonic
 
     def take(self, message: Message, fd: int | None) -> None:

@@ -17,6 +17,7 @@ from avault.daemon.proxy_asks import describe_proxied, read_asked, read_wanted
 from avault.daemon.proxy_consent import ProxyConsent
 from avault.daemon.refreshing import renew_token
 from avault.daemon.wire import Session
+from avault.daemon.wishing import SHOWN_PATH
 from avault.errors import AvaultError, Denied, Unavailable, Usage, complain, printable
 from avault.keys.keyholder import Keyholder
 from avault.vault.choosing import check_names, choose
@@ -297,6 +298,13 @@ class ProxiedUses:
             if rules.ask is not None or any(is_sealed(each.value) for each in found[name]):
                 passage.asked[name] = rules.ask or 0
                 passage.thawed += [name] if rules.ask is None else []
+                if not rules.ask and len(asked["path"]) > SHOWN_PATH:
+                    # what is agreed to is this request, and nobody agrees to what is not shown
+                    said = f"{name} may not go to a path of more than {SHOWN_PATH} characters"
+                    raise Denied(
+                        f"{said}, as the phone is asked for each use, and shows no longer one",
+                        f"agree to the host, for a time: avault guard {name} --ask 15m",
+                    )
         return passage
 
     def note_refused(self, told: Message) -> None:

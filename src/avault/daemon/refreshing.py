@@ -56,8 +56,7 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
     if not is_renewable(keyholder.open_store().vault, name):
         return False
     group = name.partition("/")[0]
-    turn = keyholder.brokers.turns.setdefault(group, asyncio.Lock())
-    async with turn:
+    async with take_turn(keyholder, group), take_turn(keyholder, name_token(keyholder, group)):
         await take_back(keyholder, group)
         try:
             tokens = Tokens(keyholder.open_store().vault, group)
@@ -75,6 +74,28 @@ async def renew_token(keyholder: Keyholder, session: Session, name: str, is_refu
             if tokens.is_over(time.time()):
                 raise
         return True
+
+
+def take_turn(keyholder: Keyholder, what: str) -> asyncio.Lock:
+    """The turn of who has something renewed; it is kept for as long as somebody has it, or waits.
+
+    A group's, and then its token's: a group that is renamed while its server is asked has another
+    turn by then, and the server takes a token that comes twice for stolen.
+    """
+    turns = keyholder.brokers.turns
+    if (turn := turns.get(what)) is None:
+        turn = turns[what] = asyncio.Lock()
+    return turn
+
+
+def name_token(keyholder: Keyholder, group: str) -> str:
+    """What renews a group's token, by a name that is no group's; raises Locked."""
+    try:
+        return (
+            f"token {print_token(read_own_key(keyholder.open_store().vault, group, REFRESH_TOKEN))}"
+        )
+    except Denied:  # it renews nothing
+        return f"token of {group}"
 
 
 async def ask_server(keyholder: Keyholder, session: Session, tokens: Tokens) -> str:

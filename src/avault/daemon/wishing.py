@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SHOWN_NAMES = 8  # secrets that are asked for together, and named on the phone
 SHOWN_LENGTH = 800  # characters that their names may have
-SHOWN_PATH = 100  # characters of a path that the phone shows
+SHOWN_PATH = 200  # characters of a path that the phone shows whole
 CALL_CHARACTERS = WORD_CHARACTERS | {"/"}
 PURPOSES = {"get": "to get it", "export": "to export it"}
 

@@ -30,6 +30,8 @@ def make_placeholder(value: str) -> str:
     if re.fullmatch(r"[0-9]{8,10}:[A-Za-z0-9_-]{35}", value):
         first = value.partition(":")[0]
         return f"{pick('123456789', 1)}{pick(FIGURES, len(first) - 1)}:{pick_any(35)}"
+    if re.fullmatch(r"A[KS]IA[A-Z0-9]{16}", value):  # the id of a key of AWS: base32 after its kind
+        return value[:4] + pick(UPPER + FIGURES[2:8], 16)
     length = min(len(rest), LONGEST_PLACEHOLDER)
     if not kept:
         length = max(length, LEAST)
