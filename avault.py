@@ -100,7 +100,7 @@ The rooms, in order; each calls only what stands above it:
     signer/remarks            What the operator should know of the signer while it is asked
     signer/remote             The NIP-46 client ("Nostr Remote Signing"): asks the signer, and reads what it answers
     signer/stored             Events that relays keep (NIP-01, addressable): made, put on a relay, fetched, looked at
-    signer/replica            The vault as events for relays: at which addresses, under which key, and how they are read again
+    signer/replica            The vault as events for relays: at which addresses, and how they are read again
     custody/prompt            The person at a terminal, asked by a process that is not of that terminal
     keys/custodian            The seam of custody: what a custodian is, what its helper is told, and what may come of it
     custody/tools             Programs that a custodian runs: looked at before each use, bounded in time and output
@@ -234,7 +234,9 @@ The rooms, in order; each calls only what stands above it:
     daemon/refreshing         Has an access token renewed that goes by the proxy, before it is used; one at a time
     daemon/proxying           Sessions of the proxy: what a command gets placeholders of, and each use of a secret by them
     daemon/proxy_sessions     Sessions of the proxy by a connection: begun, told of, held for as long as that is there
+    daemon/reception          The keyholder's clients: how they come in, and which row their requests are given to
     daemon/replica_relays     Which relays keep the vault: facts of it, which its owner changes
+    keys/root                 The root at relays, which leads the operator to the agent's key, and the key of all other events
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
     daemon/standing           Proxies that stay, each for one grant: started, shown, ended. They end with it, and with a lock
@@ -11383,9 +11385,9 @@ def parse_profile(text: str) -> tuple[str, list[str]]:
 
 
 # -------------------------------------------------------- signer/replica ----
-# The vault as events for relays: at which addresses, under which key, and how they are read again.
+# The vault as events for relays: at which addresses, and how they are read again.
 #
-# The key is derived from the agent's secret: by itself it does not lead to the agent's.
+# Under which key, and what leads to that, is in `keys/root`.
 
 
 # bytes that are encrypted in an event, which fits then where 64 KiB are the most: NIP-44 pads more
@@ -11394,12 +11396,6 @@ PART = 40_960
 REPLICA_LIMIT = 2 << 20  # bytes of avault.enc that relays are asked to keep
 MOST_HEADS = 48  # that are read at a time: of so many one frame has room
 MOST_REPLICA_PARTS = REPLICA_LIMIT // PART + 1
-
-
-def replica_keys(keys: Keys) -> Keys:
-    """The key under which relays keep the vault, from the agent's."""
-    secret = bytes.fromhex(keys.secret_key().to_hex())
-    return read_keys(hmac.digest(secret, b"avault replica", "sha256").hex())
 
 
 def name_event(replica: Keys, *words: str) -> str:
@@ -11411,24 +11407,6 @@ def name_event(replica: Keys, *words: str) -> str:
 def name_root(agent: str) -> str:
     """The address of the root under the agent's own public key (hex): whoever has that finds it."""
     return sha256(b"avault root\0" + bytes.fromhex(agent)).hex()[:32]
-
-
-def describe_return(name: str, sealed: str) -> str:
-    """What the operator is asked for by a root, as phone and terminal both say it.
-
-    No host is named: which one it will be is not known when it is made.
-    """
-    return f"bring {name} back on ANOTHER machine, from relays, code {request_code(sealed)}"
-
-
-def seal_root(keys: Keys, identity: str, operator: str, name: str) -> dict[str, Any]:
-    """What is in a root, as in nsec.enc: an unlock key of its own, and its own sentence."""
-    unlock, sealed = seal_keys(keys, identity, operator, name)
-    what = describe_return(name, sealed["sealed"])
-    sentence = f"avault: {what}. Approve only if you typed avault recover."
-    content = {**sealed, "envelope": make_envelope(keys, operator, what, sentence, unlock)}
-    open_nsec(content, decrypt(keys, operator, content["envelope"]))
-    return content
 
 
 def compose_root(keys: Keys, content: dict[str, Any], after: int) -> dict[str, Any]:
@@ -11468,28 +11446,6 @@ def read_root(event: object, agent: str) -> tuple[dict[str, str], int]:
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise Tampered("what the relay has is no root of that agent")
-
-
-def open_root(
-    root: dict[str, str], agent: str, operator: str, answer: str
-) -> tuple[Keys, dict[str, Any]]:
-    """The agent's keys, by this operator's (hex) answer to a root; and what nsec.enc would hold.
-
-    Raises Tampered for another agent or operator.
-    """
-    try:
-        unlock = read_keys(json.loads(answer)["avault"])
-        sealed = json.loads(decrypt(unlock, public_hex(unlock), root["sealed"]))
-        names = {name: str(sealed[name]) for name in ("vault", "name")}
-        who = {"agent": to_npub(agent), "operator": to_npub(operator)}
-        content = {**names, **who, "envelope": root["envelope"], "sealed": root["sealed"]}
-        keys = open_nsec(content, answer)
-        # only agent and operator can have made it
-        if public_hex(open_nsec(content, decrypt(keys, operator, root["envelope"]))) == agent:
-            return keys, content
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    raise Tampered("the answer does not open this root", "is it the operator's own signer?")
 
 
 def next_time(after: int) -> int:
@@ -22768,35 +22724,39 @@ MOST_ASKED = 100  # names in `status` of which the phone is asked
 
 
 class Keyholder:
-    """The keyholder process: obtains the key, serves the vault, exits to lock it.
+    """The keyholder process: obtains the key, holds the vault, exits to lock it.
 
-    `talks` and `requests` are the tables of what clients may ask.
+    It is what requests are answered from; who asks, and what may be asked, is in `Reception`.
     """
 
-    def __init__(
-        self,
-        places: Places,
-        control: socket.socket,
-        talks: dict[str, Talk],
-        requests: dict[str, Serve],
-        limits: Limits,
-    ) -> None:
-        self.places, self.talks, self.requests = places, talks, requests
-        self.ended = asyncio.Event()
-        self.control = Control(control, self.receive, self.ended.set)
-        self.reporter = Reporter(self.control, self.describe)
+    def __init__(self, places: Places, control: socket.socket, limits: Limits) -> None:
+        ended = asyncio.Event()
+        self.control = Control(control, self.receive, ended.set)
         self.gate, self.signing = Gate(), SigningLink(self.control)
         self.guests = Guests(places.own("access.log"))
-        self.holding = Holding(places, self.reporter, limits)
-        self.unlocking = Unlocking(self.holding, self.ended)
+        self.holding = Holding(places, Reporter(self.control, self.describe), limits)
+        self.unlocking = Unlocking(self.holding, ended)
         self.openers, self.askings = Openers(self.holding), Askings()
         self.brokers = Brokers(self.control)
-        self.sessions: dict[Session, None] = {}
-        self.grants = Grants(self.control, self.sessions, self.reporter.report, self.brokers)
+        self.grants = Grants(self.control, {}, self.reporter.report, self.brokers)
         self.tasks: set[asyncio.Task[None]] = set()
         self.orders = Orders(self.unlocking, self.openers, self.tasks)
         self.orders.rows |= self.own_orders()
-        self.orders.handed["connection"] = self.connect
+
+    @property
+    def places(self) -> Places:
+        """Where the vault lies."""
+        return self.holding.places
+
+    @property
+    def reporter(self) -> Reporter:
+        """What the supervisor is told by."""
+        return self.holding.reporter
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Whether this process is to end."""
+        return self.unlocking.ended
 
     # -- the supervisor's side
 
@@ -22862,92 +22822,7 @@ class Keyholder:
             if not self.ended.is_set():
                 self.control.send({"looked": True})
 
-    async def connect(self, message: Message, fd: int) -> None:
-        """A client, whose connection the supervisor hands on."""
-        frame, since, identity = (message[each] for each in ("frame", "since", "identity"))
-        await self.take_over(fd, frame, since, identity, message["front"])
-
-    async def take_over(
-        self,
-        fd: int,
-        frame: Message,
-        since: float,
-        identity: str | None = None,
-        front: bool = False,
-    ) -> None:
-        """Serve a connection from now on, which is there `since` then.
-
-        Perhaps by a grant's socket, or from the SSH agent (`front`), which says who its client is.
-        """
-        sock = socket.socket(fileno=fd)
-        grant = self.grants.find(identity, sock) if identity is not None else None
-        if identity is not None and not grant:
-            sock.close()
-            return
-        if len(self.sessions) >= room():
-            idle = next((each for each in self.sessions if not each.task or each.awaited), None)
-            if not idle:
-                sock.close()
-                return
-            del self.sessions[idle]
-            idle.transport.abort()
-
-        def make() -> Any:  # a protocol, though not derived from asyncio's
-            session = Session(frame, self.answer, self.settle, self.sessions, since, grant)
-            if front:
-                self.signing.fronts.add(session)
-            return session
-
-        await asyncio.get_running_loop().connect_accepted_socket(make, sock)
-
-    def settle(self) -> None:
-        """A session's work is done: end, where there is no vault and no task to get one."""
-        converse = any(session.task and session.is_conversation for session in self.sessions)
-        unlocking = self.unlocking
-        is_busy = unlocking.task or unlocking.talking or unlocking.tries.count or converse
-        if not (self.holding.store or is_busy):
-            self.ended.set()
-
-    # -- requests
-
-    def answer(self, session: Session, request: Message) -> Answer:
-        """The answer to a request, or the work that leads to it; raises AvaultError."""
-        op, grant = str(request.get("op")), session.grant
-        if grant:
-            grant.check_request(op, lambda known: self.release(session, {"op": known}, "denied"))
-        if request.get("v") != 1 or (request.get("vault") != self.places.id and not grant):
-            raise Usage(
-                "that is for another vault, or another version of avault", "see: avault status"
-            )
-        if op in SESSIONS:
-            return self.converse(session, request)
-        if op not in VALUES:
-            raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
-        store = self.open_store()
-        before = store.trouble, store.digest
-        # those are about copies, and git is at work beside
-        if op != "inspect" and not request.get("ours"):
-            store.refresh()
-            self.signing.tidy(store.vault)
-        if (store.trouble, store.digest) != before:
-            self.reporter.report()
-            # perhaps by us: what a git pull has brought is merged
-            self.reporter.wrote()
-            spawn(self.tasks, self.holding.save())
-        if grant and grant.asks and op in RELEASING:
-            return self.ask_first(session, grant, request)
-        return self.requests[op](self, session, request)
-
-    async def ask_first(self, session: Session, grant: Grant, request: Message) -> Message:
-        """Have the operator agree to the first use of a grant, then answer; raises AvaultError."""
-        self.identify(session)
-
-        def note(outcome: str) -> None:
-            self.release(session, request, outcome)
-
-        await approve_grant(self.holding, self.grants, session, grant, note)
-        answer = self.requests[str(request["op"])](self, session, request)
-        return answer if isinstance(answer, dict) else await answer
+    # -- what requests are answered from
 
     def see(self, session: Session) -> Vault:
         """What a caller may know of the open vault; raises Locked."""
@@ -22992,33 +22867,6 @@ class Keyholder:
         self.signing.tidy(store.vault)
         self.askings.end_stale(store.vault)
         return {"ok": True}
-
-    async def converse(self, session: Session, request: Message) -> Message:
-        """A request that talks with the operator; one at a time, with an end."""
-        if request["op"] == "open":  # it asks nobody: any number at once
-            async with asyncio.timeout(FIRST_FRAME_TIME):
-                private = await session.frame()
-            return await self.talks["open"](self, session, request, private)
-        if self.unlocking.talking:
-            raise Usage(
-                "another pairing is under way", "let it end first, or stop it with: avault lock"
-            )
-        self.unlocking.begin_talk()
-        try:
-            async with asyncio.timeout(FIRST_FRAME_TIME):
-                private = await session.frame() if request.get("private") else {}
-            async with asyncio.timeout(read_limit(request)):
-                return await self.talks[request["op"]](self, session, request, private)
-        except TimeoutError:
-            # the signer is connected, and was to open the vault
-            if os.path.lexists(self.places.own(UNPROVEN)):
-                again = "recover" if request["op"] == "recover" else "pair"
-            else:
-                again = {"init": "init", "recover": "recover"}.get(request["op"], "pair --replace")
-            hint = f"is the app open, and on the same relays? Try again with: avault {again}"
-            raise TimedOut("the signer did not answer in time", hint) from None
-        finally:
-            self.unlocking.end_talk()
 
 
 # ------------------------------------------------------ daemon/releasing ----
@@ -28944,6 +28792,140 @@ def describe_session(proxied: ProxiedUses) -> Message:
     }
 
 
+# ------------------------------------------------------ daemon/reception ----
+# The keyholder's clients: how they come in, and which row their requests are given to.
+
+
+class Reception:
+    """Who is connected to a keyholder, in `sessions`, and what is answered them.
+
+    `talks` and `requests` are the tables of what clients may ask.
+    """
+
+    def __init__(
+        self, keyholder: Keyholder, talks: dict[str, Talk], requests: dict[str, Serve]
+    ) -> None:
+        self.keyholder, self.talks, self.requests = keyholder, talks, requests
+        self.sessions = keyholder.grants.sessions
+        keyholder.orders.handed["connection"] = self.connect
+
+    async def connect(self, message: Message, fd: int) -> None:
+        """A client, whose connection the supervisor hands on."""
+        frame, since, identity = (message[each] for each in ("frame", "since", "identity"))
+        await self.take_over(fd, frame, since, identity, message["front"])
+
+    async def take_over(
+        self,
+        fd: int,
+        frame: Message,
+        since: float,
+        identity: str | None = None,
+        front: bool = False,
+    ) -> None:
+        """Serve a connection from now on, which is there `since` then.
+
+        Perhaps by a grant's socket, or from the SSH agent (`front`), which says who its client is.
+        """
+        sock = socket.socket(fileno=fd)
+        grant = self.keyholder.grants.find(identity, sock) if identity is not None else None
+        if identity is not None and not grant:
+            sock.close()
+            return
+        if len(self.sessions) >= room():
+            idle = next((each for each in self.sessions if not each.task or each.awaited), None)
+            if not idle:
+                sock.close()
+                return
+            del self.sessions[idle]
+            idle.transport.abort()
+
+        def make() -> Any:  # a protocol, though not derived from asyncio's
+            session = Session(frame, self.answer, self.settle, self.sessions, since, grant)
+            if front:
+                self.keyholder.signing.fronts.add(session)
+            return session
+
+        await asyncio.get_running_loop().connect_accepted_socket(make, sock)
+
+    def settle(self) -> None:
+        """A session's work is done: end, where there is no vault and no task to get one."""
+        converse = any(session.task and session.is_conversation for session in self.sessions)
+        unlocking = self.keyholder.unlocking
+        is_busy = unlocking.task or unlocking.talking or unlocking.tries.count or converse
+        if not (self.keyholder.holding.store or is_busy):
+            self.keyholder.ended.set()
+
+    def answer(self, session: Session, request: Message) -> Answer:
+        """The answer to a request, or the work that leads to it; raises AvaultError."""
+        keyholder, op, grant = self.keyholder, str(request.get("op")), session.grant
+        if grant:
+            grant.check_request(
+                op, lambda known: keyholder.release(session, {"op": known}, "denied")
+            )
+        if request.get("v") != 1 or (request.get("vault") != keyholder.places.id and not grant):
+            raise Usage(
+                "that is for another vault, or another version of avault", "see: avault status"
+            )
+        if op in SESSIONS:
+            return self.converse(session, request)
+        if op not in VALUES:
+            raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
+        store = keyholder.open_store()
+        before = store.trouble, store.digest
+        # those are about copies, and git is at work beside
+        if op != "inspect" and not request.get("ours"):
+            store.refresh()
+            keyholder.signing.tidy(store.vault)
+        if (store.trouble, store.digest) != before:
+            keyholder.reporter.report()
+            # perhaps by us: what a git pull has brought is merged
+            keyholder.reporter.wrote()
+            spawn(keyholder.tasks, keyholder.holding.save())
+        if grant and grant.asks and op in RELEASING:
+            return self.ask_first(session, grant, request)
+        return self.requests[op](keyholder, session, request)
+
+    async def ask_first(self, session: Session, grant: Grant, request: Message) -> Message:
+        """Have the operator agree to the first use of a grant, then answer; raises AvaultError."""
+        keyholder = self.keyholder
+        keyholder.identify(session)
+
+        def note(outcome: str) -> None:
+            keyholder.release(session, request, outcome)
+
+        await approve_grant(keyholder.holding, keyholder.grants, session, grant, note)
+        answer = self.requests[str(request["op"])](keyholder, session, request)
+        return answer if isinstance(answer, dict) else await answer
+
+    async def converse(self, session: Session, request: Message) -> Message:
+        """A request that talks with the operator; one at a time, with an end."""
+        keyholder = self.keyholder
+        if request["op"] == "open":  # it asks nobody: any number at once
+            async with asyncio.timeout(FIRST_FRAME_TIME):
+                private = await session.frame()
+            return await self.talks["open"](keyholder, session, request, private)
+        if keyholder.unlocking.talking:
+            raise Usage(
+                "another pairing is under way", "let it end first, or stop it with: avault lock"
+            )
+        keyholder.unlocking.begin_talk()
+        try:
+            async with asyncio.timeout(FIRST_FRAME_TIME):
+                private = await session.frame() if request.get("private") else {}
+            async with asyncio.timeout(read_limit(request)):
+                return await self.talks[request["op"]](keyholder, session, request, private)
+        except TimeoutError:
+            # the signer is connected, and was to open the vault
+            if os.path.lexists(keyholder.places.own(UNPROVEN)):
+                again = "recover" if request["op"] == "recover" else "pair"
+            else:
+                again = {"init": "init", "recover": "recover"}.get(request["op"], "pair --replace")
+            hint = f"is the app open, and on the same relays? Try again with: avault {again}"
+            raise TimedOut("the signer did not answer in time", hint) from None
+        finally:
+            keyholder.unlocking.end_talk()
+
+
 # ------------------------------------------------- daemon/replica_relays ----
 # Which relays keep the vault: facts of it, which its owner changes.
 
@@ -28982,6 +28964,58 @@ def list_relays(vault: Vault) -> dict[str, str]:
                 machine = vault.facts[f"{RELAY_FACT}/{url}"][0].machine
                 found.setdefault(normalise_relay(url), machine)
     return found
+
+
+# ------------------------------------------------------------- keys/root ----
+# The root at relays, which leads the operator to the agent's key, and the key of all other events.
+#
+# That key is derived from the agent's secret: by itself it does not lead to the agent's.
+
+
+def replica_keys(keys: Keys) -> Keys:
+    """The key under which relays keep the vault, from the agent's."""
+    secret = bytes.fromhex(keys.secret_key().to_hex())
+    return read_keys(hmac.digest(secret, b"avault replica", "sha256").hex())
+
+
+def describe_return(name: str, sealed: str) -> str:
+    """What the operator is asked for by a root, as phone and terminal both say it.
+
+    No host is named: which one it will be is not known when it is made.
+    """
+    return f"bring {name} back on ANOTHER machine, from relays, code {request_code(sealed)}"
+
+
+def seal_root(keys: Keys, identity: str, operator: str, name: str) -> dict[str, Any]:
+    """What is in a root, as in nsec.enc: an unlock key of its own, and its own sentence."""
+    unlock, sealed = seal_keys(keys, identity, operator, name)
+    what = describe_return(name, sealed["sealed"])
+    sentence = f"avault: {what}. Approve only if you typed avault recover."
+    content = {**sealed, "envelope": make_envelope(keys, operator, what, sentence, unlock)}
+    open_nsec(content, decrypt(keys, operator, content["envelope"]))
+    return content
+
+
+def open_root(
+    root: dict[str, str], agent: str, operator: str, answer: str
+) -> tuple[Keys, dict[str, Any]]:
+    """The agent's keys, by this operator's (hex) answer to a root; and what nsec.enc would hold.
+
+    Raises Tampered for another agent or operator.
+    """
+    try:
+        unlock = read_keys(json.loads(answer)["avault"])
+        sealed = json.loads(decrypt(unlock, public_hex(unlock), root["sealed"]))
+        names = {name: str(sealed[name]) for name in ("vault", "name")}
+        who = {"agent": to_npub(agent), "operator": to_npub(operator)}
+        content = {**names, **who, "envelope": root["envelope"], "sealed": root["sealed"]}
+        keys = open_nsec(content, answer)
+        # only agent and operator can have made it
+        if public_hex(open_nsec(content, decrypt(keys, operator, root["envelope"]))) == agent:
+            return keys, content
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise Tampered("the answer does not open this root", "is it the operator's own signer?")
 
 
 # ---------------------------------------------------- daemon/replicating ----
@@ -30293,7 +30327,9 @@ def main_custodian(argv: list[str]) -> NoReturn:
 async def hold(places: Places, fd: int, limits: Limits) -> None:
     """The keyholder's life; its control stream is the file descriptor `fd`."""
     asyncio.get_running_loop().set_exception_handler(report_quietly)
-    await Keyholder(places, socket.socket(fileno=fd), TALKS, REQUESTS, limits).run()
+    keyholder = Keyholder(places, socket.socket(fileno=fd), limits)
+    Reception(keyholder, TALKS, REQUESTS)
+    await keyholder.run()
 
 
 def main_keyholder(argv: list[str]) -> NoReturn:

@@ -272,8 +272,8 @@ TRAPS = {  # the function, and the commands that come to it
     "AccessLog.write": ["get a/B", "set a/B"],
     "Ledger.sign": ["get a/B"],
     "Keyholder.release": ["get a/B", "openclaw-provider"],
-    "Keyholder.answer": ["get a/B"],
-    "Keyholder.take_over": ["get a/B"],
+    "Reception.answer": ["get a/B"],
+    "Reception.take_over": ["get a/B"],
     "Reporter.report": ["set a/B"],
     "Store.refresh": ["get a/B"],
     "Session.handle": ["get a/B"],
@@ -305,7 +305,7 @@ TRAPS = {  # the function, and the commands that come to it
     "put": ["export --format json --only a/B --wait 1"],
 }
 OPENING = [
-    "GivenKey.obtain", "parse_keys", "Unlocking.unlock", "Opening.open", "Holding.begin", "Ratchet.turn",
+    "GivenKey.get_key", "parse_keys", "Unlocking.unlock", "Opening.open", "Holding.begin", "Ratchet.turn",
     "Store.load", "open_vault", "decrypt", "open_nsec", "seal_nsec", "seal_keys", "Ledger.find_end", "read_unlock",
     "hold",
 ]  # fmt: skip
