@@ -100,7 +100,7 @@ The rooms, in order; each calls only what stands above it:
     signer/remarks            What the operator should know of the signer while it is asked
     signer/remote             The NIP-46 client ("Nostr Remote Signing"): asks the signer, and reads what it answers
     signer/stored             Events that relays keep (NIP-01, addressable): made, put on a relay, fetched, looked at
-    signer/replica            The vault as events for relays: at which addresses, under which key, and how they are read again
+    signer/replica            The vault as events for relays: at which addresses, and how they are read again
     custody/prompt            The person at a terminal, asked by a process that is not of that terminal
     keys/custodian            The seam of custody: what a custodian is, what its helper is told, and what may come of it
     custody/tools             Programs that a custodian runs: looked at before each use, bounded in time and output
@@ -234,7 +234,9 @@ The rooms, in order; each calls only what stands above it:
     daemon/refreshing         Has an access token renewed that goes by the proxy, before it is used; one at a time
     daemon/proxying           Sessions of the proxy: what a command gets placeholders of, and each use of a secret by them
     daemon/proxy_sessions     Sessions of the proxy by a connection: begun, told of, held for as long as that is there
+    daemon/reception          The keyholder's clients: how they come in, and which row their requests are given to
     daemon/replica_relays     Which relays keep the vault: facts of it, which its owner changes
+    keys/root                 The root at relays, which leads the operator to the agent's key, and the key of all other events
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
     daemon/standing           Proxies that stay, each for one grant: started, shown, ended. They end with it, and with a lock
@@ -247,12 +249,13 @@ The rooms, in order; each calls only what stands above it:
     keys/helper               The process that does a custodian's errand: `avault.py custodian ACTION KIND`
     keys/life                 The life of the keyholder's process: closed before it has a key, and ended with what it knew
     keys/trial                The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
-    fronts/node_link          How a front end reaches a chain: JSON-RPC over HTTP, to one node. What it answers is a claim
+    fronts/ssh_claims         What the client of an SSH agent is, by what the system says of its process: a claim, no proof
     fronts/vault_link         How a front end reaches the vault: requests on connections that are kept for the next
+    fronts/ssh_agent          An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key
+    fronts/agent_door         Where the SSH agent's clients come in: a listening socket, and the connections of those who came
+    fronts/node_link          How a front end reaches a chain: JSON-RPC over HTTP, to one node. What it answers is a claim
     fronts/nostr_front        The process before those who are invited: `avault.py nostr DIR SOCKET`. It holds no key
     fronts/proxy_process      The process of a proxy's session: `avault.py proxy-session DIRECTORY`. It ends with the session
-    fronts/ssh_claims         What the client of an SSH agent is, by what the system says of its process: a claim, no proof
-    fronts/ssh_agent          An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key
     fronts/ssh_front          The process of the SSH agent's socket: `avault.py ssh-agent DIR SOCKET PATH`. It holds no key
     fronts/wallet_deals       What callers of a wallet want signed, each made once: also for one who hung up and asks again
     fronts/wallet_door        The door of a wallet: JSON-RPC over HTTP on the loopback, for who knows the token in its path
@@ -2189,10 +2192,13 @@ def regex(text: AnyStr) -> re.Pattern[AnyStr]:
 def context(
     function: Callable[P, Iterator[T]],
 ) -> Callable[P, AbstractContextManager[T]]:
-    """What `contextlib.contextmanager` makes of a function, later."""
+    """What `contextlib.contextmanager` makes of a function, later, and once."""
+    made: list[Callable[P, AbstractContextManager[T]]] = []
 
     def enter(*words: P.args, **named: P.kwargs) -> AbstractContextManager[T]:
-        return contextlib.contextmanager(function)(*words, **named)
+        if not made:
+            made.append(contextlib.contextmanager(function))
+        return made[0](*words, **named)
 
     return enter
 
@@ -4676,7 +4682,9 @@ def arrange(secrets: Iterable[Secret]) -> list[Secret]:
 SPENT = "spent"
 HOUR = 3600  # seconds
 DAY_HOURS = 24  # that count, and the one under way
-KEPT_HOURS = 72  # before a machine's latest
+AHEAD_HOURS = 72  # that a machine's clock may be before another's
+KNOWN_HOURS = AHEAD_HOURS + DAY_HOURS  # before the last, of which is known beside the key
+KEPT_HOURS = KNOWN_HOURS + 72  # before a machine's latest
 MOST_SPENT = 1 << 300  # of an account in an hour, in its smallest unit: more than any chain has
 LATEST_HOUR = 1 << 25
 MOST_ACCOUNTS = 100  # that are remembered beside the key, and of which something is spent in a day
@@ -4711,7 +4719,7 @@ def read_spent(text: str) -> Hours:
 
 
 def render_spent(hours: Hours) -> str:
-    """The same as it is kept, without hours that are long over."""
+    """The same as it is kept, without hours that are long before the last of them."""
     first = max((hour for hour, _ in hours), default=0) - KEPT_HOURS
     kept = {f"{when[0]}.{when[1]}": list(hours[when]) for when in sorted(hours) if when[0] >= first}
     return json.dumps(kept, separators=(",", ":"))
@@ -4728,24 +4736,49 @@ def join_spent(found: list[Any]) -> list[Any]:
     return [Secret(render_spent(joined), last.created, last.updated, last.machine, last.count)]
 
 
-def without_returns(fact: Any) -> Any:
-    """A fact as it frees nothing: for one whose writer is not to be believed."""
-    hours = {when: (counted[0], 0) for when, counted in read_spent(fact.value).items()}
-    kept = fact.created, fact.updated, fact.machine, fact.count
-    return Secret(render_spent(hours), *kept)
+def choose_spent(
+    ours: dict[str, list[Any]], theirs: dict[str, list[Any]], now: int
+) -> dict[str, list[Any]]:
+    """What facts that a rotated-away key has sealed add to ours of what was spent.
+
+    Nothing of ours is less by it: nothing is given back, and no hour is so far ahead that ours
+    would be forgotten (see `render_spent`). Hours are taken as they stand, so that they count once,
+    however often they are read. And ours can still be read, and pay: of more hours, runs and
+    accounts than leave as much room to ours, none is taken.
+    """
+    added: dict[str, list[Any]] = {}
+    spending, room = find_spending(ours, now), MOST_COUNTED
+    known = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
+    for name, [fact] in sorted(theirs.items()):
+        account, latest = name.split("/")[1], now // HOUR + AHEAD_HOURS
+        own = read_spent(ours[name][0].value) if name in ours else {}
+        hours = {
+            when: (reserved, 0)
+            for when, (reserved, _) in read_spent(fact.value).items()
+            if when[0] <= latest
+        }
+        fresh = len({*hours} - {*own})
+        is_new = account not in known and len(spending | {account}) > MOST_ACCOUNTS // 2
+        if not hours or is_new or fresh > min(room, max(MOST_COUNTED // 2 - len(own), 0)):
+            continue
+        room -= fresh
+        spending.add(account)
+        kept = fact.created, fact.updated, fact.machine, fact.count
+        added[name] = [Secret(render_spent(hours), *kept)]
+    return added
 
 
 def list_spent(found: dict[str, list[Any]]) -> dict[str, int]:
     """What is remembered beside the key, of facts by account: of those that were spent from last.
 
-    By `spent/ACCOUNT/HOUR` what was reserved in that last hour and the day before: later copies
-    have no less.
+    By `spent/ACCOUNT/HOUR` what was reserved in that last hour and the days before: later copies
+    have no less. It is more than a day, as another machine's clock may be ahead of ours.
     """
     counted = {account: list_reserved(facts) for account, facts in found.items()}
     lasts = {each: max((hour for hour, _ in hours), default=0) for each, hours in counted.items()}
     known: dict[str, int] = {}
     for account in sorted(lasts, key=lambda each: (-lasts[each], each))[:MOST_ACCOUNTS]:
-        first = lasts[account] - DAY_HOURS
+        first = lasts[account] - KNOWN_HOURS
         total = sum(reserved for hour, reserved in counted[account] if hour >= first)
         known[f"{SPENT}/{account}/{lasts[account]}"] = total
     return known
@@ -4765,7 +4798,7 @@ def find_spending(facts: dict[str, list[Any]], now: float) -> set[str]:
 def lacks_spent(found: dict[str, list[Any]], name: str, total: int) -> bool:
     """Whether facts by account are without what was remembered so, and is not long over."""
     _, account, last = name.split("/")
-    counted, first = list_reserved(found.get(account, [])), int(last) - DAY_HOURS
+    counted, first = list_reserved(found.get(account, [])), int(last) - KNOWN_HOURS
     if any(hour >= first + KEPT_HOURS for hour, _ in counted):
         return False
     return sum(reserved for hour, reserved in counted if hour >= first) < total
@@ -4916,7 +4949,7 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     Who got that key says anything under each name, of any count and time. So what ours do not say
     in the same words is named by its own, as said once and just now: it takes the place of nothing.
     What the operator took away stays so; of uses, the higher number counts. What lets nothing
-    through until it is named is named by none of them.
+    through until it is named is named by none of them. Of what was spent: see `choose_spent`.
     """
     added: Facts = {}
     here = Guards(ours)
@@ -4924,11 +4957,8 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
-        if kind == SPENT:
-            added[name] = [without_returns(fact)]
-            continue
         is_gone_here = f"unguarded/{identity}" in ours
-        if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
+        if kind in ("had", SPENT, "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
             continue
         if kind == "used":
             if identity in names:
@@ -4941,7 +4971,8 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
             names[identity] = own
         if f"{kind}/{own}" not in ours:
             added[f"{kind}/{own}"] = [Secret(text, said, said, fact.machine, 1)]
-    return added
+    spent = {name: found for name, found in theirs.items() if name.startswith(f"{SPENT}/")}
+    return added | choose_spent(ours, spent, said)
 
 
 def count_guards(facts: Facts) -> int:
@@ -11426,9 +11457,9 @@ def parse_profile(text: str) -> tuple[str, list[str]]:
 
 
 # -------------------------------------------------------- signer/replica ----
-# The vault as events for relays: at which addresses, under which key, and how they are read again.
+# The vault as events for relays: at which addresses, and how they are read again.
 #
-# The key is derived from the agent's secret: by itself it does not lead to the agent's.
+# Under which key, and what leads to that, is in `keys/root`.
 
 
 # bytes that are encrypted in an event, which fits then where 64 KiB are the most: NIP-44 pads more
@@ -11437,12 +11468,6 @@ PART = 40_960
 REPLICA_LIMIT = 2 << 20  # bytes of avault.enc that relays are asked to keep
 MOST_HEADS = 48  # that are read at a time: of so many one frame has room
 MOST_REPLICA_PARTS = REPLICA_LIMIT // PART + 1
-
-
-def replica_keys(keys: Keys) -> Keys:
-    """The key under which relays keep the vault, from the agent's."""
-    secret = bytes.fromhex(keys.secret_key().to_hex())
-    return read_keys(hmac.digest(secret, b"avault replica", "sha256").hex())
 
 
 def name_event(replica: Keys, *words: str) -> str:
@@ -11454,24 +11479,6 @@ def name_event(replica: Keys, *words: str) -> str:
 def name_root(agent: str) -> str:
     """The address of the root under the agent's own public key (hex): whoever has that finds it."""
     return sha256(b"avault root\0" + bytes.fromhex(agent)).hex()[:32]
-
-
-def describe_return(name: str, sealed: str) -> str:
-    """What the operator is asked for by a root, as phone and terminal both say it.
-
-    No host is named: which one it will be is not known when it is made.
-    """
-    return f"bring {name} back on ANOTHER machine, from relays, code {request_code(sealed)}"
-
-
-def seal_root(keys: Keys, identity: str, operator: str, name: str) -> dict[str, Any]:
-    """What is in a root, as in nsec.enc: an unlock key of its own, and its own sentence."""
-    unlock, sealed = seal_keys(keys, identity, operator, name)
-    what = describe_return(name, sealed["sealed"])
-    sentence = f"avault: {what}. Approve only if you typed avault recover."
-    content = {**sealed, "envelope": make_envelope(keys, operator, what, sentence, unlock)}
-    open_nsec(content, decrypt(keys, operator, content["envelope"]))
-    return content
 
 
 def compose_root(keys: Keys, content: dict[str, Any], after: int) -> dict[str, Any]:
@@ -11511,28 +11518,6 @@ def read_root(event: object, agent: str) -> tuple[dict[str, str], int]:
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise Tampered("what the relay has is no root of that agent")
-
-
-def open_root(
-    root: dict[str, str], agent: str, operator: str, answer: str
-) -> tuple[Keys, dict[str, Any]]:
-    """The agent's keys, by this operator's (hex) answer to a root; and what nsec.enc would hold.
-
-    Raises Tampered for another agent or operator.
-    """
-    try:
-        unlock = read_keys(json.loads(answer)["avault"])
-        sealed = json.loads(decrypt(unlock, public_hex(unlock), root["sealed"]))
-        names = {name: str(sealed[name]) for name in ("vault", "name")}
-        who = {"agent": to_npub(agent), "operator": to_npub(operator)}
-        content = {**names, **who, "envelope": root["envelope"], "sealed": root["sealed"]}
-        keys = open_nsec(content, answer)
-        # only agent and operator can have made it
-        if public_hex(open_nsec(content, decrypt(keys, operator, root["envelope"]))) == agent:
-            return keys, content
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    raise Tampered("the answer does not open this root", "is it the operator's own signer?")
 
 
 def next_time(after: int) -> int:
@@ -22784,19 +22769,20 @@ class SigningLink:
         One that does not answer is asked nothing more: the supervisor ends it for the next.
         """
         self.last += 1
-        number = self.last
-        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        number, loop = self.last, asyncio.get_running_loop()
+        waiting: asyncio.Future[Message] = loop.create_future()
+        late = loop.call_later(self.ANSWER_TIME, give_up, waiting)
         try:
-            async with asyncio.timeout(self.ANSWER_TIME):
-                link = self.link or await self.reach()
-                self.answers[number] = waiting
-                link.send({"id": number, **message})
-                answer = await waiting
+            link = self.link or await self.reach()
+            self.answers[number] = waiting
+            link.send({"id": number, **message})
+            answer = await waiting
         except TimeoutError:
             if self.link:
                 self.link.close()
             raise Unavailable("the process that signs does not answer", "try again") from None
         finally:
+            late.cancel()
             self.answers.pop(number, None)
         if not answer.get("ok"):
             raise AvaultError.from_dict(answer)
@@ -22852,6 +22838,12 @@ class SigningLink:
             raise
 
 
+def give_up(waiting: asyncio.Future[Message]) -> None:
+    """Have an answer awaited no longer; for one, `asyncio.timeout` takes as long as all of this."""
+    if not waiting.done():
+        waiting.set_exception(TimeoutError())
+
+
 # -------------------------------------------------------- keys/keyholder ----
 # The process that holds the agent's key and the secrets.
 #
@@ -22862,35 +22854,39 @@ MOST_ASKED = 100  # names in `status` of which the phone is asked
 
 
 class Keyholder:
-    """The keyholder process: obtains the key, serves the vault, exits to lock it.
+    """The keyholder process: obtains the key, holds the vault, exits to lock it.
 
-    `talks` and `requests` are the tables of what clients may ask.
+    It is what requests are answered from; who asks, and what may be asked, is in `Reception`.
     """
 
-    def __init__(
-        self,
-        places: Places,
-        control: socket.socket,
-        talks: dict[str, Talk],
-        requests: dict[str, Serve],
-        limits: Limits,
-    ) -> None:
-        self.places, self.talks, self.requests = places, talks, requests
-        self.ended = asyncio.Event()
-        self.control = Control(control, self.receive, self.ended.set)
-        self.reporter = Reporter(self.control, self.describe)
+    def __init__(self, places: Places, control: socket.socket, limits: Limits) -> None:
+        ended = asyncio.Event()
+        self.control = Control(control, self.receive, ended.set)
         self.gate, self.signing = Gate(), SigningLink(self.control)
         self.guests = Guests(places.own("access.log"))
-        self.holding = Holding(places, self.reporter, limits)
-        self.unlocking = Unlocking(self.holding, self.ended)
+        self.holding = Holding(places, Reporter(self.control, self.describe), limits)
+        self.unlocking = Unlocking(self.holding, ended)
         self.openers, self.askings = Openers(self.holding), Askings()
         self.brokers = Brokers(self.control)
-        self.sessions: dict[Session, None] = {}
-        self.grants = Grants(self.control, self.sessions, self.reporter.report, self.brokers)
+        self.grants = Grants(self.control, {}, self.reporter.report, self.brokers)
         self.tasks: set[asyncio.Task[None]] = set()
         self.orders = Orders(self.unlocking, self.openers, self.tasks)
         self.orders.rows |= self.own_orders()
-        self.orders.handed["connection"] = self.connect
+
+    @property
+    def places(self) -> Places:
+        """Where the vault lies."""
+        return self.holding.places
+
+    @property
+    def reporter(self) -> Reporter:
+        """What the supervisor is told by."""
+        return self.holding.reporter
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Whether this process is to end."""
+        return self.unlocking.ended
 
     # -- the supervisor's side
 
@@ -22956,92 +22952,7 @@ class Keyholder:
             if not self.ended.is_set():
                 self.control.send({"looked": True})
 
-    async def connect(self, message: Message, fd: int) -> None:
-        """A client, whose connection the supervisor hands on."""
-        frame, since, identity = (message[each] for each in ("frame", "since", "identity"))
-        await self.take_over(fd, frame, since, identity, message["front"])
-
-    async def take_over(
-        self,
-        fd: int,
-        frame: Message,
-        since: float,
-        identity: str | None = None,
-        front: bool = False,
-    ) -> None:
-        """Serve a connection from now on, which is there `since` then.
-
-        Perhaps by a grant's socket, or from the SSH agent (`front`), which says who its client is.
-        """
-        sock = socket.socket(fileno=fd)
-        grant = self.grants.find(identity, sock) if identity is not None else None
-        if identity is not None and not grant:
-            sock.close()
-            return
-        if len(self.sessions) >= room():
-            idle = next((each for each in self.sessions if not each.task or each.awaited), None)
-            if not idle:
-                sock.close()
-                return
-            del self.sessions[idle]
-            idle.transport.abort()
-
-        def make() -> Any:  # a protocol, though not derived from asyncio's
-            session = Session(frame, self.answer, self.settle, self.sessions, since, grant)
-            if front:
-                self.signing.fronts.add(session)
-            return session
-
-        await asyncio.get_running_loop().connect_accepted_socket(make, sock)
-
-    def settle(self) -> None:
-        """A session's work is done: end, where there is no vault and no task to get one."""
-        converse = any(session.task and session.is_conversation for session in self.sessions)
-        unlocking = self.unlocking
-        is_busy = unlocking.task or unlocking.talking or unlocking.tries.count or converse
-        if not (self.holding.store or is_busy):
-            self.ended.set()
-
-    # -- requests
-
-    def answer(self, session: Session, request: Message) -> Answer:
-        """The answer to a request, or the work that leads to it; raises AvaultError."""
-        op, grant = str(request.get("op")), session.grant
-        if grant:
-            grant.check_request(op, lambda known: self.release(session, {"op": known}, "denied"))
-        if request.get("v") != 1 or (request.get("vault") != self.places.id and not grant):
-            raise Usage(
-                "that is for another vault, or another version of avault", "see: avault status"
-            )
-        if op in SESSIONS:
-            return self.converse(session, request)
-        if op not in VALUES:
-            raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
-        store = self.open_store()
-        before = store.trouble, store.digest
-        # those are about copies, and git is at work beside
-        if op != "inspect" and not request.get("ours"):
-            store.refresh()
-            self.signing.tidy(store.vault)
-        if (store.trouble, store.digest) != before:
-            self.reporter.report()
-            # perhaps by us: what a git pull has brought is merged
-            self.reporter.wrote()
-            spawn(self.tasks, self.holding.save())
-        if grant and grant.asks and op in RELEASING:
-            return self.ask_first(session, grant, request)
-        return self.requests[op](self, session, request)
-
-    async def ask_first(self, session: Session, grant: Grant, request: Message) -> Message:
-        """Have the operator agree to the first use of a grant, then answer; raises AvaultError."""
-        self.identify(session)
-
-        def note(outcome: str) -> None:
-            self.release(session, request, outcome)
-
-        await approve_grant(self.holding, self.grants, session, grant, note)
-        answer = self.requests[str(request["op"])](self, session, request)
-        return answer if isinstance(answer, dict) else await answer
+    # -- what requests are answered from
 
     def see(self, session: Session) -> Vault:
         """What a caller may know of the open vault; raises Locked."""
@@ -23086,33 +22997,6 @@ class Keyholder:
         self.signing.tidy(store.vault)
         self.askings.end_stale(store.vault)
         return {"ok": True}
-
-    async def converse(self, session: Session, request: Message) -> Message:
-        """A request that talks with the operator; one at a time, with an end."""
-        if request["op"] == "open":  # it asks nobody: any number at once
-            async with asyncio.timeout(FIRST_FRAME_TIME):
-                private = await session.frame()
-            return await self.talks["open"](self, session, request, private)
-        if self.unlocking.talking:
-            raise Usage(
-                "another pairing is under way", "let it end first, or stop it with: avault lock"
-            )
-        self.unlocking.begin_talk()
-        try:
-            async with asyncio.timeout(FIRST_FRAME_TIME):
-                private = await session.frame() if request.get("private") else {}
-            async with asyncio.timeout(read_limit(request)):
-                return await self.talks[request["op"]](self, session, request, private)
-        except TimeoutError:
-            # the signer is connected, and was to open the vault
-            if os.path.lexists(self.places.own(UNPROVEN)):
-                again = "recover" if request["op"] == "recover" else "pair"
-            else:
-                again = {"init": "init", "recover": "recover"}.get(request["op"], "pair --replace")
-            hint = f"is the app open, and on the same relays? Try again with: avault {again}"
-            raise TimedOut("the signer did not answer in time", hint) from None
-        finally:
-            self.unlocking.end_talk()
 
 
 # ------------------------------------------------------ daemon/releasing ----
@@ -24449,7 +24333,8 @@ def note_spent(
     name = f"{SPENT}/{account}/{machine}"
     hours = read_spent(vault.fact(name) or "{}")
     before = hours.get(when, (0, 0))
-    hours[when] = before[0] + reserved, min(before[1] + returned, before[0] + reserved)
+    total = min(before[0] + reserved, MOST_SPENT)  # what is more could not be read again
+    hours[when] = total, min(before[1] + returned, total)
     vault.state(name, render_spent(hours), int(time.time()), machine)
 
 
@@ -24999,15 +24884,38 @@ class SolanaPayment(Payment):
 # The one request behind all that signs, for Nostr: events, and texts that are encrypted.
 
 
+LOOK_AFTER = 0.5  # seconds, and again: whether who asks has left
 NOSTR_FIELDS = frozenset({"as", "payload", "peer", "public", "group", "key"})
 
 
 async def serve_signature(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Sign what a guard lets be signed, for SSH, for Nostr or a payment: what is understood.
 
-    Who has closed the connection is gone, and takes along what it asked for.
+    Who has closed the connection is gone, and takes along what it asked for: this task.
     """
-    return await while_there(session, sign_understood(keyholder, session, request))
+    watches: list[asyncio.TimerHandle] = []
+    watch_for_leaving(session, watches)
+    try:
+        return await sign_understood(keyholder, session, request)
+    finally:
+        watches[-1].cancel()
+
+
+def watch_for_leaving(session: Session, watches: list[asyncio.TimerHandle]) -> None:
+    """Look every now and then whether who asks has left: then its connection ends, and its task.
+
+    The last of the `watches` is the one to be cancelled.
+    """
+
+    def look() -> None:
+        if session.transport.is_closing():
+            return
+        if has_left(session.transport.get_extra_info("socket").fileno()):
+            session.transport.abort()
+        else:
+            watch_for_leaving(session, watches)
+
+    watches[:] = [asyncio.get_running_loop().call_later(LOOK_AFTER, look)]
 
 
 async def sign_understood(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -29065,6 +28973,140 @@ def describe_session(proxied: ProxiedUses) -> Message:
     }
 
 
+# ------------------------------------------------------ daemon/reception ----
+# The keyholder's clients: how they come in, and which row their requests are given to.
+
+
+class Reception:
+    """Who is connected to a keyholder, in `sessions`, and what is answered them.
+
+    `talks` and `requests` are the tables of what clients may ask.
+    """
+
+    def __init__(
+        self, keyholder: Keyholder, talks: dict[str, Talk], requests: dict[str, Serve]
+    ) -> None:
+        self.keyholder, self.talks, self.requests = keyholder, talks, requests
+        self.sessions = keyholder.grants.sessions
+        keyholder.orders.handed["connection"] = self.connect
+
+    async def connect(self, message: Message, fd: int) -> None:
+        """A client, whose connection the supervisor hands on."""
+        frame, since, identity = (message[each] for each in ("frame", "since", "identity"))
+        await self.take_over(fd, frame, since, identity, message["front"])
+
+    async def take_over(
+        self,
+        fd: int,
+        frame: Message,
+        since: float,
+        identity: str | None = None,
+        front: bool = False,
+    ) -> None:
+        """Serve a connection from now on, which is there `since` then.
+
+        Perhaps by a grant's socket, or from the SSH agent (`front`), which says who its client is.
+        """
+        sock = socket.socket(fileno=fd)
+        grant = self.keyholder.grants.find(identity, sock) if identity is not None else None
+        if identity is not None and not grant:
+            sock.close()
+            return
+        if len(self.sessions) >= room():
+            idle = next((each for each in self.sessions if not each.task or each.awaited), None)
+            if not idle:
+                sock.close()
+                return
+            del self.sessions[idle]
+            idle.transport.abort()
+
+        def make() -> Any:  # a protocol, though not derived from asyncio's
+            session = Session(frame, self.answer, self.settle, self.sessions, since, grant)
+            if front:
+                self.keyholder.signing.fronts.add(session)
+            return session
+
+        await asyncio.get_running_loop().connect_accepted_socket(make, sock)
+
+    def settle(self) -> None:
+        """A session's work is done: end, where there is no vault and no task to get one."""
+        converse = any(session.task and session.is_conversation for session in self.sessions)
+        unlocking = self.keyholder.unlocking
+        is_busy = unlocking.task or unlocking.talking or unlocking.tries.count or converse
+        if not (self.keyholder.holding.store or is_busy):
+            self.keyholder.ended.set()
+
+    def answer(self, session: Session, request: Message) -> Answer:
+        """The answer to a request, or the work that leads to it; raises AvaultError."""
+        keyholder, op, grant = self.keyholder, str(request.get("op")), session.grant
+        if grant:
+            grant.check_request(
+                op, lambda known: keyholder.release(session, {"op": known}, "denied")
+            )
+        if request.get("v") != 1 or (request.get("vault") != keyholder.places.id and not grant):
+            raise Usage(
+                "that is for another vault, or another version of avault", "see: avault status"
+            )
+        if op in SESSIONS:
+            return self.converse(session, request)
+        if op not in VALUES:
+            raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
+        store = keyholder.open_store()
+        before = store.trouble, store.digest
+        # those are about copies, and git is at work beside
+        if op != "inspect" and not request.get("ours"):
+            store.refresh()
+            keyholder.signing.tidy(store.vault)
+        if (store.trouble, store.digest) != before:
+            keyholder.reporter.report()
+            # perhaps by us: what a git pull has brought is merged
+            keyholder.reporter.wrote()
+            spawn(keyholder.tasks, keyholder.holding.save())
+        if grant and grant.asks and op in RELEASING:
+            return self.ask_first(session, grant, request)
+        return self.requests[op](keyholder, session, request)
+
+    async def ask_first(self, session: Session, grant: Grant, request: Message) -> Message:
+        """Have the operator agree to the first use of a grant, then answer; raises AvaultError."""
+        keyholder = self.keyholder
+        keyholder.identify(session)
+
+        def note(outcome: str) -> None:
+            keyholder.release(session, request, outcome)
+
+        await approve_grant(keyholder.holding, keyholder.grants, session, grant, note)
+        answer = self.requests[str(request["op"])](keyholder, session, request)
+        return answer if isinstance(answer, dict) else await answer
+
+    async def converse(self, session: Session, request: Message) -> Message:
+        """A request that talks with the operator; one at a time, with an end."""
+        keyholder = self.keyholder
+        if request["op"] == "open":  # it asks nobody: any number at once
+            async with asyncio.timeout(FIRST_FRAME_TIME):
+                private = await session.frame()
+            return await self.talks["open"](keyholder, session, request, private)
+        if keyholder.unlocking.talking:
+            raise Usage(
+                "another pairing is under way", "let it end first, or stop it with: avault lock"
+            )
+        keyholder.unlocking.begin_talk()
+        try:
+            async with asyncio.timeout(FIRST_FRAME_TIME):
+                private = await session.frame() if request.get("private") else {}
+            async with asyncio.timeout(read_limit(request)):
+                return await self.talks[request["op"]](keyholder, session, request, private)
+        except TimeoutError:
+            # the signer is connected, and was to open the vault
+            if os.path.lexists(keyholder.places.own(UNPROVEN)):
+                again = "recover" if request["op"] == "recover" else "pair"
+            else:
+                again = {"init": "init", "recover": "recover"}.get(request["op"], "pair --replace")
+            hint = f"is the app open, and on the same relays? Try again with: avault {again}"
+            raise TimedOut("the signer did not answer in time", hint) from None
+        finally:
+            keyholder.unlocking.end_talk()
+
+
 # ------------------------------------------------- daemon/replica_relays ----
 # Which relays keep the vault: facts of it, which its owner changes.
 
@@ -29103,6 +29145,58 @@ def list_relays(vault: Vault) -> dict[str, str]:
                 machine = vault.facts[f"{RELAY_FACT}/{url}"][0].machine
                 found.setdefault(normalise_relay(url), machine)
     return found
+
+
+# ------------------------------------------------------------- keys/root ----
+# The root at relays, which leads the operator to the agent's key, and the key of all other events.
+#
+# That key is derived from the agent's secret: by itself it does not lead to the agent's.
+
+
+def replica_keys(keys: Keys) -> Keys:
+    """The key under which relays keep the vault, from the agent's."""
+    secret = bytes.fromhex(keys.secret_key().to_hex())
+    return read_keys(hmac.digest(secret, b"avault replica", "sha256").hex())
+
+
+def describe_return(name: str, sealed: str) -> str:
+    """What the operator is asked for by a root, as phone and terminal both say it.
+
+    No host is named: which one it will be is not known when it is made.
+    """
+    return f"bring {name} back on ANOTHER machine, from relays, code {request_code(sealed)}"
+
+
+def seal_root(keys: Keys, identity: str, operator: str, name: str) -> dict[str, Any]:
+    """What is in a root, as in nsec.enc: an unlock key of its own, and its own sentence."""
+    unlock, sealed = seal_keys(keys, identity, operator, name)
+    what = describe_return(name, sealed["sealed"])
+    sentence = f"avault: {what}. Approve only if you typed avault recover."
+    content = {**sealed, "envelope": make_envelope(keys, operator, what, sentence, unlock)}
+    open_nsec(content, decrypt(keys, operator, content["envelope"]))
+    return content
+
+
+def open_root(
+    root: dict[str, str], agent: str, operator: str, answer: str
+) -> tuple[Keys, dict[str, Any]]:
+    """The agent's keys, by this operator's (hex) answer to a root; and what nsec.enc would hold.
+
+    Raises Tampered for another agent or operator.
+    """
+    try:
+        unlock = read_keys(json.loads(answer)["avault"])
+        sealed = json.loads(decrypt(unlock, public_hex(unlock), root["sealed"]))
+        names = {name: str(sealed[name]) for name in ("vault", "name")}
+        who = {"agent": to_npub(agent), "operator": to_npub(operator)}
+        content = {**names, **who, "envelope": root["envelope"], "sealed": root["sealed"]}
+        keys = open_nsec(content, answer)
+        # only agent and operator can have made it
+        if public_hex(open_nsec(content, decrypt(keys, operator, root["envelope"]))) == agent:
+            return keys, content
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise Tampered("the answer does not open this root", "is it the operator's own signer?")
 
 
 # ---------------------------------------------------- daemon/replicating ----
@@ -30414,7 +30508,9 @@ def main_custodian(argv: list[str]) -> NoReturn:
 async def hold(places: Places, fd: int, limits: Limits) -> None:
     """The keyholder's life; its control stream is the file descriptor `fd`."""
     asyncio.get_running_loop().set_exception_handler(report_quietly)
-    await Keyholder(places, socket.socket(fileno=fd), TALKS, REQUESTS, limits).run()
+    keyholder = Keyholder(places, socket.socket(fileno=fd), limits)
+    Reception(keyholder, TALKS, REQUESTS)
+    await keyholder.run()
 
 
 def main_keyholder(argv: list[str]) -> NoReturn:
@@ -30476,68 +30572,79 @@ def main_trial(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
-# ------------------------------------------------------ fronts/node_link ----
-# How a front end reaches a chain: JSON-RPC over HTTP, to one node. What it answers is a claim.
+# ----------------------------------------------------- fronts/ssh_claims ----
+# What the client of an SSH agent is, by what the system says of its process: a claim, no proof.
+#
+# Its arguments are its own to choose, and a pid is used again. No more of them is repeated than what
+# git asks ssh for: whole command lines hold secrets.
 
 
-NODE_TIME = 30.0  # seconds for an answer
-LONGEST_ANSWER = 16 << 20  # bytes
+GIT_COMMAND = regex(
+    r"git[- ](upload-pack|receive-pack|upload-archive) '?([A-Za-z0-9._/~-]{1,100})'?"
+)
+GIT_WORDS = {
+    "upload-pack": "git fetch",
+    "receive-pack": "git push",
+    "upload-archive": "git archive",
+}
 
 
-class NodeFault(Exception):
-    """What a node says went wrong: its error, as JSON-RPC has it."""
+def claim_of(sock: socket.socket, since: float, is_file: bool = False) -> dict[str, Any]:
+    """The `program` behind a connection, and what it says that it `does`; less, where not told.
 
-    def __init__(self, code: int, message: str, data: object = None) -> None:
-        super().__init__(message)
-        self.code, self.message, self.data = code, message, data
+    Who has a file signed does nothing for git over the network.
+    Its `pid`, and `since` when the connection is there, are no claim: the system has told them.
+    """
+    pid = peer_pid(sock)
+    began = look_at_process(pid)
+    does = "" if is_file else find_git_errand(pid)
+    claim = {"program": find_program(pid, began).name, "does": does}
+    known: dict[str, Any] = {"pid": pid, "since": since}
+    # a pid is given again: one that was started behind the connection is another's
+    if not began or count_seconds(began[2].encode()) > since:
+        return known
+    return {**known, **{name: found for name, found in claim.items() if found}}
 
-    def to_dict(self) -> dict[str, Any]:
-        """As it is handed on."""
-        shown = {"code": self.code, "message": self.message}
-        return shown if self.data is None else {**shown, "data": self.data}
+
+def read_words(pid: int, program: bytes) -> list[bytes]:
+    """The arguments of a process, where it says that it is this program; else none."""
+    try:
+        words = read_proc(pid, "cmdline", 1 << 16).rstrip(b"\0").split(b"\0")
+    except OSError:
+        return []
+    return words if os.path.basename(words[0]) == program else []
 
 
-class NodeLink:
-    """A node, by its URL; raises Usage for what is none."""
+def read_signed_file(sock: socket.socket) -> bytes:
+    """What ssh-keygen signs, from the file that it names last; b"" where that cannot be read.
 
-    def __init__(self, url: str) -> None:
+    Whether it is that, who signs finds out by its digest.
+    """
+    pid = peer_pid(sock)
+    words = read_words(pid, b"ssh-keygen")
+    if not words:
+        return b""
+    place = b"/proc/%d/%s" % (pid, b"root" if words[-1][:1] == b"/" else b"cwd/")
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(place + words[-1], flags)
         try:
-            self.parts = urllib.parse.urlsplit(url)
-            self.port = self.parts.port
-        except ValueError:
-            raise Usage("that is no URL of a node", "as in: --rpc https://…") from None
-        if self.parts.scheme not in ("http", "https") or not self.parts.hostname:
-            raise Usage("that is no URL of a node", "as in: --rpc https://…")
-
-    async def ask(self, method: str, *params: object) -> Any:
-        """The result of a request; raises NodeFault, Unavailable."""
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-        answer = await asyncio.to_thread(self.post, json.dumps(body).encode())
-        error = answer.get("error")
-        if isinstance(error, dict):
-            code = error.get("code")
-            text = printable(str(error.get("message")), 500)
-            raise NodeFault(code if type(code) is int else -32000, text, error.get("data"))
-        return answer.get("result")
-
-    def post(self, body: bytes) -> dict[str, Any]:
-        """The JSON object that the node answers; raises Unavailable. No redirection is followed."""
-        is_tls = self.parts.scheme == "https"
-        make = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
-        connection = make(str(self.parts.hostname), self.port, timeout=NODE_TIME)
-        path = (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
-        try:
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            data = response.read(LONGEST_ANSWER + 1)
-            found = json.loads(data) if len(data) <= LONGEST_ANSWER else None
-        except (OSError, http.client.HTTPException, ValueError, RecursionError):
-            found = None
+            found = os.fstat(fd)
+            is_fit = stat.S_ISREG(found.st_mode) and found.st_size <= LONGEST_CONTENT
+            return os.read(fd, LONGEST_CONTENT) if is_fit else b""
         finally:
-            connection.close()
-        if not isinstance(found, dict):
-            raise Unavailable("the node does not answer", "is the URL of --rpc right?")
-        return found
+            os.close(fd)
+    except OSError:
+        return b""
+
+
+def find_git_errand(pid: int) -> str:
+    """What ssh says that it does for git, from its last argument; "" for all else."""
+    words = read_words(pid, b"ssh")
+    if not words:
+        return ""
+    said = re.fullmatch(GIT_COMMAND.pattern, words[-1].decode(errors="replace"))
+    return f"{GIT_WORDS[said[1]]} {said[2]}" if said else ""
 
 
 # ----------------------------------------------------- fronts/vault_link ----
@@ -30647,6 +30754,357 @@ class VaultLink:
             self.idle.append(end)
         else:
             end.transport.close()
+
+
+# ------------------------------------------------------ fronts/ssh_agent ----
+# An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key.
+#
+# Keys are listed and sign; they are neither added nor taken away here. A client is answered in order,
+# one request at a time. Of why something is not signed the protocol has no word: the log says it.
+
+
+LONGEST_MESSAGE = 256 << 10  # bytes, as OpenSSH's own agent has it
+FAILURE, SUCCESS, EXTENSION_FAILURE = b"\x05", b"\x06", b"\x1c"
+REQUEST_IDENTITIES, IDENTITIES_ANSWER = 11, b"\x0c"
+SIGN_REQUEST, SIGN_RESPONSE = 13, b"\x0e"
+EXTENSION = 27
+SESSION_BIND = "session-bind@openssh.com"
+ANSWER_TIME = 100.0  # seconds: a server ends a login after 120
+
+
+class AgentClient:
+    """One client: what its connection is bound to, and its requests; as asyncio's protocols are."""
+
+    def __init__(self, vault: VaultLink, clients: dict[AgentClient, None]) -> None:
+        self.vault, self.clients = vault, clients
+        self.frames = Frames(LONGEST_MESSAGE)  # SSH's are as ours: a length, then so many bytes
+        self.binds: list[Bind] = []
+        self.told: list[str] = []  # the same, as the vault is told of them
+        self.is_doubtful = False  # whether a bind was refused: nobody knows who is at the other end
+        self.task: asyncio.Task[None] | None = None
+        self.stall = Stall()
+
+    def connection_made(self, transport: Any) -> None:
+        """A client is there."""
+        self.transport, self.since = transport, uptime()
+        if not is_same_user(transport.get_extra_info("socket")):
+            transport.abort()
+            return
+        if len(self.clients) >= room():
+            idle = next((each for each in self.clients if not each.task), None)
+            (idle or self).transport.abort()
+            if idle:
+                del self.clients[idle]
+        self.clients[self] = None
+
+    def data_received(self, data: bytes) -> None:
+        """More bytes from it."""
+        self.frames.feed(data)
+        if self in self.clients:  # behind those that have been quiet longer
+            del self.clients[self]
+            self.clients[self] = None
+        self.advance()
+
+    def advance(self) -> None:
+        """Begin the next request, if it is whole and none is under way."""
+        try:
+            message = None if self.task else self.frames.next()
+        except Usage:
+            message = b""
+        if message == b"":
+            self.transport.abort()
+            return
+        if message:
+            self.task = asyncio.get_running_loop().create_task(self.work(message))
+        if len(self.frames.buffer) > 2 * LONGEST_MESSAGE:
+            self.transport.abort()
+        self.stall.watch(bool(self.frames.buffer) and not self.task, self.transport.abort)
+
+    async def work(self, message: bytes) -> None:
+        """Answer a request, then go on."""
+        late = asyncio.get_running_loop().call_later(ANSWER_TIME, self.give_up)
+        try:
+            answer = await self.answer(message)
+        # whatever it is, also that it took too long: the protocol has one word for it
+        except (Exception, asyncio.CancelledError):
+            answer = FAILURE
+        finally:
+            late.cancel()
+            self.task = None
+        if not self.transport.is_closing():
+            self.transport.write(ssh_string(answer))
+        self.advance()
+
+    def give_up(self) -> None:
+        """End what is under way."""
+        if self.task:
+            self.task.cancel()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is gone, and so is what it asked for."""
+        self.clients.pop(self, None)
+        self.stall.end()
+        self.give_up()
+
+    async def answer(self, message: bytes) -> bytes:
+        """The answer to a request; raises AvaultError, ValueError for what is a failure."""
+        if self.is_doubtful:
+            return FAILURE
+        reader = SshReader(message)
+        kind = reader.byte()
+        if kind == REQUEST_IDENTITIES:
+            reader.end()
+            return await self.list_keys()
+        if kind == SIGN_REQUEST:
+            key, data, flags = reader.string(), reader.string(), reader.number()
+            reader.end()
+            return await self.sign(key, data, flags)
+        if kind == EXTENSION:
+            name = reader.text()
+            if name == "query":
+                return SUCCESS + ssh_string(b"query") + ssh_string(SESSION_BIND.encode())
+            return self.bind(reader) if name == SESSION_BIND else EXTENSION_FAILURE
+        return FAILURE
+
+    def bind(self, reader: SshReader) -> bytes:
+        """Take what a server says of itself; who signs has it proven.
+
+        Raises ValueError where that cannot be. A connection without a server may do what one that
+        came through another host may not, so this one does nothing any more.
+        """
+        data, self.is_doubtful = reader.data[reader.at :], True
+        if len(data) > LONGEST_BIND:
+            raise ValueError("too long")
+        bind = Bind(data)
+        check_next_bind(self.binds, bind)
+        self.is_doubtful = False
+        self.binds.append(bind)
+        self.told.append(encode_base64(data))
+        return SUCCESS
+
+    async def list_keys(self) -> bytes:
+        """The keys that fit; none where the vault is locked, or not there."""
+        try:
+            found = (await self.vault.ask("keys", **{"as": "ssh", "binds": self.told}))["keys"]
+        except AvaultError:
+            found = []
+        listed, count = b"", 0
+        for each in found:
+            blob = decode_base64(each["public"].partition(" ")[2], LONGEST_BIND)
+            one = ssh_string(blob) + ssh_string(each["name"].encode())
+            if len(listed) + len(one) > LONGEST_MESSAGE - 5:
+                break
+            listed, count = listed + one, count + 1
+        return IDENTITIES_ANSWER + ssh_number(count) + listed
+
+    async def sign(self, key: bytes, data: bytes, flags: int) -> bytes:
+        """A signature, if the vault gives one."""
+        client, is_file = self.transport.get_extra_info("socket"), data.startswith(SSHSIG_MAGIC)
+        is_commit = is_file and data[len(SSHSIG_MAGIC) :].startswith(ssh_string(b"git"))
+        answer = await self.vault.ask(
+            "sign",
+            **{
+                "as": "sshsig" if is_file else "ssh",
+                "public": encode_base64(key),
+                "payload": encode_base64(data),
+                "flags": flags,
+                "binds": self.told,
+                "claims": claim_of(client, self.since, is_file),
+                "content": encode_base64(read_signed_file(client)) if is_commit else None,
+            },
+        )
+        return SIGN_RESPONSE + ssh_string(decode_base64(answer["signature"], LONGEST_BIND))
+
+
+# ----------------------------------------------------- fronts/agent_door ----
+# Where the SSH agent's clients come in: a listening socket, and the connections of those who came.
+#
+# ssh and git connect anew for nearly every signature. asyncio's own server takes three turns of its
+# loop until it reads from such a one; here it is read from in the turn in which it came.
+
+
+NO_ROOM_TIME = 1.0  # seconds until it is tried again, where the system has no room for one more
+MOST_READ = 1 << 16  # bytes that are read at once
+
+
+class AgentDoor:
+    """A listening socket that does not block; `clients` are those who are there."""
+
+    def __init__(self, vault: VaultLink, sock: socket.socket) -> None:
+        self.vault, self.sock = vault, sock
+        self.clients: dict[AgentClient, None] = {}
+        self.loop = asyncio.get_running_loop()
+        self.loop.add_reader(sock, self.accept)
+
+    def accept(self) -> None:
+        """Take the next who has come; the loop comes back for more."""
+        try:
+            sock, _ = self.sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it has left again
+            return
+        except OSError:
+            self.loop.remove_reader(self.sock)
+            self.loop.call_later(NO_ROOM_TIME, self.go_on)
+            return
+        sock.setblocking(False)
+        AgentWire(self.loop, sock, AgentClient(self.vault, self.clients)).open()
+
+    def go_on(self) -> None:
+        """Take clients again."""
+        if self.sock.fileno() >= 0:
+            self.loop.add_reader(self.sock, self.accept)
+
+    def close(self) -> None:
+        """Take nobody any more; who is there stays."""
+        self.loop.remove_reader(self.sock)
+        self.sock.close()
+
+
+class AgentWire:
+    """A client's connection, with as much of an asyncio transport as `client` uses."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, client: AgentClient
+    ) -> None:
+        self.loop, self.sock, self.client = loop, sock, client
+        self.fd = sock.fileno()  # of a socket, the loop would make words each time
+        self.unsent, self.is_full, self.is_over = b"", False, False
+
+    def open(self) -> None:
+        """It is there, and often its first request with it."""
+        self.client.connection_made(self)
+        if not self.is_over:
+            self.loop.add_reader(self.fd, self.read)
+            self.read()
+
+    def read(self) -> None:
+        """Take what has come; nothing is the end: who has no more to ask waits for nothing."""
+        try:
+            data = self.sock.recv(MOST_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.client.data_received(data)
+        elif not self.is_over:
+            self.end()
+            self.leave()
+
+    def write(self, data: bytes) -> None:
+        """Send it, now or when there is room; who lets more than an answer pile up, has to go."""
+        if self.is_over:
+            return
+        self.unsent += data
+        if len(self.unsent) == len(data):
+            self.flush()
+        elif len(self.unsent) > 2 * LONGEST_MESSAGE:
+            self.abort()
+
+    def flush(self) -> None:
+        """Send what there is room for."""
+        try:
+            self.unsent = self.unsent[self.sock.send(self.unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.abort()
+            return
+        if self.unsent:
+            self.loop.add_writer(self.fd, self.flush)
+        elif self.is_full:
+            self.loop.remove_writer(self.fd)
+        self.is_full = bool(self.unsent)
+
+    def get_extra_info(self, name: str) -> Any:
+        """The `socket`; nothing else is asked for."""
+        return self.sock
+
+    def is_closing(self) -> bool:
+        """Whether nothing goes out any more."""
+        return self.is_over
+
+    def abort(self) -> None:
+        """End it, in the next turn; what has not gone yet, never does."""
+        if not self.is_over:
+            self.end()
+            self.loop.call_soon(self.leave)
+
+    def end(self) -> None:
+        """Take nothing, and send nothing more."""
+        self.is_over = True
+        self.loop.remove_reader(self.fd)
+        if self.is_full:
+            self.loop.remove_writer(self.fd)
+
+    def leave(self) -> None:
+        """Tell the client's side, once that has ended what it is at."""
+        self.client.connection_lost(None)
+        self.sock.close()
+
+
+# ------------------------------------------------------ fronts/node_link ----
+# How a front end reaches a chain: JSON-RPC over HTTP, to one node. What it answers is a claim.
+
+
+NODE_TIME = 30.0  # seconds for an answer
+LONGEST_ANSWER = 16 << 20  # bytes
+
+
+class NodeFault(Exception):
+    """What a node says went wrong: its error, as JSON-RPC has it."""
+
+    def __init__(self, code: int, message: str, data: object = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.data = code, message, data
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is handed on."""
+        shown = {"code": self.code, "message": self.message}
+        return shown if self.data is None else {**shown, "data": self.data}
+
+
+class NodeLink:
+    """A node, by its URL; raises Usage for what is none."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.parts = urllib.parse.urlsplit(url)
+            self.port = self.parts.port
+        except ValueError:
+            raise Usage("that is no URL of a node", "as in: --rpc https://…") from None
+        if self.parts.scheme not in ("http", "https") or not self.parts.hostname:
+            raise Usage("that is no URL of a node", "as in: --rpc https://…")
+
+    async def ask(self, method: str, *params: object) -> Any:
+        """The result of a request; raises NodeFault, Unavailable."""
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        answer = await asyncio.to_thread(self.post, json.dumps(body).encode())
+        error = answer.get("error")
+        if isinstance(error, dict):
+            code = error.get("code")
+            text = printable(str(error.get("message")), 500)
+            raise NodeFault(code if type(code) is int else -32000, text, error.get("data"))
+        return answer.get("result")
+
+    def post(self, body: bytes) -> dict[str, Any]:
+        """The JSON object that the node answers; raises Unavailable. No redirection is followed."""
+        is_tls = self.parts.scheme == "https"
+        make = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
+        connection = make(str(self.parts.hostname), self.port, timeout=NODE_TIME)
+        path = (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            data = response.read(LONGEST_ANSWER + 1)
+            found = json.loads(data) if len(data) <= LONGEST_ANSWER else None
+        except (OSError, http.client.HTTPException, ValueError, RecursionError):
+            found = None
+        finally:
+            connection.close()
+        if not isinstance(found, dict):
+            raise Unavailable("the node does not answer", "is the URL of --rpc right?")
+        return found
 
 
 # ---------------------------------------------------- fronts/nostr_front ----
@@ -30833,239 +31291,6 @@ def main_proxy(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
-# ----------------------------------------------------- fronts/ssh_claims ----
-# What the client of an SSH agent is, by what the system says of its process: a claim, no proof.
-#
-# Its arguments are its own to choose, and a pid is used again. No more of them is repeated than what
-# git asks ssh for: whole command lines hold secrets.
-
-
-GIT_COMMAND = regex(
-    r"git[- ](upload-pack|receive-pack|upload-archive) '?([A-Za-z0-9._/~-]{1,100})'?"
-)
-GIT_WORDS = {
-    "upload-pack": "git fetch",
-    "receive-pack": "git push",
-    "upload-archive": "git archive",
-}
-
-
-def claim_of(sock: socket.socket, since: float, is_file: bool = False) -> dict[str, Any]:
-    """The `program` behind a connection, and what it says that it `does`; less, where not told.
-
-    Who has a file signed does nothing for git over the network.
-    Its `pid`, and `since` when the connection is there, are no claim: the system has told them.
-    """
-    pid = peer_pid(sock)
-    began = look_at_process(pid)
-    does = "" if is_file else find_git_errand(pid)
-    claim = {"program": find_program(pid, began).name, "does": does}
-    known: dict[str, Any] = {"pid": pid, "since": since}
-    # a pid is given again: one that was started behind the connection is another's
-    if not began or count_seconds(began[2].encode()) > since:
-        return known
-    return {**known, **{name: found for name, found in claim.items() if found}}
-
-
-def read_words(pid: int, program: bytes) -> list[bytes]:
-    """The arguments of a process, where it says that it is this program; else none."""
-    try:
-        words = read_proc(pid, "cmdline", 1 << 16).rstrip(b"\0").split(b"\0")
-    except OSError:
-        return []
-    return words if os.path.basename(words[0]) == program else []
-
-
-def read_signed_file(sock: socket.socket) -> bytes:
-    """What ssh-keygen signs, from the file that it names last; b"" where that cannot be read.
-
-    Whether it is that, who signs finds out by its digest.
-    """
-    pid = peer_pid(sock)
-    words = read_words(pid, b"ssh-keygen")
-    if not words:
-        return b""
-    place = b"/proc/%d/%s" % (pid, b"root" if words[-1][:1] == b"/" else b"cwd/")
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    try:
-        fd = os.open(place + words[-1], flags)
-        try:
-            found = os.fstat(fd)
-            is_fit = stat.S_ISREG(found.st_mode) and found.st_size <= LONGEST_CONTENT
-            return os.read(fd, LONGEST_CONTENT) if is_fit else b""
-        finally:
-            os.close(fd)
-    except OSError:
-        return b""
-
-
-def find_git_errand(pid: int) -> str:
-    """What ssh says that it does for git, from its last argument; "" for all else."""
-    words = read_words(pid, b"ssh")
-    if not words:
-        return ""
-    said = re.fullmatch(GIT_COMMAND.pattern, words[-1].decode(errors="replace"))
-    return f"{GIT_WORDS[said[1]]} {said[2]}" if said else ""
-
-
-# ------------------------------------------------------ fronts/ssh_agent ----
-# An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key.
-#
-# Keys are listed and sign; they are neither added nor taken away here. A client is answered in order,
-# one request at a time. Of why something is not signed the protocol has no word: the log says it.
-
-
-LONGEST_MESSAGE = 256 << 10  # bytes, as OpenSSH's own agent has it
-FAILURE, SUCCESS, EXTENSION_FAILURE = b"\x05", b"\x06", b"\x1c"
-REQUEST_IDENTITIES, IDENTITIES_ANSWER = 11, b"\x0c"
-SIGN_REQUEST, SIGN_RESPONSE = 13, b"\x0e"
-EXTENSION = 27
-SESSION_BIND = "session-bind@openssh.com"
-ANSWER_TIME = 100.0  # seconds: a server ends a login after 120
-
-
-class AgentClient:
-    """One client: what its connection is bound to, and its requests; asyncio's protocol."""
-
-    def __init__(self, vault: VaultLink, clients: dict[AgentClient, None]) -> None:
-        self.vault, self.clients = vault, clients
-        self.frames = Frames(LONGEST_MESSAGE)  # SSH's are as ours: a length, then so many bytes
-        self.binds: list[Bind] = []
-        self.told: list[str] = []  # the same, as the vault is told of them
-        self.is_doubtful = False  # whether a bind was refused: nobody knows who is at the other end
-        self.task: asyncio.Task[None] | None = None
-        self.stall = Stall()
-
-    def connection_made(self, transport: Any) -> None:
-        """A client is there."""
-        self.transport, self.since = transport, uptime()
-        if not is_same_user(transport.get_extra_info("socket")):
-            transport.abort()
-            return
-        if len(self.clients) >= room():
-            idle = next((each for each in self.clients if not each.task), None)
-            (idle or self).transport.abort()
-            if idle:
-                del self.clients[idle]
-        self.clients[self] = None
-
-    def data_received(self, data: bytes) -> None:
-        """More bytes from it."""
-        self.frames.feed(data)
-        if self in self.clients:  # behind those that have been quiet longer
-            del self.clients[self]
-            self.clients[self] = None
-        self.advance()
-
-    def advance(self) -> None:
-        """Begin the next request, if it is whole and none is under way."""
-        try:
-            message = None if self.task else self.frames.next()
-        except Usage:
-            message = b""
-        if message == b"":
-            self.transport.abort()
-            return
-        if message:
-            self.task = asyncio.get_running_loop().create_task(self.work(message))
-        if len(self.frames.buffer) > 2 * LONGEST_MESSAGE:
-            self.transport.abort()
-        self.stall.watch(bool(self.frames.buffer) and not self.task, self.transport.abort)
-
-    async def work(self, message: bytes) -> None:
-        """Answer a request, then go on."""
-        try:
-            async with asyncio.timeout(ANSWER_TIME):
-                answer = await self.answer(message)
-        except Exception:  # whatever it is: the protocol has one word for it
-            answer = FAILURE
-        finally:
-            self.task = None
-        if not self.transport.is_closing():
-            self.transport.write(ssh_string(answer))
-        self.advance()
-
-    def eof_received(self) -> bool:
-        """It wants nothing more: what is under way is for nobody."""
-        return False
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """It is gone, and so is what it asked for."""
-        self.clients.pop(self, None)
-        self.stall.end()
-        if self.task:
-            self.task.cancel()
-
-    async def answer(self, message: bytes) -> bytes:
-        """The answer to a request; raises AvaultError, ValueError for what is a failure."""
-        if self.is_doubtful:
-            return FAILURE
-        reader = SshReader(message)
-        kind = reader.byte()
-        if kind == REQUEST_IDENTITIES:
-            reader.end()
-            return await self.list_keys()
-        if kind == SIGN_REQUEST:
-            key, data, flags = reader.string(), reader.string(), reader.number()
-            reader.end()
-            return await self.sign(key, data, flags)
-        if kind == EXTENSION:
-            name = reader.text()
-            if name == "query":
-                return SUCCESS + ssh_string(b"query") + ssh_string(SESSION_BIND.encode())
-            return self.bind(reader) if name == SESSION_BIND else EXTENSION_FAILURE
-        return FAILURE
-
-    def bind(self, reader: SshReader) -> bytes:
-        """Take what a server says of itself; who signs has it proven.
-
-        Raises ValueError where that cannot be. A connection without a server may do what one that
-        came through another host may not, so this one does nothing any more.
-        """
-        data, self.is_doubtful = reader.data[reader.at :], True
-        if len(data) > LONGEST_BIND:
-            raise ValueError("too long")
-        bind = Bind(data)
-        check_next_bind(self.binds, bind)
-        self.is_doubtful = False
-        self.binds.append(bind)
-        self.told.append(encode_base64(data))
-        return SUCCESS
-
-    async def list_keys(self) -> bytes:
-        """The keys that fit; none where the vault is locked, or not there."""
-        try:
-            found = (await self.vault.ask("keys", **{"as": "ssh", "binds": self.told}))["keys"]
-        except AvaultError:
-            found = []
-        listed, count = b"", 0
-        for each in found:
-            blob = decode_base64(each["public"].partition(" ")[2], LONGEST_BIND)
-            one = ssh_string(blob) + ssh_string(each["name"].encode())
-            if len(listed) + len(one) > LONGEST_MESSAGE - 5:
-                break
-            listed, count = listed + one, count + 1
-        return IDENTITIES_ANSWER + ssh_number(count) + listed
-
-    async def sign(self, key: bytes, data: bytes, flags: int) -> bytes:
-        """A signature, if the vault gives one."""
-        client, is_file = self.transport.get_extra_info("socket"), data.startswith(SSHSIG_MAGIC)
-        is_commit = is_file and data[len(SSHSIG_MAGIC) :].startswith(ssh_string(b"git"))
-        answer = await self.vault.ask(
-            "sign",
-            **{
-                "as": "sshsig" if is_file else "ssh",
-                "public": encode_base64(key),
-                "payload": encode_base64(data),
-                "flags": flags,
-                "binds": self.told,
-                "claims": claim_of(client, self.since, is_file),
-                "content": encode_base64(read_signed_file(client)) if is_commit else None,
-            },
-        )
-        return SIGN_RESPONSE + ssh_string(decode_base64(answer["signature"], LONGEST_BIND))
-
-
 # ------------------------------------------------------ fronts/ssh_front ----
 # The process of the SSH agent's socket: `avault.py ssh-agent DIR SOCKET PATH`. It holds no key.
 #
@@ -31093,15 +31318,9 @@ def bind_front(path: str) -> socket.socket:
 
 async def serve_agent(places: Places, sock: socket.socket) -> None:
     """Answer the agent's clients, as long as the daemon is there."""
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(report_quietly)
-    vault, clients = VaultLink(places), dict[AgentClient, None]()
-
-    def make() -> Any:  # a protocol, though not derived from asyncio's
-        return AgentClient(vault, clients)
-
-    server = await loop.create_unix_server(make, sock=sock)
-    await server.serve_forever()
+    asyncio.get_running_loop().set_exception_handler(report_quietly)
+    AgentDoor(VaultLink(places), sock)
+    await asyncio.Event().wait()
 
 
 async def end_with(command: int, path: str) -> None:
@@ -31172,12 +31391,13 @@ class Deal:
     """One thing to be signed, in words of `what`; `callers` is how many wait for it now.
 
     `raw` is a transaction that was signed for it, with its `nonce`, and that a node may have taken
-    or not.
+    or not; `replaced_at` since when a node says that another one has its place.
     """
 
     def __init__(self, what: str) -> None:
         self.what, self.callers, self.left_at = what, 0, 0.0
         self.is_delivered, self.raw, self.nonce = False, "", 0
+        self.replaced_at = 0.0
         self.task: asyncio.Task[Any] | None = None
 
     def is_open(self) -> bool:
@@ -31476,6 +31696,9 @@ OWN_FIELDS = WALLET_OWN | {
 WALLET_SIGNED_AS = {"personal_sign": "evm-message", "eth_signTypedData_v4": "evm-typed"}
 UNAUTHORIZED, UNSUPPORTED, DISCONNECTED, USER_DENIED = 4100, 4200, 4900, 4001
 INVALID = -32602
+REPLACED_TIME = (
+    60.0  # seconds that a node says so, until another one is taken for mined in its place
+)
 GAS_SHARE = (6, 5)  # what is asked for beyond an estimate: a fifth more
 
 
@@ -31652,6 +31875,7 @@ class WalletRpc:
         """Send what is signed: its hash, of ours. Raises NodeFault, Unavailable.
 
         It stays with the deal, unless another one was mined in its place: then it can be no more.
+        A node may count ours as mined before it finds it, so it has to say so for a while.
         """
         own = hash_raw(deal.raw)
         try:
@@ -31659,7 +31883,11 @@ class WalletRpc:
         except NodeFault:  # "already known" among them
             mined = await self.ask_or_none("eth_getTransactionCount", self.address, "latest")
             if not await self.ask_or_none("eth_getTransactionByHash", own):
-                if int(str(mined or "0x0"), 16) > deal.nonce:
+                if int(str(mined or "0x0"), 16) <= deal.nonce:
+                    deal.replaced_at = 0.0
+                elif not deal.replaced_at:
+                    deal.replaced_at = uptime()
+                elif uptime() >= deal.replaced_at + REPLACED_TIME:
                     deal.raw = ""
                 raise
         except Unavailable as error:

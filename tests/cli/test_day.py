@@ -139,7 +139,7 @@ async def test_an_unproven_vault_does_not_lock_by_itself(vault: Machine) -> None
     places = avault.Places(str(vault.vault))
     ours, theirs = socket.socketpair()
     with theirs:
-        keyholder = avault.Keyholder(places, ours, {}, {}, (1.0, 1.0))
+        keyholder = avault.Keyholder(places, ours, (1.0, 1.0))
         holding = keyholder.holding
         holding.autolock.opened = holding.autolock.used = 0.0
         holding.store = avault.Store(places, nostr_sdk.Keys.generate(), avault.Vault("", "", "", ""), "")

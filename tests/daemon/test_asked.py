@@ -106,7 +106,7 @@ class House(Desk):
         self.clients.append(ours)
         request = {"v": 1, "vault": self.places.id, "op": op, **fields}
         identity = self.keyholder.grants.known[through].identity if through else None
-        await self.keyholder.take_over(theirs.detach(), request, avault.uptime(), identity, front)
+        await self.reception.take_over(theirs.detach(), request, avault.uptime(), identity, front)
         return ours
 
     async def end(self, client: socket.socket) -> dict[str, Any]:
@@ -244,7 +244,7 @@ async def test_a_value_that_came_before_it_was_asked_for_is_sealed_too(house: Ho
     house.clients.append(ours)
     request = {"v": 1, "vault": house.places.id, "op": "has", **PLACE}
     ours.sendall(avault.encode_frame({**request, "op": "set"}) + avault.encode_frame({"value": "sent at once"}))
-    await house.keyholder.take_over(theirs.detach(), request, avault.uptime())
+    await house.reception.take_over(theirs.detach(), request, avault.uptime())
     assert [(await house.end(ours)).get("ok") for _ in range(3)] == [True, True, True]
     assert avault.is_sealed(house.sealed())
 
@@ -490,7 +490,7 @@ async def test_who_has_its_value_and_leaves_was_not_asked_for_in_vain(house: Hou
                 await asyncio.sleep(0.01)
         is_said.set()
         async with asyncio.timeout(5):
-            while any(each.task for each in house.keyholder.sessions):
+            while any(each.task for each in house.reception.sessions):
                 await asyncio.sleep(0.01)
         assert house.logged() == logged + ["ok"] * given
     assert len(house.man.questions) == 2 and not house.man.is_resting

@@ -158,7 +158,7 @@ class House(Desk):
                 return given
 
             self.session.frame = frame
-            found = self.keyholder.answer(self.session, {"v": 1, "vault": self.places.id, "op": op, **fields})
+            found = self.reception.answer(self.session, {"v": 1, "vault": self.places.id, "op": op, **fields})
             return json.dumps(await found)  # type: ignore[misc]
         try:
             return json.dumps(await self.serve(op, value, **fields))
@@ -796,7 +796,7 @@ async def test_guards_that_are_known_are_not_done_without_by_any_way_in(house: H
     for name in ("guards.enc", "pin.json"):
         Path(house.places.own(name)).unlink()
     ours, theirs = socket.socketpair()
-    again = avault.Keyholder(house.places, ours, avault.TALKS, avault.REQUESTS, (None, None))
+    again = avault.Keyholder(house.places, ours, (None, None))
     again.control.send = lambda message, fd=None: None  # type: ignore[method-assign]
     content = avault.read_sealed("unlock", house.places.own("unlock.json"))
     await again.unlocking.opening.use_up(house.example.agent, content, True)

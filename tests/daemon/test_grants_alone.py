@@ -352,7 +352,7 @@ async def test_who_connects_is_looked_at_and_one_grant_cannot_take_all_connectio
         assert all(each.was_cut for _, each in idle) and not mine[1].was_cut and grants.find(made.identity, ours) is None
         for sock, _ in [mine, *idle]:
             sock.close()
-    house.keyholder.sessions.clear()
+    house.reception.sessions.clear()
 
 
 async def test_its_time_is_of_a_clock_that_nobody_sets(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

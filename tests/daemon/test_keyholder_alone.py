@@ -64,7 +64,8 @@ class Desk:
     def set_up(self) -> None:
         """Have a keyholder that knows nothing yet."""
         ours, self.theirs = socket.socketpair()
-        self.keyholder = avault.Keyholder(self.places, ours, avault.TALKS, avault.REQUESTS, (None, None))
+        self.keyholder = avault.Keyholder(self.places, ours, (None, None))
+        self.reception = avault.Reception(self.keyholder, avault.TALKS, avault.REQUESTS)
         self.holding, self.unlocking = self.keyholder.holding, self.keyholder.unlocking
         self.told: list[dict[str, Any]] = []
         self.keyholder.control.send = self.take  # type: ignore[method-assign]
@@ -112,7 +113,7 @@ class Desk:
             return value if isinstance(value, dict) else {"value": value}
 
         self.session.frame = frame
-        found = self.keyholder.answer(self.session, {"v": 1, "vault": self.places.id, "op": op, **fields})
+        found = self.reception.answer(self.session, {"v": 1, "vault": self.places.id, "op": op, **fields})
         return found if isinstance(found, dict) else await found
 
 

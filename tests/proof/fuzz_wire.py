@@ -3,7 +3,7 @@
     fuzz_wire.py VAULT MARK REPORT [libFuzzer's options]      the agent's nsec comes by stdin
 
 Each input is a connection: whole, half and false frames, cut into pieces anywhere, for an open vault or a locked one. It goes
-through `Supervisor.first_frame`, `Frames`, `decode_frame`, `Session` and `Keyholder.answer`, as in the daemon; only the
+through `Supervisor.first_frame`, `Frames`, `decode_frame`, `Session` and `Reception.answer`, as in the daemon; only the
 phone is not there, and nothing waits for the disk. What must never be is an assertion, which ends the run.
 """
 
@@ -90,7 +90,8 @@ class Target:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop, self.places = loop, avault.Places(directory)
         self.ours, theirs = socket.socketpair()
-        self.keyholder = avault.Keyholder(self.places, theirs, avault.TALKS, avault.REQUESTS, (None, None))
+        self.keyholder = avault.Keyholder(self.places, theirs, (None, None))
+        self.reception = avault.Reception(self.keyholder, avault.TALKS, avault.REQUESTS)
         content, _ = avault.read_unlock(self.places)
         keys = avault.parse_keys(sys.stdin.read())
         self.store = avault.Store.load(self.places, keys, content)
@@ -116,7 +117,7 @@ class Target:
     def answer(self, session: avault.Session, request: dict[str, Any]) -> Any:
         self.op = request.get("op")
         counts["frames"] += 1
-        return self.keyholder.answer(session, request)
+        return self.reception.answer(session, request)
 
     def hear(self, answer: dict[str, Any]) -> None:
         """Look at what the client gets; it is for the request that came last."""
@@ -168,7 +169,7 @@ class Target:
         if found is None:
             found, stream = {"v": 1, "vault": self.places.id, "op": "has", "group": "a"}, frame({}) + stream
         wire = Wire(self.hear)
-        session = avault.Session(found, self.answer, self.keyholder.settle, self.keyholder.sessions, 0.0)
+        session = avault.Session(found, self.answer, self.reception.settle, self.reception.sessions, 0.0)
         session.caller = {"pid": 0, "uid": 0, "exe": None, "parent": None}
         session.connection_made(wire)
         rest = stream[4 + int.from_bytes(stream[:4], "big") :]
@@ -194,7 +195,7 @@ class Target:
         session.connection_lost(None)
         while session.task and not session.task.done():
             await asyncio.sleep(0)
-        assert not self.keyholder.sessions and not self.keyholder.unlocking.talking
+        assert not self.reception.sessions and not self.keyholder.unlocking.talking
         self.ours.setblocking(False)
         try:
             while self.ours.recv(1 << 20):

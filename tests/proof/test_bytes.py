@@ -127,7 +127,7 @@ class Disk(Example):
             "phone": None,
         }[custody]
         ours, theirs = socket.socketpair()
-        keyholder, sent = avault.Keyholder(self.places, ours, {}, {}, (None, None)), []
+        keyholder, sent = avault.Keyholder(self.places, ours, (None, None)), []
         keyholder.control.send = lambda message, fd=None: sent.append(message)
         fd = None
         if given is not None:

@@ -140,7 +140,7 @@ def pids(machine: Machine) -> tuple[int, int]:
     reason="no atheris for this platform",
 )
 def test_fuzzed_wire(machine: Machine, canary: Canary, tmp_path: Path) -> None:
-    """A million frames into first_frame, Session and Keyholder.answer: each is answered as the protocol says, or ends it.
+    """A million frames into first_frame, Session and Reception.answer: each is answered as the protocol says, or ends it.
 
     How often it gets a value depends on what it finds; test_hostile_requests is the control that there are some to get.
     """

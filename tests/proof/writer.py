@@ -102,7 +102,7 @@ KINDS = {act.__name__: act for act in (put, merge, insist, unlock, pair, init)}
 async def write(job: dict[str, Any]) -> None:
     """One write, and what a command would say of it; then the process ends."""
     ours, theirs = socket.socketpair()
-    keyholder = avault.Keyholder(avault.Places(), theirs, avault.TALKS, avault.REQUESTS, (None, None))
+    keyholder = avault.Keyholder(avault.Places(), theirs, (None, None))
     error = None
     try:
         await KINDS[job["kind"]](keyholder, job)

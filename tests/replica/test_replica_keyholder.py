@@ -42,7 +42,7 @@ async def show(desk: Desk, *heads: dict[str, Any], **said: Any) -> dict[str, Any
 
     desk.session.frame = frame
     asked = {"v": 1, "vault": desk.places.id, "op": "replica", "action": "heads"}
-    return dict(await desk.keyholder.answer(desk.session, asked))  # type: ignore[misc]
+    return dict(await desk.reception.answer(desk.session, asked))  # type: ignore[misc]
 
 
 async def begin_anew(desk: Desk) -> None:

@@ -384,7 +384,7 @@ async def test_an_approval_that_finds_no_caller_signs_nothing(purse: Purse, told
         assert purse.asked
         return told
 
-    work = purse.keyholder.requests["sign"]
+    work = purse.reception.requests["sign"]
     purse.session.frame = frame
     given = {**transfer(BOB, 10**6)}
     request = {"op": "sign", "as": "evm-tx", "group": "shop", "key": "PAY", "confirm": True}

@@ -17,6 +17,7 @@ from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Tampered, Usage
 from avault.keys.keyholder import Keyholder
 from avault.keys.nostr import decrypt, parse_npub, public_hex, read_keys, to_npub
+from avault.keys.root import replica_keys, seal_root
 from avault.places import sha256
 from avault.signer.replica import (
     MOST_HEADS,
@@ -29,8 +30,6 @@ from avault.signer.replica import (
     name_root,
     read_head,
     read_root,
-    replica_keys,
-    seal_root,
 )
 from avault.vault.presence import read_vault
 

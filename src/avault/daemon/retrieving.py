@@ -16,20 +16,17 @@ from avault.errors import Denied, Tampered
 from avault.keys.keyholder import Keyholder
 from avault.keys.nostr import parse_npub, public_hex, to_npub
 from avault.keys.obtaining import Phone
+from avault.keys.root import describe_return, open_root, replica_keys, seal_root
 from avault.keys.seal import open_vault
 from avault.signer.pairing import DEFAULT_RELAYS, Pairing
 from avault.signer.replica import (
     MOST_HEADS,
     compose_root,
     describe_head,
-    describe_return,
     join_copy,
     name_event,
-    open_root,
     read_head,
     read_root,
-    replica_keys,
-    seal_root,
 )
 from avault.vault.files import find_free, write_file
 from avault.vault.machines import KIND, read_machine

@@ -6,11 +6,9 @@ It starts no program, and locking is its exit: Python cannot wipe a string, the 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from typing import TYPE_CHECKING
 
-from avault.daemon.approving import approve_grant
 from avault.daemon.broker_link import Brokers
 from avault.daemon.describing import describe_keyholder
 from avault.daemon.gate import Gate
@@ -22,13 +20,11 @@ from avault.daemon.reporter import Reporter
 from avault.daemon.restraint import Askings
 from avault.daemon.signing_link import SigningLink
 from avault.daemon.wire import Control, Session
-from avault.errors import Locked, TimedOut, Usage, printable
+from avault.errors import Locked
 from avault.keys.holding import Holding
 from avault.keys.unlocking import Unlocking
 from avault.places import Places
-from avault.process import room, uptime
-from avault.protocol import FIRST_FRAME_TIME, RELEASING, SESSIONS, VALUES, read_limit
-from avault.signer.pairing import UNPROVEN
+from avault.process import uptime
 from avault.tasks import spawn
 from avault.vault.locks import find_asked
 from avault.vault.records import Vault
@@ -38,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from typing import Any
 
-    from avault.daemon.grant import Grant
     from avault.daemon.orders import Order
     from avault.protocol import Limits, Message
 
@@ -53,35 +48,39 @@ MOST_ASKED = 100  # names in `status` of which the phone is asked
 
 
 class Keyholder:
-    """The keyholder process: obtains the key, serves the vault, exits to lock it.
+    """The keyholder process: obtains the key, holds the vault, exits to lock it.
 
-    `talks` and `requests` are the tables of what clients may ask.
+    It is what requests are answered from; who asks, and what may be asked, is in `Reception`.
     """
 
-    def __init__(
-        self,
-        places: Places,
-        control: socket.socket,
-        talks: dict[str, Talk],
-        requests: dict[str, Serve],
-        limits: Limits,
-    ) -> None:
-        self.places, self.talks, self.requests = places, talks, requests
-        self.ended = asyncio.Event()
-        self.control = Control(control, self.receive, self.ended.set)
-        self.reporter = Reporter(self.control, self.describe)
+    def __init__(self, places: Places, control: socket.socket, limits: Limits) -> None:
+        ended = asyncio.Event()
+        self.control = Control(control, self.receive, ended.set)
         self.gate, self.signing = Gate(), SigningLink(self.control)
         self.guests = Guests(places.own("access.log"))
-        self.holding = Holding(places, self.reporter, limits)
-        self.unlocking = Unlocking(self.holding, self.ended)
+        self.holding = Holding(places, Reporter(self.control, self.describe), limits)
+        self.unlocking = Unlocking(self.holding, ended)
         self.openers, self.askings = Openers(self.holding), Askings()
         self.brokers = Brokers(self.control)
-        self.sessions: dict[Session, None] = {}
-        self.grants = Grants(self.control, self.sessions, self.reporter.report, self.brokers)
+        self.grants = Grants(self.control, {}, self.reporter.report, self.brokers)
         self.tasks: set[asyncio.Task[None]] = set()
         self.orders = Orders(self.unlocking, self.openers, self.tasks)
         self.orders.rows |= self.own_orders()
-        self.orders.handed["connection"] = self.connect
+
+    @property
+    def places(self) -> Places:
+        """Where the vault lies."""
+        return self.holding.places
+
+    @property
+    def reporter(self) -> Reporter:
+        """What the supervisor is told by."""
+        return self.holding.reporter
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Whether this process is to end."""
+        return self.unlocking.ended
 
     # -- the supervisor's side
 
@@ -147,92 +146,7 @@ class Keyholder:
             if not self.ended.is_set():
                 self.control.send({"looked": True})
 
-    async def connect(self, message: Message, fd: int) -> None:
-        """A client, whose connection the supervisor hands on."""
-        frame, since, identity = (message[each] for each in ("frame", "since", "identity"))
-        await self.take_over(fd, frame, since, identity, message["front"])
-
-    async def take_over(
-        self,
-        fd: int,
-        frame: Message,
-        since: float,
-        identity: str | None = None,
-        front: bool = False,
-    ) -> None:
-        """Serve a connection from now on, which is there `since` then.
-
-        Perhaps by a grant's socket, or from the SSH agent (`front`), which says who its client is.
-        """
-        sock = socket.socket(fileno=fd)
-        grant = self.grants.find(identity, sock) if identity is not None else None
-        if identity is not None and not grant:
-            sock.close()
-            return
-        if len(self.sessions) >= room():
-            idle = next((each for each in self.sessions if not each.task or each.awaited), None)
-            if not idle:
-                sock.close()
-                return
-            del self.sessions[idle]
-            idle.transport.abort()
-
-        def make() -> Any:  # a protocol, though not derived from asyncio's
-            session = Session(frame, self.answer, self.settle, self.sessions, since, grant)
-            if front:
-                self.signing.fronts.add(session)
-            return session
-
-        await asyncio.get_running_loop().connect_accepted_socket(make, sock)
-
-    def settle(self) -> None:
-        """A session's work is done: end, where there is no vault and no task to get one."""
-        converse = any(session.task and session.is_conversation for session in self.sessions)
-        unlocking = self.unlocking
-        is_busy = unlocking.task or unlocking.talking or unlocking.tries.count or converse
-        if not (self.holding.store or is_busy):
-            self.ended.set()
-
-    # -- requests
-
-    def answer(self, session: Session, request: Message) -> Answer:
-        """The answer to a request, or the work that leads to it; raises AvaultError."""
-        op, grant = str(request.get("op")), session.grant
-        if grant:
-            grant.check_request(op, lambda known: self.release(session, {"op": known}, "denied"))
-        if request.get("v") != 1 or (request.get("vault") != self.places.id and not grant):
-            raise Usage(
-                "that is for another vault, or another version of avault", "see: avault status"
-            )
-        if op in SESSIONS:
-            return self.converse(session, request)
-        if op not in VALUES:
-            raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
-        store = self.open_store()
-        before = store.trouble, store.digest
-        # those are about copies, and git is at work beside
-        if op != "inspect" and not request.get("ours"):
-            store.refresh()
-            self.signing.tidy(store.vault)
-        if (store.trouble, store.digest) != before:
-            self.reporter.report()
-            # perhaps by us: what a git pull has brought is merged
-            self.reporter.wrote()
-            spawn(self.tasks, self.holding.save())
-        if grant and grant.asks and op in RELEASING:
-            return self.ask_first(session, grant, request)
-        return self.requests[op](self, session, request)
-
-    async def ask_first(self, session: Session, grant: Grant, request: Message) -> Message:
-        """Have the operator agree to the first use of a grant, then answer; raises AvaultError."""
-        self.identify(session)
-
-        def note(outcome: str) -> None:
-            self.release(session, request, outcome)
-
-        await approve_grant(self.holding, self.grants, session, grant, note)
-        answer = self.requests[str(request["op"])](self, session, request)
-        return answer if isinstance(answer, dict) else await answer
+    # -- what requests are answered from
 
     def see(self, session: Session) -> Vault:
         """What a caller may know of the open vault; raises Locked."""
@@ -277,30 +191,3 @@ class Keyholder:
         self.signing.tidy(store.vault)
         self.askings.end_stale(store.vault)
         return {"ok": True}
-
-    async def converse(self, session: Session, request: Message) -> Message:
-        """A request that talks with the operator; one at a time, with an end."""
-        if request["op"] == "open":  # it asks nobody: any number at once
-            async with asyncio.timeout(FIRST_FRAME_TIME):
-                private = await session.frame()
-            return await self.talks["open"](self, session, request, private)
-        if self.unlocking.talking:
-            raise Usage(
-                "another pairing is under way", "let it end first, or stop it with: avault lock"
-            )
-        self.unlocking.begin_talk()
-        try:
-            async with asyncio.timeout(FIRST_FRAME_TIME):
-                private = await session.frame() if request.get("private") else {}
-            async with asyncio.timeout(read_limit(request)):
-                return await self.talks[request["op"]](self, session, request, private)
-        except TimeoutError:
-            # the signer is connected, and was to open the vault
-            if os.path.lexists(self.places.own(UNPROVEN)):
-                again = "recover" if request["op"] == "recover" else "pair"
-            else:
-                again = {"init": "init", "recover": "recover"}.get(request["op"], "pair --replace")
-            hint = f"is the app open, and on the same relays? Try again with: avault {again}"
-            raise TimedOut("the signer did not answer in time", hint) from None
-        finally:
-            self.unlocking.end_talk()

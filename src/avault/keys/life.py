@@ -8,6 +8,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from avault.daemon.reception import Reception
 from avault.daemon.requests import REQUESTS
 from avault.daemon.talks import TALKS
 from avault.keys.hardening import harden
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 async def hold(places: Places, fd: int, limits: Limits) -> None:
     """The keyholder's life; its control stream is the file descriptor `fd`."""
     asyncio.get_running_loop().set_exception_handler(report_quietly)
-    await Keyholder(places, socket.socket(fileno=fd), TALKS, REQUESTS, limits).run()
+    keyholder = Keyholder(places, socket.socket(fileno=fd), limits)
+    Reception(keyholder, TALKS, REQUESTS)
+    await keyholder.run()
 
 
 def main_keyholder(argv: list[str]) -> NoReturn:

@@ -1,6 +1,6 @@
-"""The vault as events for relays: at which addresses, under which key, and how they are read again.
+"""The vault as events for relays: at which addresses, and how they are read again.
 
-The key is derived from the agent's secret: by itself it does not lead to the agent's.
+Under which key, and what leads to that, is in `keys/root`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, Tampered
-from avault.keys.nostr import decrypt, encrypt, public_hex, read_keys, to_npub
-from avault.keys.seal import make_envelope, open_nsec, request_code, seal_keys
+from avault.keys.nostr import decrypt, encrypt, public_hex
 from avault.places import sha256
 from avault.signer.stored import compose_stored, read_stored
 from avault.vault.generations import check_generation
@@ -31,12 +30,6 @@ MOST_HEADS = 48  # that are read at a time: of so many one frame has room
 MOST_REPLICA_PARTS = REPLICA_LIMIT // PART + 1
 
 
-def replica_keys(keys: Keys) -> Keys:
-    """The key under which relays keep the vault, from the agent's."""
-    secret = bytes.fromhex(keys.secret_key().to_hex())
-    return read_keys(hmac.digest(secret, b"avault replica", "sha256").hex())
-
-
 def name_event(replica: Keys, *words: str) -> str:
     """An address under that key: who has not the key can tell nothing from it."""
     secret = bytes.fromhex(replica.secret_key().to_hex())
@@ -46,24 +39,6 @@ def name_event(replica: Keys, *words: str) -> str:
 def name_root(agent: str) -> str:
     """The address of the root under the agent's own public key (hex): whoever has that finds it."""
     return sha256(b"avault root\0" + bytes.fromhex(agent)).hex()[:32]
-
-
-def describe_return(name: str, sealed: str) -> str:
-    """What the operator is asked for by a root, as phone and terminal both say it.
-
-    No host is named: which one it will be is not known when it is made.
-    """
-    return f"bring {name} back on ANOTHER machine, from relays, code {request_code(sealed)}"
-
-
-def seal_root(keys: Keys, identity: str, operator: str, name: str) -> dict[str, Any]:
-    """What is in a root, as in nsec.enc: an unlock key of its own, and its own sentence."""
-    unlock, sealed = seal_keys(keys, identity, operator, name)
-    what = describe_return(name, sealed["sealed"])
-    sentence = f"avault: {what}. Approve only if you typed avault recover."
-    content = {**sealed, "envelope": make_envelope(keys, operator, what, sentence, unlock)}
-    open_nsec(content, decrypt(keys, operator, content["envelope"]))
-    return content
 
 
 def compose_root(keys: Keys, content: dict[str, Any], after: int) -> dict[str, Any]:
@@ -103,28 +78,6 @@ def read_root(event: object, agent: str) -> tuple[dict[str, str], int]:
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise Tampered("what the relay has is no root of that agent")
-
-
-def open_root(
-    root: dict[str, str], agent: str, operator: str, answer: str
-) -> tuple[Keys, dict[str, Any]]:
-    """The agent's keys, by this operator's (hex) answer to a root; and what nsec.enc would hold.
-
-    Raises Tampered for another agent or operator.
-    """
-    try:
-        unlock = read_keys(json.loads(answer)["avault"])
-        sealed = json.loads(decrypt(unlock, public_hex(unlock), root["sealed"]))
-        names = {name: str(sealed[name]) for name in ("vault", "name")}
-        who = {"agent": to_npub(agent), "operator": to_npub(operator)}
-        content = {**names, **who, "envelope": root["envelope"], "sealed": root["sealed"]}
-        keys = open_nsec(content, answer)
-        # only agent and operator can have made it
-        if public_hex(open_nsec(content, decrypt(keys, operator, root["envelope"]))) == agent:
-            return keys, content
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    raise Tampered("the answer does not open this root", "is it the operator's own signer?")
 
 
 def next_time(after: int) -> int:
