@@ -2519,7 +2519,9 @@ async def see_through(work: Coroutine[Any, Any, Result]) -> Result:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):  # it is told below
+                await asyncio.wait([task])
         if not task.cancelled():
             task.exception()  # is told to nobody, as nobody is there
         raise
@@ -4684,11 +4686,13 @@ HOUR = 3600  # seconds
 DAY_HOURS = 24  # that count, and the one under way
 AHEAD_HOURS = 72  # that a machine's clock may be before another's
 KNOWN_HOURS = AHEAD_HOURS + DAY_HOURS  # before the last, of which is known beside the key
-KEPT_HOURS = KNOWN_HOURS + 72  # before a machine's latest
+# before a machine's latest: else what is ahead would say that what counts yet is long over
+KEPT_HOURS = KNOWN_HOURS + AHEAD_HOURS + DAY_HOURS + 1
 MOST_SPENT = 1 << 300  # of an account in an hour, in its smallest unit: more than any chain has
 LATEST_HOUR = 1 << 25
 MOST_ACCOUNTS = 100  # that are remembered beside the key, and of which something is spent in a day
 MOST_COUNTED = 4_096  # hours and runs of one machine's
+MOST_ENTRIES = 4 * MOST_COUNTED  # of all machines', with what a rotated-away key says of them
 LONGEST_RUN = 16  # characters
 
 
@@ -4743,25 +4747,30 @@ def choose_spent(
 
     Nothing of ours is less by it: nothing is given back, and no hour is so far ahead that ours
     would be forgotten (see `render_spent`). Hours are taken as they stand, so that they count once,
-    however often they are read. And ours can still be read, and pay: of more hours, runs and
-    accounts than leave as much room to ours, none is taken.
+    however often they are read. And ours can still be read, and pay: of more hours and runs than
+    leave as much room to ours, the latest are taken, and of more accounts none.
     """
     added: dict[str, list[Any]] = {}
-    spending, room = find_spending(ours, now), MOST_COUNTED
+    mine = [
+        read_spent(found[0].value) for name, found in ours.items() if name.startswith(f"{SPENT}/")
+    ]
+    spending, room = find_spending(ours, now), max(MOST_ENTRIES - sum(map(len, mine)), 0)
     known = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
     for name, [fact] in sorted(theirs.items()):
-        account, latest = name.split("/")[1], now // HOUR + AHEAD_HOURS
+        account, hour = name.split("/")[1], now // HOUR
         own = read_spent(ours[name][0].value) if name in ours else {}
         hours = {
             when: (reserved, 0)
             for when, (reserved, _) in read_spent(fact.value).items()
-            if when[0] <= latest
+            if hour - KNOWN_HOURS <= when[0] <= hour + AHEAD_HOURS
         }
-        fresh = len({*hours} - {*own})
-        is_new = account not in known and len(spending | {account}) > MOST_ACCOUNTS // 2
-        if not hours or is_new or fresh > min(room, max(MOST_COUNTED // 2 - len(own), 0)):
+        fresh = sorted({*hours} - {*own}, reverse=True)
+        taken = min(len(fresh), room, max(MOST_COUNTED // 2 - len(own), 0))
+        for when in fresh[taken:]:
+            del hours[when]
+        if not hours or (account not in known and len(spending | {account}) > MOST_ACCOUNTS // 2):
             continue
-        room -= fresh
+        room -= taken
         spending.add(account)
         kept = fact.created, fact.updated, fact.machine, fact.count
         added[name] = [Secret(render_spent(hours), *kept)]
@@ -12272,9 +12281,10 @@ class Custodians:
             os.unlink(path)
 
     def forget(self, name: str) -> None:
-        """Take a custodian out of the order, and its file away."""
+        """Take a custodian out of the order, and its file away; also that of one to be tried."""
         self.write([each for each in self.order() if each != name])
         self.drop(name)
+        self.drop_candidate(name)
 
 
 # ---------------------------------------------------------- custody/desk ----
@@ -24329,13 +24339,22 @@ class Reservation:
 def note_spent(
     vault: Vault, account: str, machine: str, when: tuple[int, str], reserved: int, returned: int
 ) -> None:
-    """Count in a vault what a machine reserves in an hour and a run, or gives back of it."""
+    """Count in a vault what a machine reserves in an hour and a run, or gives back of it.
+
+    Raises Denied where it has counted in too many.
+    """
     name = f"{SPENT}/{account}/{machine}"
     hours = read_spent(vault.fact(name) or "{}")
     before = hours.get(when, (0, 0))
     total = min(before[0] + reserved, MOST_SPENT)  # what is more could not be read again
     hours[when] = total, min(before[1] + returned, total)
-    vault.state(name, render_spent(hours), int(time.time()), machine)
+    text = render_spent(hours)
+    try:
+        read_spent(text)  # else nobody could read the vault again
+    except ValueError:
+        said = f"this key has paid in {MOST_COUNTED:,} runs of the daemon, of a week"
+        raise Denied(said, "lock and unlock less often; the oldest are forgotten soon") from None
+    vault.state(name, text, int(time.time()), machine)
 
 
 def sum_costs(costs: Iterable[Cost]) -> list[Cost]:
@@ -30831,8 +30850,9 @@ class AgentClient:
         finally:
             late.cancel()
             self.task = None
-        if not self.transport.is_closing():
-            self.transport.write(ssh_string(answer))
+        if self.transport.is_closing():  # for who has left nothing more is begun
+            return
+        self.transport.write(ssh_string(answer))
         self.advance()
 
     def give_up(self) -> None:
@@ -31620,6 +31640,8 @@ class WalletDoor:
                 await writer.drain()
             await asyncio.sleep(0)  # who left before it came is known by now
             is_gone = is_cut(writer)
+            if not hasattr(select, "POLLRDHUP"):  # where the kernel does not tell, as of macOS
+                is_gone = is_gone or (left.done() and not left.result())
         for work in works:
             if work.done() and not work.cancelled():
                 work.result()[1](not is_gone)
@@ -36368,9 +36390,9 @@ def parse_fish(text: str) -> list[Assignment]:
     lines, found, at = Lines(text), [], 0
     space = re.compile(r"(?:[ \t]|\\\n)*")
     for match in re.finditer(
-        r"(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
+        r"(?m:^)[ \t]*#[^\n]*|(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
     ):
-        if match.start(1) < at:  # a word of the command before
+        if not match[1] or match.start(1) < at:  # a comment; or a word of the command before
             continue
         words, at = [], match.end()
         while word := FISH_WORD.match(text, at):
@@ -39750,7 +39772,7 @@ TEMPLATE_TOKENS = {
         | ^[ \t]*(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*[ \t]*=[ \t]*
         (?:(?P<single>'(?:\\.|[^'\\])*') | (?P<double>{DOUBLE_QUOTED}) | (?P<other>`[^`]*`)
         | (?P<plain>(?:[^ \t\r\n]++|[ \t\r]++(?![\#\n]|\Z))*+)))""",
-    "shell": rf"""(?P<document>(?<!<)<<-?[ \t]*['"\\]?(?P<end>\w+)['"]?[^\n]*\n)
+    "shell": rf"""(?P<document>(?<!<)<<-?[ \t]*['"\\]?(?P<end>\w+))
         | (?P<single>'[^']*') | (?P<double>{DOUBLE_QUOTED})
         | (?P<other>\$'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`) | \\.
         | (?P<comment>(?:^|(?<=[\s;&|(]))\#[^\n]*)""",
@@ -39781,12 +39803,15 @@ def find_tokens(form: str, text: str) -> Iterator[Place]:
                 )
         elif kind == "document":
             known = ends.get(found["end"], [])
-            following = bisect.bisect_left(known, at)
+            if known and known[-1] > at and (line := text.find("\n", at)) >= 0:
+                following = bisect.bisect_left(known, line + 1)
+            else:
+                following = len(known)
             if following < len(known):
                 at = known[following]
                 yield Place(kind, found.start(), at)
-            else:  # no here-document: as in $((1 << 2))
-                at = found.end("end")
+            else:  # no here-document, as in $((1 << 2)); or one of another form: its quotes count
+                at = found.start() + 2
         elif kind:
             yield Place(kind, *found.span(kind))
 

@@ -369,3 +369,14 @@ def test_custodians_are_found_wherever_the_state_is(tmp_path):
     custodians = avault.Custodians(places)
     assert custodians.names() == ["box"] and custodians.names(candidate=True) == ["other"]
     assert custodians.order() == ["box", "phone"]
+
+
+def test_a_custodian_that_is_taken_away_leaves_no_file_to_be_tried(tmp_path):
+    """An add that was cut off leaves two: who finds the other has a custodian, whole."""
+    places = avault.Places(str(tmp_path / "vault"))
+    places.state = str(tmp_path)
+    for name in ("custody-box.json", "custody-box.new.json"):
+        (tmp_path / name).touch()
+    custodians = avault.Custodians(places)
+    custodians.forget("box")
+    assert custodians.names() == custodians.names(candidate=True) == [] and custodians.order() == ["phone"]

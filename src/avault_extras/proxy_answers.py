@@ -85,8 +85,9 @@ class Answers:
     def end(self, flow: http.HTTPFlow, why: str) -> None:
         """Let nothing of an answer through, nor what comes after it."""
         self.gate.note(flow, AvaultError(why))
-        flow.kill()
         self.gate.cut(flow.client_conn)
+        if flow.killable:
+            flow.kill()
 
     def response(self, flow: http.HTTPFlow) -> None:
         """What comes after an answer's body (RFC 9110, 6.5)."""

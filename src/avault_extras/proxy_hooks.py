@@ -78,7 +78,8 @@ class WatchedStream(layers.HttpStream):  # type: ignore[misc]
         if isinstance(event, layers.RequestProtocolError):
             self.waiters.note_left(self.flow)
         for command in super().handle_event(event):
-            if type(command) in QUICK and waits_for_nothing(command):
+            is_own = command.blocking is self  # not one of a stream that is within this one
+            if is_own and type(command) in QUICK and waits_for_nothing(command):
                 self.hooks.call_at_once(command)
                 yield from self.handle_event(events.HookCompleted(command))
             else:

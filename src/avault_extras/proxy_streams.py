@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,8 @@ class Gathered:
         if self.pieces:
             data, self.pieces = b"".join(self.pieces), []
             if not self.writer.is_closing():
-                self.writer.write(data)
+                with contextlib.suppress(RuntimeError):  # nothing goes out there any more
+                    self.writer.write(data)
 
     async def drain(self) -> None:
         """As of a stream's writer."""
@@ -129,7 +131,7 @@ async def handle_in_turn(self: Any, event: Any) -> None:
 async def wake(self: Any, request: Any) -> None:
     """Have a layer look again, as mitmproxy does after a time; a `Look` only if there is why."""
     if getattr(request, "needs_change", False):
-        await turn_of(self).changes.wait()
+        await turn_of(self).changes.wait(proxy_bounds.LONGEST_STILL)
     await WAKE(self, request)
 
 

@@ -688,3 +688,26 @@ def test_a_daemon_of_somebody_else(place, monkeypatch: pytest.MonkeyPatch) -> No
             os.chmod(places.socket, 0)
             with pytest.raises(avault.Unavailable, match="is another user's"):
                 avault.Connection(places)
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+async def test_what_is_seen_through_ends_though_who_wanted_it_leaves_twice(is_good: bool) -> None:
+    goes_on, done = asyncio.Event(), list[str]()
+
+    async def work() -> None:
+        await goes_on.wait()
+        done.append("all of it")
+        if not is_good:
+            raise avault.Denied("no")
+
+    task = asyncio.create_task(avault.see_through(work()))
+    for _ in range(2):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == ["all of it"]

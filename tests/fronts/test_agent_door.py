@@ -117,3 +117,31 @@ async def test_where_there_is_no_room_it_is_tried_again(place: Any, monkeypatch:
     writer.close()
     door.close()
     door.go_on()
+
+
+class Slow:
+    """A vault that answers nobody."""
+
+    def __init__(self) -> None:
+        self.asked = list[asyncio.Task[Any] | None]()
+
+    async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        self.asked.append(asyncio.current_task())
+        await asyncio.Event().wait()
+        raise AssertionError("it waits for ever")
+
+
+async def test_for_who_has_left_nothing_more_is_begun() -> None:
+    """Of two requests at once the second waits for the first; who leaves meanwhile wants neither."""
+    vault = Slow()
+    client = avault.AgentClient(vault, {})  # type: ignore[arg-type]
+    with open_wire(client) as other:  # type: ignore[arg-type]
+        other.send(b"\0\0\0\x01\x0b" * 2)
+        async with asyncio.timeout(10):
+            while not vault.asked:
+                await asyncio.sleep(0.01)
+    [first] = vault.asked
+    assert first
+    await asyncio.wait([first], timeout=10)
+    await asyncio.sleep(0)
+    assert client.transport.is_closing() and len(vault.asked) == 1 and client.task is None

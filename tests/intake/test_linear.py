@@ -51,6 +51,9 @@ WORST: dict[str, tuple[Callable[[str], Any], str, str, str]] = {
     "strings of TOML": (tokens("toml"), "", '"""\\', ""),
     "blanks in a template": (tokens("dotenv"), "A=b", " ", "c"),
     "documents": (tokens("shell"), "", "<<a\n", ""),
+    "documents in one line": (tokens("shell"), "", "<<a", ""),
+    "documents in one line, and an end": (tokens("shell"), "", "<<a", "\na\n"),
+    "documents after the end": (tokens("shell"), "a\n", "<<a", ""),
     "one document": (tokens("shell"), "<<", "a", "\n"),
     "comments of XML": (tokens("xml"), "", "<!--", ""),
     "instructions of XML": (tokens("xml"), "", "<?", ""),
@@ -109,4 +112,8 @@ def test_what_is_found_is_found_as_before() -> None:
     shell = "a=$((1<<2))\ncat <<-END\n\t'one'\n\tEND\nb='two'\n"
     kinds = [(each.kind, shell[each.start : each.end]) for each in avault.find_tokens("shell", shell)]
     assert kinds == [("document", "<<-END\n\t'one'\n\tEND"), ("single", "'two'")]
+    shell = "cat <<'END-OF-X'\nhi\nEND-OF-X\nB='avault://g/K'\n"
+    assert [shell[each.start : each.end] for each in avault.find_tokens("shell", shell)] == ["'END-OF-X'", "'avault://g/K'"]
+    fish = "# log in, then set the user's token\nset -gx API_TOKEN abc\n# that's all\n"
+    assert [each.name for each in avault.parse_fish(fish)] == ["API_TOKEN"]
     assert avault.reason(b"fatal: unable to access 'https://me:pw@x@host/a': no.") == "unable to access 'https://host/a': no"

@@ -52,9 +52,9 @@ def sign_custodian(keys: nostr_sdk.Keys, content: dict[str, Any]) -> dict[str, s
     return unsigned.sign(content)
 
 
-def box(sealed: dict[str, Any]) -> dict[str, Any]:
-    """The content of a custodian's file."""
-    return {
+def box(keys: nostr_sdk.Keys, sealed: dict[str, Any]) -> dict[str, Any]:
+    """The content of a custodian's file, as it was agreed to."""
+    content = {
         "custodian": "box",
         "kind": "program",
         "account": "box",
@@ -62,8 +62,8 @@ def box(sealed: dict[str, Any]) -> dict[str, Any]:
         "settings": {"path": "/nowhere"},
         "kept": None,
         **sealed,
-        "agreed": "00" * 32,
     }
+    return {**content, "agreed": avault.mark_agreed(keys, {**content, "shared": False})}
 
 
 class Disk(Example):
@@ -76,9 +76,9 @@ class Disk(Example):
         self.unlock_key, sealed = avault.seal_keys(self.agent, *names, "box")
         digest = avault.sha256(self.path("avault.enc").read_bytes()).hex()
         self.write("pin.json", avault.encode_file("pin", avault.describe_pin(self.vault, digest)))
-        self.write(CUSTODY, avault.encode_file("custody", box(sealed)))
+        self.write(CUSTODY, avault.encode_file("custody", box(self.agent, sealed)))
         self.shared_key, sealed = avault.seal_keys(self.agent, *names, "fleet")
-        shared = {**box(sealed), "custodian": "fleet"}
+        shared = {**box(self.agent, sealed), "custodian": "fleet"}
         shared |= sign_custodian(self.agent, shared)
         self.write(SHARED, avault.encode_file("custody", shared))
         self.write("offered.json", avault.encode_file("offered", {"count": 3}))
@@ -600,8 +600,8 @@ def test_the_command_says_so_and_leaves_the_file(machine: Machine):
     content = avault.read_unlock(places)[0]
     names = content["vault"], avault.parse_npub(content["operator"]), content["name"]
     _, sealed = avault.seal_keys(key, *names, "box")
-    avault.write_file(places.own(CUSTODY), avault.encode_file("custody", box(sealed)))
-    shared = {**box(avault.seal_keys(key, *names, "fleet")[1]), "custodian": "fleet"}
+    avault.write_file(places.own(CUSTODY), avault.encode_file("custody", box(key, sealed)))
+    shared = {**box(key, avault.seal_keys(key, *names, "fleet")[1]), "custodian": "fleet"}
     shared |= sign_custodian(key, shared)
     avault.write_file(places.file(SHARED), avault.encode_file("custody", shared))
     where = {name: path for top in (machine.vault, state) for path in top.iterdir() if (name := path.name) in [*REFUSED, *OPENED]}

@@ -52,6 +52,7 @@ ROOMS = {  # of src/avault/
     "wire": ("protocol", "tasks", "client", "daemon/wire"),
 }
 SLOWER = 5  # how many times as long as without a fault the tests may take, until a mutant that does not end is killed
+LONGEST = 120.0  # seconds that all tests take without a fault
 MEMORY = 4 << 30  # bytes that one may take
 
 # What would lose or leak a secret, or take what must be refused: the code, what is put in its place, and who notices.
@@ -391,7 +392,6 @@ class Trial:
     def __init__(self, mutants: list[Mutant]) -> None:
         self.mutants = mutants
         self.survivors: list[str] = []
-        self.limit = 600.0  # seconds
         self.seen: dict[str, Seen] = {}  # by the test's name
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -407,12 +407,7 @@ class Trial:
         tests = {mutant.tests: named(mutant.tests) for mutant in self.mutants}
         assert all(tests.values()), "a test is gone"
         every = dict.fromkeys(each for chosen in tests.values() for each in chosen)
-        with tempfile.TemporaryFile("w+") as notes:
-            begun = time.monotonic()
-            assert self.is_survived(None, list(every), notes), "a test fails without a mutant"
-            self.limit = 10 + SLOWER * (time.monotonic() - begun)
-            notes.seek(0)
-            self.seen = {name: Seen(*found) for name, found in json.load(notes).items()}
+        self.look(list(every))
         left = []
         for number, mutant in enumerate(self.mutants, 1):
             near = self.near(mutant, tests[mutant.tests])
@@ -432,8 +427,17 @@ class Trial:
         assert self.is_survived(None, list(every)), "a test fails without a mutant by now: so it did with some"
         return True
 
+    def look(self, items: list[pytest.Item]) -> None:
+        """See what each test does, and in what time, while there is no fault."""
+        with tempfile.TemporaryFile("w+") as notes:
+            assert self.is_survived(None, items, notes), "a test fails without a mutant"
+            notes.seek(0)
+            self.seen = {name: Seen(*found) for name, found in json.load(notes).items()}
+
     def near(self, mutant: Mutant, items: list[pytest.Item]) -> list[pytest.Item]:
         """The tests that run the function with the fault, in each file the quickest first."""
+        if not mutant.put:  # it stands beside it who notices
+            return items
         files = list(dict.fromkeys(each.path for each in items))
         near = [each for each in items if any(start in mutant.lines for start in self.seen[each.nodeid].starts)]
         return sorted(near, key=lambda each: (files.index(each.path), self.seen[each.nodeid].seconds))
@@ -452,18 +456,20 @@ class Trial:
                 resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
                 if mutant:
                     mutant.enter()
-                code = run_tests(items, notes)
+                is_traced = any(each.put for each in self.mutants)
+                code = run_tests(items, notes, is_traced)
             finally:
                 os._exit(code)
         os.close(held)
-        if not select.select([alive], [], [], self.limit)[0]:  # readable when the child is gone, and what it started
+        took = sum(self.seen[each.nodeid].seconds for each in items) if self.seen else LONGEST
+        if not select.select([alive], [], [], 10 + SLOWER * took)[0]:  # readable when the child is gone, and what it started
             os.killpg(child, signal.SIGKILL)
         os.close(alive)
         return os.waitpid(child, 0)[1] == 0
 
 
-def run_tests(items: list[pytest.Item], notes: IO[str] | None = None) -> int:
-    """Run tests until one fails: 0 if none does. What each did is written down, by its name."""
+def run_tests(items: list[pytest.Item], notes: IO[str] | None, is_traced: bool) -> int:
+    """Run tests until one fails: 0 if none does. What each did is written down, by its name; which lines, if `is_traced`."""
     session = items[0].session
     seen: dict[str, tuple[list[int], float]] = {}
     for item, after in zip(items, [*items[1:], None], strict=True):
@@ -474,7 +480,7 @@ def run_tests(items: list[pytest.Item], notes: IO[str] | None = None) -> int:
                 starts.add(frame.f_code.co_firstlineno)
 
         begun = time.monotonic()
-        if notes:
+        if notes and is_traced:
             threading.settrace(note)
             sys.settrace(note)
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)

@@ -114,6 +114,7 @@ class Custodians:
             os.unlink(path)
 
     def forget(self, name: str) -> None:
-        """Take a custodian out of the order, and its file away."""
+        """Take a custodian out of the order, and its file away; also that of one to be tried."""
         self.write([each for each in self.order() if each != name])
         self.drop(name)
+        self.drop_candidate(name)

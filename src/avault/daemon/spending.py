@@ -28,6 +28,7 @@ from avault.vault.records import Vault
 from avault.vault.spent import (
     HOUR,
     MOST_ACCOUNTS,
+    MOST_COUNTED,
     MOST_SPENT,
     SPENT,
     find_release,
@@ -86,13 +87,22 @@ class Reservation:
 def note_spent(
     vault: Vault, account: str, machine: str, when: tuple[int, str], reserved: int, returned: int
 ) -> None:
-    """Count in a vault what a machine reserves in an hour and a run, or gives back of it."""
+    """Count in a vault what a machine reserves in an hour and a run, or gives back of it.
+
+    Raises Denied where it has counted in too many.
+    """
     name = f"{SPENT}/{account}/{machine}"
     hours = read_spent(vault.fact(name) or "{}")
     before = hours.get(when, (0, 0))
     total = min(before[0] + reserved, MOST_SPENT)  # what is more could not be read again
     hours[when] = total, min(before[1] + returned, total)
-    vault.state(name, render_spent(hours), int(time.time()), machine)
+    text = render_spent(hours)
+    try:
+        read_spent(text)  # else nobody could read the vault again
+    except ValueError:
+        said = f"this key has paid in {MOST_COUNTED:,} runs of the daemon, of a week"
+        raise Denied(said, "lock and unlock less often; the oldest are forgotten soon") from None
+    vault.state(name, text, int(time.time()), machine)
 
 
 def sum_costs(costs: Iterable[Cost]) -> list[Cost]:

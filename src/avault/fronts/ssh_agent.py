@@ -91,8 +91,9 @@ class AgentClient:
         finally:
             late.cancel()
             self.task = None
-        if not self.transport.is_closing():
-            self.transport.write(ssh_string(answer))
+        if self.transport.is_closing():  # for who has left nothing more is begun
+            return
+        self.transport.write(ssh_string(answer))
         self.advance()
 
     def give_up(self) -> None:

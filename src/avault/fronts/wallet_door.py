@@ -156,6 +156,8 @@ class WalletDoor:
                 await writer.drain()
             await asyncio.sleep(0)  # who left before it came is known by now
             is_gone = is_cut(writer)
+            if not hasattr(select, "POLLRDHUP"):  # where the kernel does not tell, as of macOS
+                is_gone = is_gone or (left.done() and not left.result())
         for work in works:
             if work.done() and not work.cancelled():
                 work.result()[1](not is_gone)

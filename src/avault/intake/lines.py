@@ -60,9 +60,9 @@ def parse_fish(text: str) -> list[Assignment]:
     lines, found, at = Lines(text), [], 0
     space = re.compile(r"(?:[ \t]|\\\n)*")
     for match in re.finditer(
-        r"(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
+        r"(?m:^)[ \t]*#[^\n]*|(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
     ):
-        if match.start(1) < at:  # a word of the command before
+        if not match[1] or match.start(1) < at:  # a comment; or a word of the command before
             continue
         words, at = [], match.end()
         while word := FISH_WORD.match(text, at):

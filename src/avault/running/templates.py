@@ -81,7 +81,7 @@ TEMPLATE_TOKENS = {
         | ^[ \t]*(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*[ \t]*=[ \t]*
         (?:(?P<single>'(?:\\.|[^'\\])*') | (?P<double>{DOUBLE_QUOTED}) | (?P<other>`[^`]*`)
         | (?P<plain>(?:[^ \t\r\n]++|[ \t\r]++(?![\#\n]|\Z))*+)))""",
-    "shell": rf"""(?P<document>(?<!<)<<-?[ \t]*['"\\]?(?P<end>\w+)['"]?[^\n]*\n)
+    "shell": rf"""(?P<document>(?<!<)<<-?[ \t]*['"\\]?(?P<end>\w+))
         | (?P<single>'[^']*') | (?P<double>{DOUBLE_QUOTED})
         | (?P<other>\$'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`) | \\.
         | (?P<comment>(?:^|(?<=[\s;&|(]))\#[^\n]*)""",
@@ -112,12 +112,15 @@ def find_tokens(form: str, text: str) -> Iterator[Place]:
                 )
         elif kind == "document":
             known = ends.get(found["end"], [])
-            following = bisect.bisect_left(known, at)
+            if known and known[-1] > at and (line := text.find("\n", at)) >= 0:
+                following = bisect.bisect_left(known, line + 1)
+            else:
+                following = len(known)
             if following < len(known):
                 at = known[following]
                 yield Place(kind, found.start(), at)
-            else:  # no here-document: as in $((1 << 2))
-                at = found.end("end")
+            else:  # no here-document, as in $((1 << 2)); or one of another form: its quotes count
+                at = found.start() + 2
         elif kind:
             yield Place(kind, *found.span(kind))
 

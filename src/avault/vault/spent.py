@@ -27,11 +27,13 @@ HOUR = 3600  # seconds
 DAY_HOURS = 24  # that count, and the one under way
 AHEAD_HOURS = 72  # that a machine's clock may be before another's
 KNOWN_HOURS = AHEAD_HOURS + DAY_HOURS  # before the last, of which is known beside the key
-KEPT_HOURS = KNOWN_HOURS + 72  # before a machine's latest
+# before a machine's latest: else what is ahead would say that what counts yet is long over
+KEPT_HOURS = KNOWN_HOURS + AHEAD_HOURS + DAY_HOURS + 1
 MOST_SPENT = 1 << 300  # of an account in an hour, in its smallest unit: more than any chain has
 LATEST_HOUR = 1 << 25
 MOST_ACCOUNTS = 100  # that are remembered beside the key, and of which something is spent in a day
 MOST_COUNTED = 4_096  # hours and runs of one machine's
+MOST_ENTRIES = 4 * MOST_COUNTED  # of all machines', with what a rotated-away key says of them
 LONGEST_RUN = 16  # characters
 
 
@@ -86,25 +88,30 @@ def choose_spent(
 
     Nothing of ours is less by it: nothing is given back, and no hour is so far ahead that ours
     would be forgotten (see `render_spent`). Hours are taken as they stand, so that they count once,
-    however often they are read. And ours can still be read, and pay: of more hours, runs and
-    accounts than leave as much room to ours, none is taken.
+    however often they are read. And ours can still be read, and pay: of more hours and runs than
+    leave as much room to ours, the latest are taken, and of more accounts none.
     """
     added: dict[str, list[Any]] = {}
-    spending, room = find_spending(ours, now), MOST_COUNTED
+    mine = [
+        read_spent(found[0].value) for name, found in ours.items() if name.startswith(f"{SPENT}/")
+    ]
+    spending, room = find_spending(ours, now), max(MOST_ENTRIES - sum(map(len, mine)), 0)
     known = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
     for name, [fact] in sorted(theirs.items()):
-        account, latest = name.split("/")[1], now // HOUR + AHEAD_HOURS
+        account, hour = name.split("/")[1], now // HOUR
         own = read_spent(ours[name][0].value) if name in ours else {}
         hours = {
             when: (reserved, 0)
             for when, (reserved, _) in read_spent(fact.value).items()
-            if when[0] <= latest
+            if hour - KNOWN_HOURS <= when[0] <= hour + AHEAD_HOURS
         }
-        fresh = len({*hours} - {*own})
-        is_new = account not in known and len(spending | {account}) > MOST_ACCOUNTS // 2
-        if not hours or is_new or fresh > min(room, max(MOST_COUNTED // 2 - len(own), 0)):
+        fresh = sorted({*hours} - {*own}, reverse=True)
+        taken = min(len(fresh), room, max(MOST_COUNTED // 2 - len(own), 0))
+        for when in fresh[taken:]:
+            del hours[when]
+        if not hours or (account not in known and len(spending | {account}) > MOST_ACCOUNTS // 2):
             continue
-        room -= fresh
+        room -= taken
         spending.add(account)
         kept = fact.created, fact.updated, fact.machine, fact.count
         added[name] = [Secret(render_spent(hours), *kept)]
