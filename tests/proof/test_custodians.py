@@ -26,7 +26,6 @@ from test_leaks import Memory, cmdline, descendants
 
 pytestmark = [
     pytest.mark.proof,
-    pytest.mark.usefixtures("forks"),  # but for what strace starts
     pytest.mark.timeout(figures.pick(300, 7200)),
     pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's"),
 ]
@@ -118,7 +117,7 @@ def test_killed_at_every_call_one_opens_the_vault(stage: Stage, change: str, can
     code, calls = stage.change(words)
     assert code == 0 and calls
     killed = 0
-    for name, count in calls[:: 1 if figures.FULL else max(1, len(calls) // 6)]:
+    for name, count in calls[:: 1 if figures.FULL else max(1, len(calls) // 9)]:
         code, _ = stage.change(words, "-e", f"inject={name}:signal=KILL:when={count}")
         killed += code != 0
         machine, asked = stage.machine, stage.asked()

@@ -22,7 +22,6 @@ from test_leaks import descendants
 
 pytestmark = [
     pytest.mark.proof,
-    pytest.mark.usefixtures("forks"),  # but for what strace starts
     pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's"),
 ]
 
