@@ -117,7 +117,7 @@ def test_killed_at_every_call_one_opens_the_vault(stage: Stage, change: str, can
     code, calls = stage.change(words)
     assert code == 0 and calls
     killed = 0
-    for name, count in calls[:: 1 if figures.FULL else max(1, len(calls) // 9)]:
+    for name, count in calls[:: 1 if figures.FULL else max(1, len(calls) // 12)]:
         code, _ = stage.change(words, "-e", f"inject={name}:signal=KILL:when={count}")
         killed += code != 0
         machine, asked = stage.machine, stage.asked()
