@@ -172,7 +172,7 @@ The rooms, in order; each calls only what stands above it:
     keys/entrusting           Giving a custodian an unlock key of its own, if the operator agrees
     daemon/approving          The operator's word for the first use of a grant that wants it
     daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
-    daemon/leaving            Work for a client, which ends when that leaves
+    daemon/leaving            Clients that leave while something is done for them: they take it along
     daemon/opener_link        A process that opens secrets, or seals them, as the keyholder hears it
     daemon/openers            The processes that open secrets, as the keyholder has them; the supervisor starts them
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
@@ -546,7 +546,6 @@ if TYPE_CHECKING:
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
     Lock = dict[str, Any]
-    Made = TypeVar("Made")
     Make = Callable[["Deal"], Awaitable[Any]]
     Manage = Callable[["Warden", "Message", dict[str, Any]], Awaitable["Message"]]
     Message = dict[str, Any]
@@ -20947,27 +20946,42 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
 
 
 # -------------------------------------------------------- daemon/leaving ----
-# Work for a client, which ends when that leaves.
+# Clients that leave while something is done for them: they take it along.
 
 
-async def while_there(
-    session: Session, work: Coroutine[Any, Any, Made], given: Collection[Session] = ()
-) -> Made:
-    """What comes of something for a client, done for as long as that is there.
+LOOK_AFTER = 0.5  # seconds, and again: whether who asks has left
 
-    Who is `given` its answer by another process may leave as soon as it has that.
+
+class ClientWatch:
+    """Looks every now and then, for the length of a `with`, whether a client is still there.
+
+    If not, its connection ends, and with that its task. Who is `given` its answer by another
+    process may leave as soon as it has that.
     """
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait([task], timeout=0.5))[0]:
-            is_left = has_left(session.transport.get_extra_info("socket").fileno())
-            if is_left and session not in given:
-                session.transport.abort()
-                raise asyncio.CancelledError
-        return await task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+
+    def __init__(self, session: Session, given: Collection[Session] = ()) -> None:
+        self.session, self.given = session, given
+
+    def __enter__(self) -> None:
+        self.look_later()
+
+    def __exit__(self, *_: object) -> None:
+        self.timer.cancel()
+
+    def look_later(self) -> None:
+        """Look once more, in a while."""
+        self.timer = asyncio.get_running_loop().call_later(LOOK_AFTER, self.look)
+
+    def look(self) -> None:
+        """End the connection, or look again later."""
+        transport = self.session.transport
+        if transport.is_closing():
+            return
+        is_left = has_left(transport.get_extra_info("socket").fileno())
+        if is_left and self.session not in self.given:
+            transport.abort()
+        else:
+            self.look_later()
 
 
 def has_left(fd: int) -> bool:
@@ -23360,8 +23374,8 @@ async def serve_asked(
     keyholder.identify(session)
     try:
         names = sorted(admit().asked)
-        work = obtain(keyholder, session, request, admit, names)
-        await while_there(session, work, keyholder.askings.given)
+        with ClientWatch(session, keyholder.askings.given):
+            await obtain(keyholder, session, request, admit, names)
     except AvaultError as error:
         keyholder.release(session, request, error.code)
         raise
@@ -24903,7 +24917,6 @@ class SolanaPayment(Payment):
 # The one request behind all that signs, for Nostr: events, and texts that are encrypted.
 
 
-LOOK_AFTER = 0.5  # seconds, and again: whether who asks has left
 NOSTR_FIELDS = frozenset({"as", "payload", "peer", "public", "group", "key"})
 
 
@@ -24912,29 +24925,8 @@ async def serve_signature(keyholder: Keyholder, session: Session, request: Messa
 
     Who has closed the connection is gone, and takes along what it asked for: this task.
     """
-    watches: list[asyncio.TimerHandle] = []
-    watch_for_leaving(session, watches)
-    try:
+    with ClientWatch(session):
         return await sign_understood(keyholder, session, request)
-    finally:
-        watches[-1].cancel()
-
-
-def watch_for_leaving(session: Session, watches: list[asyncio.TimerHandle]) -> None:
-    """Look every now and then whether who asks has left: then its connection ends, and its task.
-
-    The last of the `watches` is the one to be cancelled.
-    """
-
-    def look() -> None:
-        if session.transport.is_closing():
-            return
-        if has_left(session.transport.get_extra_info("socket").fileno()):
-            session.transport.abort()
-        else:
-            watch_for_leaving(session, watches)
-
-    watches[:] = [asyncio.get_running_loop().call_later(LOOK_AFTER, look)]
 
 
 async def sign_understood(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -31673,21 +31665,16 @@ class WalletDoor:
 
 def says_no_more(writer: asyncio.StreamWriter) -> bool:
     """Whether a client has closed its end, which the loop may not have looked at yet."""
-    return bool(poll_client(writer) & (getattr(select, "POLLRDHUP", 0) | select.POLLHUP))
+    if writer.is_closing():
+        return True
+    poll, said = select.poll(), getattr(select, "POLLRDHUP", 0) | select.POLLHUP
+    poll.register(writer.get_extra_info("socket").fileno(), said)
+    return any(event & said for _, event in poll.poll(0))
 
 
 def is_cut(writer: asyncio.StreamWriter) -> bool:
     """Whether a client closed its end before it had read all that was sent to it."""
-    return bool(poll_client(writer) & (select.POLLERR | select.POLLHUP))
-
-
-def poll_client(writer: asyncio.StreamWriter) -> int:
-    """What the kernel says of the end of a connection, in the words of `select`."""
-    if writer.is_closing():
-        return select.POLLHUP
-    poll = select.poll()
-    poll.register(writer.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))
-    return sum(event for _, event in poll.poll(0))
+    return writer.is_closing() or has_left(writer.get_extra_info("socket").fileno())
 
 
 # ----------------------------------------------------- fronts/wallet_rpc ----

@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage
-from avault.daemon.leaving import while_there
+from avault.daemon.leaving import ClientWatch
 from avault.daemon.openers import bind_locks
 from avault.daemon.releasing import Release, describe_answer
 from avault.daemon.restraint import which_asks, who_asks
@@ -55,8 +55,8 @@ async def serve_asked(
     keyholder.identify(session)
     try:
         names = sorted(admit().asked)
-        work = obtain(keyholder, session, request, admit, names)
-        await while_there(session, work, keyholder.askings.given)
+        with ClientWatch(session, keyholder.askings.given):
+            await obtain(keyholder, session, request, admit, names)
     except AvaultError as error:
         keyholder.release(session, request, error.code)
         raise

@@ -1,4 +1,4 @@
-"""Work for a client, which ends when that leaves."""
+"""Clients that leave while something is done for them: they take it along."""
 
 from __future__ import annotations
 
@@ -9,30 +9,41 @@ from typing import TYPE_CHECKING
 from avault.daemon.wire import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Coroutine
-    from typing import Any, TypeVar
+    from collections.abc import Collection
 
-    Made = TypeVar("Made")
+LOOK_AFTER = 0.5  # seconds, and again: whether who asks has left
 
 
-async def while_there(
-    session: Session, work: Coroutine[Any, Any, Made], given: Collection[Session] = ()
-) -> Made:
-    """What comes of something for a client, done for as long as that is there.
+class ClientWatch:
+    """Looks every now and then, for the length of a `with`, whether a client is still there.
 
-    Who is `given` its answer by another process may leave as soon as it has that.
+    If not, its connection ends, and with that its task. Who is `given` its answer by another
+    process may leave as soon as it has that.
     """
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait([task], timeout=0.5))[0]:
-            is_left = has_left(session.transport.get_extra_info("socket").fileno())
-            if is_left and session not in given:
-                session.transport.abort()
-                raise asyncio.CancelledError
-        return await task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+
+    def __init__(self, session: Session, given: Collection[Session] = ()) -> None:
+        self.session, self.given = session, given
+
+    def __enter__(self) -> None:
+        self.look_later()
+
+    def __exit__(self, *_: object) -> None:
+        self.timer.cancel()
+
+    def look_later(self) -> None:
+        """Look once more, in a while."""
+        self.timer = asyncio.get_running_loop().call_later(LOOK_AFTER, self.look)
+
+    def look(self) -> None:
+        """End the connection, or look again later."""
+        transport = self.session.transport
+        if transport.is_closing():
+            return
+        is_left = has_left(transport.get_extra_info("socket").fileno())
+        if is_left and self.session not in self.given:
+            transport.abort()
+        else:
+            self.look_later()
 
 
 def has_left(fd: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from avault.daemon.asked_keys import sign_asked
 from avault.daemon.askers import Asker, ask_invited, find_asker
 from avault.daemon.gate import Passage
 from avault.daemon.key_wishes import Wish
-from avault.daemon.leaving import has_left
+from avault.daemon.leaving import ClientWatch
 from avault.daemon.signing import (
     WAY_FOR_NOSTR,
     admit_key,
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     Narrow = Callable[[dict[str, Any]], None]
 
 
-LOOK_AFTER = 0.5  # seconds, and again: whether who asks has left
 NOSTR_FIELDS = frozenset({"as", "payload", "peer", "public", "group", "key"})
 
 
@@ -57,29 +55,8 @@ async def serve_signature(keyholder: Keyholder, session: Session, request: Messa
 
     Who has closed the connection is gone, and takes along what it asked for: this task.
     """
-    watches: list[asyncio.TimerHandle] = []
-    watch_for_leaving(session, watches)
-    try:
+    with ClientWatch(session):
         return await sign_understood(keyholder, session, request)
-    finally:
-        watches[-1].cancel()
-
-
-def watch_for_leaving(session: Session, watches: list[asyncio.TimerHandle]) -> None:
-    """Look every now and then whether who asks has left: then its connection ends, and its task.
-
-    The last of the `watches` is the one to be cancelled.
-    """
-
-    def look() -> None:
-        if session.transport.is_closing():
-            return
-        if has_left(session.transport.get_extra_info("socket").fileno()):
-            session.transport.abort()
-        else:
-            watch_for_leaving(session, watches)
-
-    watches[:] = [asyncio.get_running_loop().call_later(LOOK_AFTER, look)]
 
 
 async def sign_understood(keyholder: Keyholder, session: Session, request: Message) -> Message:

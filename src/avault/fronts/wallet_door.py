@@ -14,6 +14,8 @@ import json
 import select
 from typing import TYPE_CHECKING
 
+from avault.daemon.leaving import has_left
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any
@@ -189,18 +191,13 @@ class WalletDoor:
 
 def says_no_more(writer: asyncio.StreamWriter) -> bool:
     """Whether a client has closed its end, which the loop may not have looked at yet."""
-    return bool(poll_client(writer) & (getattr(select, "POLLRDHUP", 0) | select.POLLHUP))
+    if writer.is_closing():
+        return True
+    poll, said = select.poll(), getattr(select, "POLLRDHUP", 0) | select.POLLHUP
+    poll.register(writer.get_extra_info("socket").fileno(), said)
+    return any(event & said for _, event in poll.poll(0))
 
 
 def is_cut(writer: asyncio.StreamWriter) -> bool:
     """Whether a client closed its end before it had read all that was sent to it."""
-    return bool(poll_client(writer) & (select.POLLERR | select.POLLHUP))
-
-
-def poll_client(writer: asyncio.StreamWriter) -> int:
-    """What the kernel says of the end of a connection, in the words of `select`."""
-    if writer.is_closing():
-        return select.POLLHUP
-    poll = select.poll()
-    poll.register(writer.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))
-    return sum(event for _, event in poll.poll(0))
+    return writer.is_closing() or has_left(writer.get_extra_info("socket").fileno())
