@@ -4747,7 +4747,8 @@ def choose_spent(
     Nothing of ours is less by it: nothing is given back, and no hour is so far ahead that ours
     would be forgotten (see `render_spent`). Hours are taken as they stand, so that they count once,
     however often they are read. And ours can still be read, and pay: of more hours and runs than
-    leave as much room to ours, the latest are taken, and of more accounts none.
+    leave as much room to ours, the highest are taken, and of more accounts none; first of those
+    that are ours, too.
     """
     added: dict[str, list[Any]] = {}
     mine = [
@@ -4755,19 +4756,23 @@ def choose_spent(
     ]
     spending, room = find_spending(ours, now), max(MOST_ENTRIES - sum(map(len, mine)), 0)
     known = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
-    for name, [fact] in sorted(theirs.items()):
-        account, hour = name.split("/")[1], now // HOUR
-        own = read_spent(ours[name][0].value) if name in ours else {}
+    found: list[tuple[bool, int, str, Hours]] = []
+    for name, [fact] in theirs.items():
         hours = {
             when: (reserved, 0)
             for when, (reserved, _) in read_spent(fact.value).items()
-            if hour - KNOWN_HOURS <= when[0] <= hour + AHEAD_HOURS
+            if reserved and now // HOUR - KNOWN_HOURS <= when[0] <= now // HOUR + AHEAD_HOURS
         }
-        fresh = sorted({*hours} - {*own}, reverse=True)
+        total = sum(reserved for reserved, _ in hours.values())
+        found.append((name.split("/")[1] not in known, -total, name, hours))
+    for is_new, _, name, hours in sorted(found, key=lambda each: each[:3]):
+        account, [fact] = name.split("/")[1], theirs[name]
+        own = read_spent(ours[name][0].value) if name in ours else {}
+        fresh = sorted({*hours} - {*own}, key=lambda when: (hours[when][0], when), reverse=True)
         taken = min(len(fresh), room, max(MOST_COUNTED // 2 - len(own), 0))
         for when in fresh[taken:]:
             del hours[when]
-        if not hours or (account not in known and len(spending | {account}) > MOST_ACCOUNTS // 2):
+        if not hours or (is_new and len(spending | {account}) > MOST_ACCOUNTS // 2):
             continue
         room -= taken
         spending.add(account)
@@ -36375,11 +36380,14 @@ def read_fish_word(word: str) -> str | None:
 def parse_fish(text: str) -> list[Assignment]:
     """The variables that a fish script sets: `set -gx NAME value`, `export NAME=value`."""
     lines, found, at = Lines(text), [], 0
-    space = re.compile(r"(?:[ \t]|\\\n)*")
+    space, comment = re.compile(r"(?:[ \t]|\\\n)*"), re.compile(r"[ \t]*#")
     for match in re.finditer(
-        r"(?m:^)[ \t]*#[^\n]*|(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
+        r"(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
     ):
-        if not match[1] or match.start(1) < at:  # a comment; or a word of the command before
+        if match.start(1) < at:  # a word of the command before
+            continue
+        is_word = match[0][0].isalpha()  # as a comment may have, too
+        if is_word and comment.match(text, text.rfind("\n", 0, match.start()) + 1):
             continue
         words, at = [], match.end()
         while word := FISH_WORD.match(text, at):
@@ -39761,7 +39769,7 @@ TEMPLATE_TOKENS = {
         | (?P<plain>(?:[^ \t\r\n]++|[ \t\r]++(?![\#\n]|\Z))*+)))""",
     "shell": rf"""(?P<document>(?<!<)<<-?[ \t]*['"\\]?(?P<end>\w+))
         | (?P<single>'[^']*') | (?P<double>{DOUBLE_QUOTED})
-        | (?P<other>\$'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`) | \\.
+        | (?P<other>\$'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`|\\.)
         | (?P<comment>(?:^|(?<=[\s;&|(]))\#[^\n]*)""",
     "xml": r"""(?P<comment><!--.*?(?:-->|\Z)) | (?P<cdata><!\[CDATA\[.*?(?:\]\]>|\Z))
         | (?P<other><[?!].*?(?:>|\Z)) | (?P<tag></?[A-Za-z_:](?:"[^"]*"|'[^']*'|[^<>"'])*+>?)""",
@@ -40040,7 +40048,9 @@ def write_dotenv(text: str, start: int, end: int, place: Place | None, value: st
 def write_shell(text: str, start: int, end: int, place: Place | None, value: str) -> str:
     """A value in a shell script: in quotes, or as a word or a part of one."""
     kind = place.kind if place else "bare"
-    if re.search(r'"[^"\n]*(?:\$\(|`)', text[text.rfind("\n", 0, start) + 1 : start]):
+    quoted = text[place.start : start] if place and kind == "double" else ""
+    line = text[text.rfind("\n", 0, start) + 1 : start]
+    if re.search(r"\$\(|`", quoted) or re.search(r'"[^"\n]*(?:\$\(|`)', line):
         kind = "other"  # quotes in a command in quotes
     if kind == "double":
         return re.sub(r'([\\"$`])', r"\\\1", value)

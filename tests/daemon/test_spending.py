@@ -238,6 +238,21 @@ def test_of_what_a_former_key_has_sealed_the_latest_is_taken_as_far_as_there_is_
     assert len(avault.read_spent(facts[f"spent/{ACCOUNT}/m"][0].value)) == avault.MOST_COUNTED // 2
 
 
+def test_what_counts_is_taken_before_what_a_thief_has_put_beside_it() -> None:
+    """Nothing, thousands of times and far ahead, takes no room; nor do other accounts, from one that is ours."""
+    ours, forged = avault.Vault("v", "a", "o", "n"), dict[str, Any]()
+    when = NOON // 3600
+    for account in (ACCOUNT, "f" * 16):
+        avault.note_spent(ours, account, "o", (when, "r"), 1, 0)
+    nothing = {(when + 72, f"z{each}"): (0, 0) for each in range(2_048)}
+    forge(forged, ACCOUNT, "m", {**nothing, (when, "real"): (100, 0)})
+    for number in range(9):
+        forge(forged, f"{number:016x}", "m", {(when, f"x{each}"): (1, 0) for each in range(2_048)})
+    forge(forged, "f" * 16, "n", {(when, "real"): (100, 0)})
+    facts = join_former(ours, forged)
+    assert avault.sum_spent(facts, ACCOUNT, NOON) == avault.sum_spent(facts, "f" * 16, NOON) == 101
+
+
 def test_however_much_a_former_key_has_sealed_the_vault_can_be_read() -> None:
     ours, forged = avault.Vault("v", "a", "o", "n"), dict[str, Any]()
     when = NOON // 3600

@@ -116,4 +116,17 @@ def test_what_is_found_is_found_as_before() -> None:
     assert [shell[each.start : each.end] for each in avault.find_tokens("shell", shell)] == ["'END-OF-X'", "'avault://g/K'"]
     fish = "# log in, then set the user's token\nset -gx API_TOKEN abc\n# that's all\n"
     assert [each.name for each in avault.parse_fish(fish)] == ["API_TOKEN"]
+    fish = "echo 'a\n# it'; set -gx G 5\nset -gx K 'it\n# x'; set -gx L 1\n"
+    assert [each.name for each in avault.parse_fish(fish)] == ["G", "K", "L"]
+
+
+@pytest.mark.parametrize("template", ['x="$(echo \\\n  avault://g/K)"', 'x="`echo \\\n  avault://g/K`"', "echo \\avault://g/K"])
+def test_a_value_that_a_shell_would_run_is_refused_there(template: str) -> None:
+    """In quotes a command may go on over lines; and what a backslash stands before is not in quotes."""
+    with pytest.raises(avault.Usage, match="mean something to a shell"):
+        avault.fill(template.encode(), "shell", {"g/K": ("a;echo b", "")}, "here")
+    assert (
+        avault.fill(template.encode(), "shell", {"g/K": ("plain", "")}, "here")
+        == template.replace("avault://g/K", "plain").encode()
+    )
     assert avault.reason(b"fatal: unable to access 'https://me:pw@x@host/a': no.") == "unable to access 'https://host/a': no"

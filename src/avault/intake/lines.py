@@ -58,11 +58,14 @@ def read_fish_word(word: str) -> str | None:
 def parse_fish(text: str) -> list[Assignment]:
     """The variables that a fish script sets: `set -gx NAME value`, `export NAME=value`."""
     lines, found, at = Lines(text), [], 0
-    space = re.compile(r"(?:[ \t]|\\\n)*")
+    space, comment = re.compile(r"(?:[ \t]|\\\n)*"), re.compile(r"[ \t]*#")
     for match in re.finditer(
-        r"(?m:^)[ \t]*#[^\n]*|(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
+        r"(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
     ):
-        if not match[1] or match.start(1) < at:  # a comment; or a word of the command before
+        if match.start(1) < at:  # a word of the command before
+            continue
+        is_word = match[0][0].isalpha()  # as a comment may have, too
+        if is_word and comment.match(text, text.rfind("\n", 0, match.start()) + 1):
             continue
         words, at = [], match.end()
         while word := FISH_WORD.match(text, at):

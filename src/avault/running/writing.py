@@ -174,7 +174,9 @@ def write_dotenv(text: str, start: int, end: int, place: Place | None, value: st
 def write_shell(text: str, start: int, end: int, place: Place | None, value: str) -> str:
     """A value in a shell script: in quotes, or as a word or a part of one."""
     kind = place.kind if place else "bare"
-    if re.search(r'"[^"\n]*(?:\$\(|`)', text[text.rfind("\n", 0, start) + 1 : start]):
+    quoted = text[place.start : start] if place and kind == "double" else ""
+    line = text[text.rfind("\n", 0, start) + 1 : start]
+    if re.search(r"\$\(|`", quoted) or re.search(r'"[^"\n]*(?:\$\(|`)', line):
         kind = "other"  # quotes in a command in quotes
     if kind == "double":
         return re.sub(r'([\\"$`])', r"\\\1", value)

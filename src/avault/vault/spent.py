@@ -89,7 +89,8 @@ def choose_spent(
     Nothing of ours is less by it: nothing is given back, and no hour is so far ahead that ours
     would be forgotten (see `render_spent`). Hours are taken as they stand, so that they count once,
     however often they are read. And ours can still be read, and pay: of more hours and runs than
-    leave as much room to ours, the latest are taken, and of more accounts none.
+    leave as much room to ours, the highest are taken, and of more accounts none; first of those
+    that are ours, too.
     """
     added: dict[str, list[Any]] = {}
     mine = [
@@ -97,19 +98,23 @@ def choose_spent(
     ]
     spending, room = find_spending(ours, now), max(MOST_ENTRIES - sum(map(len, mine)), 0)
     known = {name.split("/")[1] for name in ours if name.startswith(f"{SPENT}/")}
-    for name, [fact] in sorted(theirs.items()):
-        account, hour = name.split("/")[1], now // HOUR
-        own = read_spent(ours[name][0].value) if name in ours else {}
+    found: list[tuple[bool, int, str, Hours]] = []
+    for name, [fact] in theirs.items():
         hours = {
             when: (reserved, 0)
             for when, (reserved, _) in read_spent(fact.value).items()
-            if hour - KNOWN_HOURS <= when[0] <= hour + AHEAD_HOURS
+            if reserved and now // HOUR - KNOWN_HOURS <= when[0] <= now // HOUR + AHEAD_HOURS
         }
-        fresh = sorted({*hours} - {*own}, reverse=True)
+        total = sum(reserved for reserved, _ in hours.values())
+        found.append((name.split("/")[1] not in known, -total, name, hours))
+    for is_new, _, name, hours in sorted(found, key=lambda each: each[:3]):
+        account, [fact] = name.split("/")[1], theirs[name]
+        own = read_spent(ours[name][0].value) if name in ours else {}
+        fresh = sorted({*hours} - {*own}, key=lambda when: (hours[when][0], when), reverse=True)
         taken = min(len(fresh), room, max(MOST_COUNTED // 2 - len(own), 0))
         for when in fresh[taken:]:
             del hours[when]
-        if not hours or (account not in known and len(spending | {account}) > MOST_ACCOUNTS // 2):
+        if not hours or (is_new and len(spending | {account}) > MOST_ACCOUNTS // 2):
             continue
         room -= taken
         spending.add(account)
